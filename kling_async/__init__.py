@@ -1,0 +1,120 @@
+"""Asyncio-native SDK for Kling video generation through the AI/ML API.
+
+    async with AsyncKling() as kling:
+        generation = await kling.generate(
+            model="klingai/v2-master-image-to-video",
+            image_url="https://example.com/mona.jpg",
+            prompt="Mona Lisa puts on glasses with her hands.",
+        )
+        await kling.download(generation, "mona.mp4")
+
+Everything public is named here, in `kling_async.models`, and in the modules
+without an underscore; the rest may change.
+"""
+
+from __future__ import annotations
+
+from kling_async import models
+from kling_async._batch import Outcome
+from kling_async._client import AsyncKling
+from kling_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    DownloadError,
+    GenerationFailedError,
+    InvalidRequestError,
+    KlingError,
+    NotFoundError,
+    OutOfCreditsError,
+    PermissionDeniedError,
+    Problem,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    SubmissionUncertainError,
+    TransportError,
+    WaitTimeoutError,
+)
+from kling_async._generation import Generation, GenerationError, Status, Video
+from kling_async._hooks import (
+    CreatedEvent,
+    Hooks,
+    RequestEvent,
+    RetryEvent,
+    StatusEvent,
+)
+from kling_async._polling import Exponential, Fixed, Polling, PollState
+from kling_async._requests import (
+    Avatar,
+    Effects,
+    ImageToVideo,
+    MotionControl,
+    MultiImageToVideo,
+    ReferenceToVideo,
+    Request,
+    TextToVideo,
+    VideoToVideo,
+)
+from kling_async._retrying import RetryPolicy
+from kling_async._version import __version__
+
+__all__ = [
+    "APIStatusError",
+    "AsyncKling",
+    "AuthenticationError",
+    "Avatar",
+    "BadRequestError",
+    "ClientClosedError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "CreatedEvent",
+    "DecodeError",
+    "DownloadError",
+    "Effects",
+    "Exponential",
+    "Fixed",
+    "Generation",
+    "GenerationError",
+    "GenerationFailedError",
+    "Hooks",
+    "ImageToVideo",
+    "InvalidRequestError",
+    "KlingError",
+    "MotionControl",
+    "MultiImageToVideo",
+    "NotFoundError",
+    "OutOfCreditsError",
+    "Outcome",
+    "PermissionDeniedError",
+    "PollState",
+    "Polling",
+    "Problem",
+    "RateLimitError",
+    "ReferenceToVideo",
+    "Request",
+    "RequestEvent",
+    "RequestTimeoutError",
+    "RetryEvent",
+    "RetryPolicy",
+    "ServerError",
+    "Status",
+    "StatusEvent",
+    "SubmissionUncertainError",
+    "TextToVideo",
+    "TransportError",
+    "Video",
+    "VideoToVideo",
+    "WaitTimeoutError",
+    "__version__",
+    "models",
+]
+
+# Tracebacks, the docs and pickles are to show the names that users import.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("kling_async._"):
+        globals()[_name].__module__ = __name__

@@ -1,0 +1,465 @@
+"""`AsyncKling`: what a user holds in the hand.
+
+Puts the rooms below together. Decides nothing that one of them decides.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack, overload
+
+import anyio
+import httpx
+
+from kling_async._batch import Batch, Outcome
+from kling_async._connections import Connections, Session
+from kling_async._download import Download
+from kling_async._errors import (
+    ClientClosedError,
+    DownloadError,
+    GenerationFailedError,
+    InvalidRequestError,
+    KlingError,
+    Problem,
+)
+from kling_async._generation import Generation, Video
+from kling_async._hooks import Hooks, Reporter, logger
+from kling_async._ids import client_request_id_from, require_generation_id
+from kling_async._media import inline_media
+from kling_async._params import GenerationParams
+from kling_async._polling import Exponential, Polling
+from kling_async._requests import Request, build_request
+from kling_async._retrying import RetryPolicy
+from kling_async._scope import CLOSED
+from kling_async._settings import (
+    Options,
+    Settings,
+    changed,
+    find_base_url,
+    find_key,
+    require_timeout,
+)
+from kling_async._transport import Transport
+from kling_async._watching import Watch
+from kling_async._wire import Endpoint, encode_request
+
+AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
+
+
+class AsyncKling:
+    """A client of Kling video generation through the AI/ML API.
+
+    One is enough for a program: it is made without I/O, may be used from many
+    tasks at once, with or without ``async with``, and from several event loops.
+
+    Args:
+        api_key: The key; by default the first of the environment variables
+            ``AIMLAPI_KEY``, ``AIMLAPI_API_KEY``, ``AIML_API_KEY``.
+        base_url: Where the API is; by default ``AIMLAPI_BASE_URL``, else the
+            vendor's ``https://api.aimlapi.com``.
+        timeout: The longest one HTTP exchange may take, in seconds.
+        wait_timeout: The longest `watch`, `wait` and `generate` go on when they
+            are given no ``timeout``, in seconds. The vendor documents up to 14
+            minutes for a 10 s video, and a queue comes on top: half an hour.
+        retry: What is tried again, how often and how soon.
+        polling: When to poll: `Exponential`, `Fixed`, or your own.
+        max_connections: The most HTTP exchanges in flight at once.
+        http_client: Your own httpx client, for proxies, TLS or a test
+            transport. It stays yours: it is not closed here.
+        hooks: Callables that are told of requests, retries, creates, statuses.
+        endpoint: ``"universal"`` (``/v2/video/generations``), or ``"legacy"``
+            (``/v2/generate/video/kling/generation``).
+        check_media: Whether local images are held against the limits that
+            Kling documents (JPEG or PNG, 10 MB, 300 px, 2:5 to 5:2).
+
+    Raises:
+        ConfigurationError: There is no key, or a value makes no sense.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        timeout: float = 60.0,
+        wait_timeout: float = 30 * 60.0,
+        retry: RetryPolicy | None = None,
+        polling: Polling | None = None,
+        max_connections: int = 100,
+        http_client: httpx.AsyncClient | None = None,
+        hooks: Hooks | None = None,
+        endpoint: Endpoint = "universal",
+        check_media: bool = True,
+    ) -> None:
+        self._settings = Settings(
+            api_key=find_key(api_key),
+            base_url=find_base_url(base_url),
+            endpoint=endpoint,
+            timeout=timeout,
+            wait_timeout=wait_timeout,
+            retry=retry or RetryPolicy(),
+            polling=polling or Exponential(),
+            reporter=Reporter(hooks or Hooks()),
+            check_media=check_media,
+        )
+        self._connections = Connections(max_connections, http_client)
+        self._parent: AsyncKling | None = None
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it, or the client that it was made from, has been closed."""
+        return self._is_closed or (self._parent is not None and self._parent.is_closed)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "open"
+        return f"<AsyncKling {self._settings.base_url} {state}>"
+
+    async def __aenter__(self) -> Self:
+        self._transport()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Free everything; a create in flight is waited for, a poll is not.
+
+        What was created goes on at the server. May be called again. A client
+        made by `with_options` closes only itself: the connections belong to
+        the client that it was made from.
+        """
+        self._is_closed = True
+        if self._parent is None:
+            await self._connections.aclose(self._settings.timeout)
+
+    def with_options(self, **overrides: Unpack[Options]) -> AsyncKling:
+        """Make a client with other options that shares the connections.
+
+        Args:
+            **overrides: Any of the constructor's options but
+                ``max_connections`` and ``http_client``.
+
+        Raises:
+            ConfigurationError: A value makes no sense.
+        """
+        other = copy.copy(self)
+        other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
+        other._parent = self  # noqa: SLF001 (its own)
+        return other
+
+    @overload
+    async def create(
+        self,
+        request: Request,
+        /,
+        *,
+        client_request_id: str | None = None,
+    ) -> Generation: ...
+
+    @overload
+    async def create(
+        self,
+        /,
+        *,
+        client_request_id: str | None = None,
+        **params: Unpack[GenerationParams],
+    ) -> Generation: ...
+
+    async def create(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        client_request_id: str | None = None,
+        **params: object,
+    ) -> Generation:
+        """Start a generation. From here on it costs money.
+
+        Args:
+            request: What to generate, as one of the request classes.
+            client_request_id: Your own id for this create, 1 to 128 of
+                ``A-Z a-z 0-9 . _ : -``. The vendor's request log lists it
+                beside the generation. By default a new one is made.
+            **params: Instead of ``request``: ``model`` and the fields that it
+                takes, named as on the wire. Images may be URLs, data URIs,
+                `pathlib.Path` or bytes.
+
+        Returns:
+            The generation, usually queued. Its ``id`` is what not to lose.
+
+        Raises:
+            InvalidRequestError: The request cannot be right; nothing was sent.
+            SubmissionUncertainError: It was sent and its answer was lost.
+            APIStatusError: The server refused it.
+            TransportError: It certainly did not reach the server.
+        """
+        checked = _request(request, params)
+        request_id = client_request_id_from(client_request_id)
+        transport = self._transport()
+        body = await inline_media(checked.to_body(), check=self._settings.check_media)
+        content = await anyio.to_thread.run_sync(encode_request, body)
+        return await transport.submit(
+            content,
+            model=checked.model,
+            client_request_id=request_id,
+        )
+
+    async def get(self, generation_id: str) -> Generation:
+        """Ask for a generation as it is now.
+
+        Raises:
+            NotFoundError: The server knows no such generation.
+            KlingError: It could not be asked.
+        """
+        transport = self._transport()
+        try:
+            return await transport.fetch(require_generation_id(generation_id))
+        except KlingError as error:
+            error.concerning(generation_id)
+            raise
+
+    async def watch(
+        self,
+        generation_or_id: Generation | str,
+        *,
+        polling: Polling | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Generation, None]:
+        """Follow a generation: yield it at first sight and at each new status.
+
+        The terminal one comes last, also when it failed; then the iterator
+        ends. Given a `Generation`, that one is the first sight. Outages
+        shorter than the timeout are outlived.
+
+        Args:
+            generation_or_id: Which.
+            polling: When to poll, in place of the client's schedule.
+            timeout: How long to go on, in seconds; ``math.inf`` for as long as
+                it takes. By default the client's ``wait_timeout``.
+
+        Raises:
+            WaitTimeoutError: The time was up. The generation goes on.
+            APIStatusError: The server refuses to tell (401, 403), or goes on
+                refusing (such as 404).
+        """
+        if timeout is not None:
+            require_timeout("timeout", timeout)
+        known = generation_or_id if isinstance(generation_or_id, Generation) else None
+        watch = Watch(
+            generation_id=known.id
+            if known
+            else require_generation_id(generation_or_id),
+            fetch=self._transport().fetch,
+            polling=polling or self._settings.polling,
+            timeout=timeout or self._settings.wait_timeout,
+            reporter=self._settings.reporter,
+            last=known,
+        )
+        async with aclosing(watch.changes()) as changes:
+            async for generation in changes:
+                yield generation
+
+    async def wait(
+        self,
+        generation_or_id: Generation | str,
+        *,
+        polling: Polling | None = None,
+        timeout: float | None = None,
+    ) -> Generation:
+        """Wait for the end of a generation and give it, completed.
+
+        Args:
+            generation_or_id: Which.
+            polling: When to poll, in place of the client's schedule.
+            timeout: As for `watch`.
+
+        Raises:
+            GenerationFailedError: It ended without a video.
+            WaitTimeoutError: The time was up. The generation goes on:
+                ``wait(error.generation_id)`` waits again.
+            APIStatusError: As for `watch`.
+        """
+        last: Generation | None = None
+        watching = self.watch(generation_or_id, polling=polling, timeout=timeout)
+        async with aclosing(watching) as changes:
+            async for generation in changes:
+                last = generation
+        if last is None:
+            raise ClientClosedError(CLOSED)
+        if not last.succeeded:
+            raise GenerationFailedError(last)
+        return last
+
+    @overload
+    async def generate(
+        self,
+        request: Request,
+        /,
+        *,
+        timeout: float | None = None,
+    ) -> Generation: ...
+
+    @overload
+    async def generate(
+        self,
+        /,
+        *,
+        timeout: float | None = None,
+        **params: Unpack[GenerationParams],
+    ) -> Generation: ...
+
+    async def generate(
+        self,
+        request: Request | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **params: object,
+    ) -> Generation:
+        """Create a generation and wait for its video: `create`, then `wait`.
+
+        A caller that is cancelled leaves a line in the log with the id of the
+        generation, which goes on at the server.
+
+        Args:
+            request: What to generate, as one of the request classes.
+            timeout: As for `watch`, counted from the create's answer.
+            **params: As for `create`.
+
+        Raises:
+            KlingError: Whatever `create` and `wait` raise.
+        """
+        if timeout is not None:
+            require_timeout("timeout", timeout)
+        created = await self.create(_request(request, params))
+        try:
+            return await self.wait(created, timeout=timeout)
+        except anyio.get_cancelled_exc_class():
+            logger.warning(
+                "left generation %s before its end; it goes on and is billed: "
+                "wait(%r) goes on with it",
+                created.id,
+                created.id,
+            )
+            raise
+
+    async def generate_many(
+        self,
+        requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest],
+        *,
+        max_in_flight: int = 32,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Outcome[AnyRequest], None]:
+        """Generate many at once; yield each outcome as it comes.
+
+        A failure becomes an outcome with an error and stops no other. Leaving
+        the loop early creates no more; what was created goes on at the server,
+        and its ids are in the log.
+
+        Args:
+            requests: Request objects, or mappings with ``model`` and fields;
+                any iterable or async iterable, read only as places get free.
+            max_in_flight: How many may be under way at once.
+            timeout: As for `watch`, for each generation.
+
+        Raises:
+            ConfigurationError: ``max_in_flight`` is less than 1.
+            ClientClosedError: The client was closed.
+        """
+
+        async def generate(request: AnyRequest) -> Generation:
+            if isinstance(request, Request):
+                return await self.generate(request, timeout=timeout)
+            built = build_request(request)
+            return await self.generate(built, timeout=timeout)
+
+        batch = Batch(requests, generate, max_in_flight)
+        scope = self._transport().connections.here().scope
+        async with aclosing(batch.outcomes(scope)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path: str | os.PathLike[str],
+    ) -> Path:
+        """Write a finished video to a file, whole or not at all.
+
+        A dropped connection is resumed where it broke. The key is not sent
+        along. A file that is there already is replaced at the end.
+
+        Args:
+            generation_or_video: What to fetch.
+            path: The file to write; its directory has to be there.
+
+        Returns:
+            The path written.
+
+        Raises:
+            DownloadError: There is no video, its link has expired, the server
+                failed for good, or the file cannot be written.
+        """
+        transport = self._transport()
+        if isinstance(generation_or_video, Video):
+            return await self._download(transport, generation_or_video.url, Path(path))
+        generation = generation_or_video
+        try:
+            url = _url_of(generation)
+            return await self._download(transport, url, Path(path))
+        except DownloadError as error:
+            error.concerning(generation.id, generation)
+            raise
+
+    async def _download(self, transport: Transport, url: str, path: Path) -> Path:
+        settings = transport.settings
+        download = Download(
+            url=url,
+            target=path,
+            timeout=settings.timeout,
+            retry=settings.retry,
+            reporter=settings.reporter,
+        )
+        session: Session = transport.connections.here()
+        job = session.scope.start(lambda: download.run(session))
+        try:
+            return await job.result()
+        finally:
+            download.is_abandoned = True
+
+    def _transport(self) -> Transport:
+        if self.is_closed:
+            raise ClientClosedError(CLOSED)
+        return Transport(self._settings, self._connections)
+
+
+def _url_of(generation: Generation) -> str:
+    if generation.video is None:
+        raise DownloadError("there is no video to download (yet): wait for it first")
+    return generation.video.url
+
+
+def _request(request: Request | None, params: Mapping[str, object]) -> Request:
+    if request is None:
+        return build_request(params)
+    if params:
+        given = ", ".join(params)
+        problem = Problem(
+            given,
+            "beside a request object",
+            "one of the two: a request object, or keywords",
+            "Use attrs.evolve(request, ...) to change a request",
+        )
+        raise InvalidRequestError([problem], model=request.model)
+    return request

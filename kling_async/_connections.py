@@ -1,0 +1,159 @@
+"""A client's connections: one pool, gate and scope for each event loop.
+
+Sockets, locks and tasks belong to the loop they were made in. A client that is
+used from a second loop gets a second set; nothing is ever carried across.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import weakref
+
+import anyio
+import httpx
+from attrs import define, field
+
+from kling_async._errors import ClientClosedError, ConfigurationError
+from kling_async._hooks import logger
+from kling_async._scope import CLOSED, Scope, running_loop
+from kling_async._version import __version__
+
+# Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
+# connection: a create must not meet one that is just being closed.
+_KEEPALIVE_EXPIRY = 4.0
+_CONNECT_LIMIT = 15.0
+_LIMIT = 60.0
+_USER_AGENT = f"kling_async/{__version__}"
+
+
+@define(eq=False)
+class Session:
+    """What one client has open in one event loop.
+
+    Attributes:
+        http: Brings API calls.
+        files: Brings videos, from other hosts, and never sees the key.
+        gate: A place for each exchange in flight: httpcore's pool slows down
+            and times out when thousands queue in it.
+        scope: The tasks.
+        owns_clients: Whether closing the session closes `http` and `files`.
+        resume_at: Until when (loop time, seconds) the server wants quiet.
+    """
+
+    http: httpx.AsyncClient
+    files: httpx.AsyncClient
+    gate: anyio.Semaphore
+    scope: Scope = field(factory=Scope)
+    owns_clients: bool = True
+    resume_at: float = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Keep every exchange that has not begun back for so long."""
+        self.resume_at = max(self.resume_at, anyio.current_time() + seconds)
+
+    async def take_place(self) -> None:
+        """Wait for the end of a pause and for a place in flight."""
+        while True:
+            # An event cannot do: the pause may grow while it lasts.
+            while (left := self.resume_at - anyio.current_time()) > 0:  # noqa: ASYNC110
+                await anyio.sleep(left)
+            await self.gate.acquire()
+            if self.resume_at <= anyio.current_time():
+                return
+            self.gate.release()
+
+    async def aclose(self, patience: float) -> None:
+        """End the tasks, then close the sockets."""
+        await self.scope.aclose(patience)
+        if self.owns_clients:
+            with anyio.CancelScope(shield=True):
+                await self.http.aclose()
+                await self.files.aclose()
+
+
+@define(eq=False)
+class Connections:
+    """The sessions of one client, made as event loops come.
+
+    Attributes:
+        max_connections: How many exchanges may be in flight in one loop.
+        http_client: The user's own client, if there is one.
+    """
+
+    max_connections: int = 100
+    http_client: httpx.AsyncClient | None = None
+    is_closed: bool = False
+    _ssl: ssl.SSLContext | None = None
+    _home: weakref.ref[object] | None = None
+    _sessions: weakref.WeakKeyDictionary[object, Session] = field(
+        factory=weakref.WeakKeyDictionary[object, Session],
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ConfigurationError(
+                f"max_connections: given {self.max_connections!r}; allowed: 1 or more",
+            )
+        if self.http_client is None:
+            self._ssl = httpx.create_ssl_context()
+
+    def here(self) -> Session:
+        """Give the session of the running event loop.
+
+        Raises:
+            ClientClosedError: The client was closed.
+            ConfigurationError: The user's own httpx client is in use elsewhere.
+        """
+        if self.is_closed or (self.http_client and self.http_client.is_closed):
+            raise ClientClosedError(CLOSED)
+        loop = running_loop()
+        session = self._sessions.get(loop)
+        if session is None:
+            session = self._sessions[loop] = self._open(loop)
+        return session
+
+    def _open(self, loop: object) -> Session:
+        gate = anyio.Semaphore(self.max_connections)
+        if self.http_client is None:
+            return Session(self._new_client(), self._new_client(), gate)
+        if self._home is not None and self._home() is not loop:
+            raise ConfigurationError(
+                "this AsyncKling was made with http_client=... and is used from a "
+                "second event loop; an httpx client belongs to one loop. Leave "
+                "http_client out, or make one AsyncKling for each loop",
+            )
+        self._home = weakref.ref(loop)
+        return Session(self.http_client, self.http_client, gate, owns_clients=False)
+
+    def _new_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=self._ssl or True,
+            headers={"user-agent": _USER_AGENT},
+            timeout=phase_limits(_LIMIT),  # each request brings its own
+            limits=httpx.Limits(
+                max_connections=self.max_connections,
+                max_keepalive_connections=self.max_connections,
+                keepalive_expiry=_KEEPALIVE_EXPIRY,
+            ),
+        )
+
+    async def aclose(self, patience: float) -> None:
+        """Close what belongs to the running loop; forget what was elsewhere."""
+        self.is_closed = True
+        here = running_loop()
+        for loop, session in list(self._sessions.items()):
+            if loop is here:
+                await session.aclose(patience)
+            elif isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+                logger.warning(
+                    "aclose() was called in another event loop than some "
+                    "connections were opened in: they end with that loop",
+                )
+        self._sessions.clear()
+
+
+def phase_limits(limit: float) -> httpx.Timeout:
+    """Bound each phase of an exchange that may take ``limit`` seconds in all."""
+    seconds = None if limit == float("inf") else limit
+    return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))

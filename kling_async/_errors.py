@@ -1,0 +1,313 @@
+"""Every exception that a public method raises.
+
+    KlingError
+    ├── ConfigurationError            the client was set up wrongly
+    ├── ClientClosedError             used after aclose()
+    ├── InvalidRequestError           refused here, before a byte was sent
+    ├── APIStatusError                the API answered, and said no
+    │   ├── BadRequestError           400
+    │   ├── AuthenticationError       401
+    │   ├── PermissionDeniedError     403
+    │   │   └── OutOfCreditsError
+    │   ├── NotFoundError             404
+    │   ├── RateLimitError            429
+    │   └── ServerError               5xx
+    ├── TransportError                the network failed
+    │   ├── RequestTimeoutError
+    │   └── ConnectionFailedError
+    ├── DecodeError                   the answer is not what the API promises
+    ├── SubmissionUncertainError      a create may or may not have been accepted
+    ├── GenerationFailedError         the generation ended without a video
+    ├── WaitTimeoutError              it had not ended when the time was up
+    └── DownloadError                 the video could not be written
+
+Each of them pickles, and each that comes after a create carries the generation.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from attrs import frozen
+
+from kling_async._generation import Generation
+
+
+class KlingError(Exception):
+    """The root of all errors of this library.
+
+    Attributes:
+        generation: The generation concerned, as last seen, where one is known.
+        generation_id: Its id; ``await kling.wait(error.generation_id)`` goes on.
+        client_request_id: The id that its create was sent with, where known.
+    """
+
+    generation: Generation | None = None
+    generation_id: str | None = None
+    client_request_id: str | None = None
+
+    def concerning(
+        self,
+        generation_id: str,
+        generation: Generation | None = None,
+    ) -> Self:
+        """Note which generation this error is about, and return the error."""
+        self.generation_id = generation_id
+        if generation is not None:
+            self.generation = generation
+            self.client_request_id = (
+                generation.client_request_id or self.client_request_id
+            )
+        return self
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the generation concerned is known to have ended."""
+        return self.generation is not None and self.generation.is_terminal
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if self.generation_id is None:
+            return message
+        about = f"{message} [generation {self.generation_id}"
+        if self.generation is not None:
+            about += f", last seen {self.generation.status}"
+        if self.is_settled:
+            return about + "]"
+        return (
+            about + "; it may still be running and billed: "
+            "wait(error.generation_id) goes on with it]"
+        )
+
+    def __reduce__(
+        self,
+    ) -> tuple[object, tuple[type[KlingError], tuple[object, ...], dict[str, object]]]:
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+def _restore(
+    cls: type[KlingError],
+    args: tuple[object, ...],
+    state: Mapping[str, object],
+) -> KlingError:
+    """Rebuild an error from a pickle, whatever its constructor takes."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(KlingError):
+    """The client was set up in a way that cannot work."""
+
+
+class ClientClosedError(KlingError):
+    """The client was used after it was closed."""
+
+
+@frozen
+class Problem:
+    """One thing that is wrong with a request.
+
+    Attributes:
+        field: Where, as on the wire: ``duration``, ``image_list[2]``,
+            ``camera_control.config.zoom``.
+        given: What was given, shortened.
+        allowed: What is allowed there.
+        hint: What to do about it, where there is more to say.
+    """
+
+    field: str
+    given: str
+    allowed: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        told = f"{self.field}: given {self.given}; allowed {self.allowed}"
+        return f"{told}. {self.hint}" if self.hint else told
+
+
+class InvalidRequestError(KlingError):
+    """The request was refused here: nothing was sent, nothing is billed.
+
+    Attributes:
+        problems: Everything that is wrong with it, at once.
+    """
+
+    def __init__(
+        self, problems: Sequence[Problem], *, model: str | None = None
+    ) -> None:
+        self.problems = tuple(problems)
+        self.model = model
+        of = f" for {model}" if model else ""
+        count = (
+            "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        )
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"invalid request{of}, {count}, nothing was sent:{lines}")
+
+
+class APIStatusError(KlingError):
+    """The API answered with a status that means no.
+
+    Attributes:
+        status_code: The HTTP status.
+        message: The server's own explanation.
+        request_id: The vendor's id of this request, to quote to its support.
+        body: The body as text, shortened.
+        retry_after: How many seconds the server asks to wait, if it does.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        request_id: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        self.message = message
+        self.status_code = status_code
+        self.request_id = request_id
+        self.body = body
+        self.retry_after = retry_after
+        traced = f" (request id {request_id})" if request_id else ""
+        super().__init__(
+            f"the API answered {status_code}: {message}{traced}{self.advice}"
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as a clause to append."""
+        return ""
+
+
+class BadRequestError(APIStatusError):
+    """400: the body is not what the model takes."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: the key is missing or wrong."""
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as a clause to append."""
+        return "; check the API key (argument api_key, or AIMLAPI_KEY)"
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: this key may not do that."""
+
+
+class OutOfCreditsError(PermissionDeniedError):
+    """403: the account has no credits left."""
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as a clause to append."""
+        return "; top up the account, then ask again: nothing was billed"
+
+
+class NotFoundError(APIStatusError):
+    """404: no such generation, model or endpoint."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests, or too many generations at once."""
+
+
+class ServerError(APIStatusError):
+    """5xx: the service, or one behind it, failed."""
+
+
+class TransportError(KlingError):
+    """The network failed before a whole answer was there.
+
+    Attributes:
+        request_sent: False when it is certain that the server saw nothing.
+    """
+
+    def __init__(self, message: str, *, request_sent: bool) -> None:
+        self.request_sent = request_sent
+        super().__init__(message)
+
+
+class RequestTimeoutError(TransportError):
+    """One HTTP exchange took longer than the client's ``timeout``."""
+
+
+class ConnectionFailedError(TransportError):
+    """The connection could not be made, or broke."""
+
+
+class DecodeError(KlingError):
+    """The answer is not what the API promises.
+
+    Attributes:
+        status_code: The HTTP status that it came with.
+        body: The body as text, shortened.
+    """
+
+    def __init__(self, message: str, *, status_code: int, body: str = "") -> None:
+        self.status_code = status_code
+        self.body = body
+        shown = f"; the body begins {body[:120]!r}" if body else ""
+        super().__init__(f"{message} (HTTP {status_code}){shown}")
+
+
+class SubmissionUncertainError(KlingError):
+    """A create was sent, its answer was lost: it may be running and billed.
+
+    It was not sent again, since that could bill twice.
+
+    Attributes:
+        client_request_id: The id that it was sent with: the vendor's request
+            log lists it beside the generation's id.
+        since: When it was sent (UTC), where to begin in that log.
+    """
+
+    def __init__(self, *, client_request_id: str, since: dt.datetime) -> None:
+        self.client_request_id = client_request_id
+        self.since = since
+        super().__init__(
+            "the answer to a create was lost, so it may be running and billed; it "
+            f"was not sent again. Look for client request id {client_request_id} "
+            f"since {since.isoformat(timespec='seconds')} in the vendor's request log",
+        )
+
+
+class GenerationFailedError(KlingError):
+    """The generation ended without a video; `generation` tells why."""
+
+    def __init__(self, generation: Generation) -> None:
+        reason = str(generation.error or "") or "the server gave no reason"
+        super().__init__(f"the generation failed: {reason}")
+        self.concerning(generation.id, generation)
+
+
+class WaitTimeoutError(KlingError):
+    """The generation had not ended when the time was up.
+
+    It was not cancelled: it goes on at the server and is billed.
+
+    Attributes:
+        timeout: How long was waited, in seconds.
+    """
+
+    def __init__(
+        self,
+        generation_id: str,
+        *,
+        timeout: float,
+        generation: Generation | None = None,
+    ) -> None:
+        self.timeout = timeout
+        super().__init__(f"not finished after {timeout:g} s")
+        self.concerning(generation_id, generation)
+
+
+class DownloadError(KlingError):
+    """The video could not be downloaded or written; no partial file is left."""

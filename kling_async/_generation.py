@@ -1,0 +1,151 @@
+"""What the server answers: a generation, its status, and the video it ends in.
+
+Values only. Which answer is final is decided here and nowhere else; reading
+JSON is the business of `_wire`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import ClassVar
+
+from attrs import field, frozen
+
+
+class Status(str):
+    """A generation's status: a plain string, open to what the server invents.
+
+    The constants are the statuses that the vendor's schema and its example
+    name. Any other text is a status too.
+    """
+
+    __slots__ = ()
+
+    QUEUED: ClassVar[Status]
+    WAITING: ClassVar[Status]
+    ACTIVE: ClassVar[Status]
+    GENERATING: ClassVar[Status]
+    COMPLETED: ClassVar[Status]
+    ERROR: ClassVar[Status]
+    UNKNOWN: ClassVar[Status]
+    """Stands in where the server sent no status at all."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the vendor documents this status."""
+        return self in _KNOWN
+
+    def __repr__(self) -> str:
+        return f"Status({str(self)!r})"
+
+
+Status.QUEUED = Status("queued")
+Status.WAITING = Status("waiting")
+Status.ACTIVE = Status("active")
+Status.GENERATING = Status("generating")
+Status.COMPLETED = Status("completed")
+Status.ERROR = Status("error")
+Status.UNKNOWN = Status("unknown")
+
+_PENDING = frozenset(
+    {Status.QUEUED, Status.WAITING, Status.ACTIVE, Status.GENERATING},
+)
+_KNOWN = _PENDING | {Status.COMPLETED, Status.ERROR}
+
+
+@frozen(kw_only=True)
+class Video:
+    """A finished video.
+
+    Attributes:
+        url: Where it lies. Such links expire: download soon, or `get` the
+            generation again for a fresh one.
+        content_type: Its media type, such as ``video/mp4``.
+        file_name: The name the server gave it.
+        file_size: Its size in bytes.
+        extra: What else the server sent about it, as it came.
+    """
+
+    url: str
+    content_type: str | None = None
+    file_name: str | None = None
+    file_size: int | None = None
+    extra: Mapping[str, object] = field(factory=dict[str, object], eq=False)
+
+
+@frozen(kw_only=True)
+class GenerationError:
+    """Why a generation failed, in the server's words (a value, not an exception).
+
+    Attributes:
+        name: The kind of failure.
+        message: What went wrong.
+    """
+
+    name: str | None = None
+    message: str | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.name, self.message) if part)
+
+
+@frozen(kw_only=True)
+class Generation:
+    """One generation, as the server last told it.
+
+    Attributes:
+        id: The thing not to lose: it finds the paid work again.
+        status: How far it is.
+        video: The result, once there is one.
+        error: Why it failed, if it did.
+        credits_used: What it cost, in credits (2,000,000 are 1 USD).
+        client_request_id: The id that the create was sent with. The vendor's
+            request log lists it beside the generation's id.
+        raw: The answer as it came, for what this class does not name.
+    """
+
+    id: str
+    status: Status
+    video: Video | None = None
+    error: GenerationError | None = None
+    credits_used: float | None = None
+    client_request_id: str | None = None
+    raw: Mapping[str, object] = field(
+        factory=dict[str, object],
+        repr=False,
+        eq=False,
+    )
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the video is there and final."""
+        return self.video is not None and self.status not in _PENDING | {Status.ERROR}
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without a video."""
+        if self.status in _PENDING or self.succeeded:
+            return False
+        return self.status == Status.ERROR or self.error is not None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no later answer will change it.
+
+        A documented pending status is never final, ``error`` always is.
+        ``completed`` and undocumented ones are decided by what is there: a
+        video means success, an error means failure, neither means wait on.
+        """
+        return self.succeeded or self.failed
+
+    def _repr_html_(self) -> str:
+        """Show the video in a notebook."""
+        caption = html.escape(f"{self.id} · {self.status}")
+        if self.video is None or not self.video.url.startswith(("http:", "https:")):
+            return f"<code>{caption}</code>"
+        source = html.escape(self.video.url, quote=True)
+        player = f'<video src="{source}" controls loop width="400"></video>'
+        return (
+            f"<figure>{player}<figcaption><code>{caption}</code></figcaption></figure>"
+        )

@@ -1,0 +1,181 @@
+"""What the client tells of its work: small events, plain callables, one logger.
+
+A hook observes; it never decides. One that raises is logged and passed over, so
+that no observer can lose a generation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from attrs import frozen
+
+from kling_async._errors import KlingError
+from kling_async._generation import Generation
+
+logger = logging.getLogger("kling_async")
+
+
+@frozen(kw_only=True)
+class RequestEvent:
+    """One HTTP exchange ended.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        url: The URL, without the key (which is only ever in a header).
+        status_code: The answer's status; None when no answer came.
+        seconds: How long it took, from sending to the last byte.
+        error: Why no answer came, if none did.
+    """
+
+    method: str
+    url: str
+    status_code: int | None
+    seconds: float
+    error: KlingError | None = None
+
+
+@frozen(kw_only=True)
+class RetryEvent:
+    """Something failed and will be tried again.
+
+    Attributes:
+        attempt: The number of the attempt that failed, from 1.
+        delay: Seconds until the next one.
+        error: How it failed.
+    """
+
+    attempt: int
+    delay: float
+    error: KlingError
+
+
+@frozen(kw_only=True)
+class CreatedEvent:
+    """The server accepted a create: from here on it costs money.
+
+    Attributes:
+        generation: The generation, as the create answered.
+        model: The model asked for.
+    """
+
+    generation: Generation
+    model: str
+
+
+@frozen(kw_only=True)
+class StatusEvent:
+    """A watch saw a status for the first time, or a new one.
+
+    Attributes:
+        generation: The generation, as the poll answered.
+    """
+
+    generation: Generation
+
+
+E_ = TypeVar("E_")
+
+
+@frozen(kw_only=True)
+class Hooks:
+    """Callables that are told what happens; each may be None.
+
+    They are called on the event loop, between two awaits: keep them short.
+
+    Attributes:
+        on_request: Told of every HTTP exchange with the API.
+        on_retry: Told before every wait for another attempt or poll.
+        on_created: Told of every accepted create, even one whose caller has
+            been cancelled.
+        on_status: Told of every status that a watch yields.
+    """
+
+    on_request: Callable[[RequestEvent], object] | None = None
+    on_retry: Callable[[RetryEvent], object] | None = None
+    on_created: Callable[[CreatedEvent], object] | None = None
+    on_status: Callable[[StatusEvent], object] | None = None
+
+
+def notify(hook: Callable[[E_], object] | None, event: E_) -> None:
+    """Call a hook, whatever it does."""
+    if hook is None:
+        return
+    try:
+        hook(event)
+    except Exception:
+        logger.exception("a hook raised on %s; it was passed over", event)
+
+
+@frozen
+class Reporter:
+    """Tells each event to the logger and to the user's hooks."""
+
+    hooks: Hooks = Hooks()
+
+    def request(self, event: RequestEvent) -> None:
+        """Tell that an exchange ended."""
+        notify(_LOG.on_request, event)
+        notify(self.hooks.on_request, event)
+
+    def retry(self, event: RetryEvent) -> None:
+        """Tell that something will be tried again."""
+        notify(_LOG.on_retry, event)
+        notify(self.hooks.on_retry, event)
+
+    def created(self, event: CreatedEvent) -> None:
+        """Tell that a create was accepted."""
+        notify(_LOG.on_created, event)
+        notify(self.hooks.on_created, event)
+
+    def status(self, event: StatusEvent) -> None:
+        """Tell what a watch saw."""
+        notify(_LOG.on_status, event)
+        notify(self.hooks.on_status, event)
+
+
+def _log_request(event: RequestEvent) -> None:
+    logger.debug(
+        "%s %s: %s in %.3f s",
+        event.method,
+        event.url,
+        event.status_code if event.error is None else event.error,
+        event.seconds,
+    )
+
+
+def _log_retry(event: RetryEvent) -> None:
+    logger.warning(
+        "attempt %d failed, next in %.1f s: %s",
+        event.attempt,
+        event.delay,
+        event.error,
+    )
+
+
+def _log_created(event: CreatedEvent) -> None:
+    logger.info(
+        "created generation %s with %s (client request id %s)",
+        event.generation.id,
+        event.model,
+        event.generation.client_request_id,
+    )
+
+
+def _log_status(event: StatusEvent) -> None:
+    generation = event.generation
+    level = logging.INFO if generation.is_terminal else logging.DEBUG
+    if not generation.status.is_known:
+        level = logging.WARNING
+    known = "" if generation.status.is_known else " (a status unknown to this version)"
+    logger.log(level, "generation %s: %s%s", generation.id, generation.status, known)
+
+
+_LOG = Hooks(
+    on_request=_log_request,
+    on_retry=_log_retry,
+    on_created=_log_created,
+    on_status=_log_status,
+)

@@ -1,0 +1,441 @@
+"""What a user asks for: one class for each kind of generation.
+
+Each is checked against the catalogue when it is made, so what exists can be
+sent. Opens no file; `_media` turns local images into what the wire takes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ClassVar, Literal, TypeVar
+
+from attrs import field, fields, frozen
+
+from kling_async._catalogue import (
+    MODELS,
+    Kind,
+    nearest_model,
+    problems_in,
+    problems_in_types,
+)
+from kling_async._errors import InvalidRequestError, Problem
+from kling_async._fields import shown
+from kling_async._hooks import logger
+from kling_async._params import (
+    AdvancedCameraControl,
+    AvatarModel,
+    CameraControl,
+    CameraMove,
+    DynamicMask,
+    EffectScene,
+    EffectsModel,
+    Element,
+    FiveOrTen,
+    ImageToVideoModel,
+    Media,
+    MotionControlModel,
+    MultiImageToVideoModel,
+    Provider,
+    Ratio,
+    ReferenceToVideoModel,
+    Seconds,
+    Shot,
+    ShotType,
+    TextToVideoModel,
+    VideoToVideoModel,
+)
+
+RequestT = TypeVar("RequestT", bound="Request")
+
+
+@frozen(kw_only=True)
+class Request:
+    """A generation to ask for, of whatever kind.
+
+    Made directly only for a model that this version does not know: all that
+    it takes then stands in ``extra``, unchecked.
+
+    Attributes:
+        model: The model's id, as in the vendor's docs.
+        extra: Fields to send along that this version does not know; they are
+            not checked.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+
+    model: str
+    extra: Mapping[str, object] = field(factory=dict[str, object])
+
+    def to_body(self) -> dict[str, object]:
+        """Give what is sent, by the wire's names; what is None is left out."""
+        names = [it.name for it in fields(type(self)) if it.name != "extra"]
+        values = {name: getattr(self, name) for name in names}
+        return {k: v for k, v in values.items() if v is not None} | dict(self.extra)
+
+
+def _tells_all_problems(cls: type[RequestT]) -> type[RequestT]:
+    """Check what a class is given before Python does, which names one slip a time."""
+    bare: Callable[..., None] = cls.__init__
+    defaults = {it.name: it.default for it in fields(cls) if it.name == "model"}
+
+    @functools.wraps(bare)
+    def checked(self: RequestT, **given: object) -> None:
+        _require_valid(defaults | given, cls)
+        bare(self, **given)
+
+    setattr(cls, "__init__", checked)  # noqa: B010 (type checkers know attrs' own)
+    return cls
+
+
+def _require_valid(given: Mapping[str, object], cls: type[Request]) -> None:
+    model, body, extra = _taken_apart(given)
+    problems = [*_problems_of_extra(body, extra), *_problems_of_kind(model, cls)]
+    if not problems and model not in MODELS:
+        _warn_of_unknown(model)
+        strange = body.keys() - {it.name for it in fields(cls)}
+        problems = [_unknown(name, body[name], cls) for name in sorted(strange)]
+        problems += problems_in_types(body, local_media=True)
+    elif not problems:
+        everything = body | extra
+        problems = problems_in(model, everything, local_media=True, unchecked=extra)
+    if problems:
+        raise InvalidRequestError(problems, model=model)
+
+
+def _taken_apart(
+    given: Mapping[str, object],
+) -> tuple[str, dict[str, object], dict[str, object]]:
+    """Give the model, the fields that have a value, and the extra ones."""
+    model, extra = given.get("model"), given.get("extra", {})
+    problems: list[Problem] = []
+    if not isinstance(model, str) or not model.strip():
+        told = shown(model) if "model" in given else "nothing"
+        allowed = "the id of a model, such as klingai/v2-master-image-to-video"
+        problems.append(
+            Problem("model", told, allowed, "`kling-async models` lists them")
+        )
+    if not isinstance(extra, Mapping):
+        problems.append(Problem("extra", shown(extra), "a mapping of field to value"))
+    if problems:
+        raise InvalidRequestError(problems)
+    apart = {"model", "extra"}
+    body = {k: v for k, v in given.items() if k not in apart and v is not None}
+    return str(model), body, dict(extra)  # type: ignore[call-overload]
+
+
+def _problems_of_extra(
+    body: Collection[str], extra: Mapping[str, object]
+) -> list[Problem]:
+    twice = sorted(extra.keys() & {"model", *body})
+    allowed = "only what is not given beside it"
+    return [Problem(f"extra.{it}", shown(extra[it]), allowed) for it in twice]
+
+
+def _problems_of_kind(model: str, cls: type[Request]) -> list[Problem]:
+    if model not in MODELS or MODELS[model].kind in cls.kinds:
+        return []
+    right = class_for(model).__name__
+    allowed = f"a model for {' or '.join(cls.kinds)}"
+    return [Problem("model", repr(model), allowed, f"It is one for {right}.")]
+
+
+def _unknown(name: str, value: object, cls: type[Request]) -> Problem:
+    allowed = f"only the fields of {cls.__name__}"
+    return Problem(name, shown(value), allowed, "Others can be given in extra={...}.")
+
+
+@functools.cache
+def _warn_of_unknown(model: str) -> None:
+    """Tell once, not for each of a thousand requests."""
+    near = nearest_model(model)
+    meant = f"; did you mean {near!r}?" if near else ""
+    logger.warning(
+        "model %r is not known to this version, so its fields are not checked%s",
+        model,
+        meant,
+    )
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class ImageToVideo(Request):
+    """A video that begins with an image.
+
+    Which model takes which field and which value, the catalogue says
+    (`kling_async.models`, from the vendor's OpenAPI files of August 2026).
+
+    Attributes:
+        image_url: The first frame: a URL, a base64 data URI, a path, or bytes.
+            Kling documents JPEG or PNG, up to 10 MB, each side 300 px or more,
+            aspect ratio 2:5 to 5:2.
+        prompt: What happens. Up to 2,500 characters (o1, v2.6), 3,072 (v3 turbo).
+        multi_prompt: In place of ``prompt``, v3 only: what happens shot by
+            shot; for the turbo models 1 to 6 shots of 1 to 15 s each.
+        tail_image_url: The last frame, likewise.
+        last_image_url: The last frame, as the o1 model calls it.
+        duration: The video's length in seconds: 5 or 10; 3 to 15 for v3.
+        negative_prompt: What to avoid.
+        cfg_scale: How closely to keep to the prompt, 0 to 1.
+        static_mask: An image that marks what does not move.
+        dynamic_masks: Up to 6 parts of the picture, each with its trajectory.
+        camera_control: How the camera moves.
+        elements: Up to 4 persons or things to keep, v3 only.
+        shot_type: Who cuts the shots of ``multi_prompt``, v3 only.
+        generate_audio: Whether the video has sound; the server's default is True.
+        provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
+        aspect_ratio: Only in the older schema of some models.
+        ratio: An older spelling of ``aspect_ratio``.
+        type: Only in the older schema of two models.
+        external_task_id: Your own id; only in the older schema of two models.
+    """
+
+    kinds = ("image-to-video",)
+
+    model: ImageToVideoModel | str = "klingai/video-v3-pro-image-to-video"
+    image_url: Media
+    prompt: str | None = None
+    multi_prompt: Sequence[Shot] | Sequence[str] | None = None
+    tail_image_url: Media | None = None
+    last_image_url: Media | None = None
+    duration: Seconds | None = None
+    negative_prompt: str | None = None
+    cfg_scale: float | None = None
+    static_mask: Media | None = None
+    dynamic_masks: Sequence[DynamicMask] | None = None
+    camera_control: CameraControl | None = None
+    elements: Sequence[Element] | None = None
+    shot_type: ShotType | None = None
+    generate_audio: bool | None = None
+    provider: Provider | None = None
+    aspect_ratio: Ratio | None = None
+    ratio: Ratio | None = None
+    type: Literal["image-to-video"] | None = None
+    external_task_id: str | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class TextToVideo(Request):
+    """A video from words alone.
+
+    Attributes:
+        prompt: What it shows. Up to 2,500 characters (v2.6), 3,072 (v3 turbo).
+        multi_prompt: In place of ``prompt``, v3 only: what it shows shot by
+            shot; for the turbo models 1 to 6 shots of 1 to 15 s each.
+        aspect_ratio: The shape of the picture; the server's default is 16:9.
+        duration: The video's length in seconds: 5 or 10; 3 to 15 for v3.
+        negative_prompt: What to avoid.
+        cfg_scale: How closely to keep to the prompt, 0 to 1.
+        camera_control: A ready-made camera movement.
+        advanced_camera_control: A camera movement along one axis.
+        shot_type: Who cuts the shots of ``multi_prompt``, v3 only.
+        generate_audio: Whether the video has sound; the server's default is True.
+        provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
+        ratio: An older spelling of ``aspect_ratio``.
+    """
+
+    kinds = ("text-to-video",)
+
+    model: TextToVideoModel | str = "klingai/video-v3-pro-text-to-video"
+    prompt: str | None = None
+    multi_prompt: Sequence[Shot] | Sequence[str] | None = None
+    aspect_ratio: Ratio | None = None
+    duration: Seconds | None = None
+    negative_prompt: str | None = None
+    cfg_scale: float | None = None
+    camera_control: CameraMove | None = None
+    advanced_camera_control: AdvancedCameraControl | None = None
+    shot_type: ShotType | None = None
+    generate_audio: bool | None = None
+    provider: Provider | None = None
+    ratio: Ratio | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class MultiImageToVideo(Request):
+    """A video from 2 to 4 images together.
+
+    Attributes:
+        image_list: The images: URLs, base64 data URIs, paths, or bytes.
+        prompt: What happens.
+        aspect_ratio: The shape of the picture; the server's default is 16:9.
+        duration: The video's length in seconds, 5 or 10.
+        negative_prompt: What to avoid.
+    """
+
+    kinds = ("multi-image-to-video",)
+
+    model: MultiImageToVideoModel | str = (
+        "kling-video/v1.6/standard/multi-image-to-video"
+    )
+    image_list: Sequence[Media]
+    prompt: str | None = None
+    aspect_ratio: Ratio | None = None
+    duration: FiveOrTen | None = None
+    negative_prompt: str | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class ReferenceToVideo(Request):
+    """A video that keeps the persons, things and styles of reference images.
+
+    Attributes:
+        prompt: What happens, up to 2,500 characters; images and elements are
+            named in it as ``@Image1``, ``@Element1``.
+        image_list: 1 to 7 images: URLs, base64 data URIs, paths, or bytes.
+        elements: Up to 4 persons or things to keep.
+        aspect_ratio: The shape of the picture; the server's default is 16:9.
+        duration: The video's length in seconds, 5 or 10.
+        provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
+    """
+
+    kinds = ("reference-to-video",)
+
+    model: ReferenceToVideoModel | str = "klingai/video-o1-reference-to-video"
+    prompt: str
+    image_list: Sequence[Media] | None = None
+    elements: Sequence[Element] | None = None
+    aspect_ratio: Ratio | None = None
+    duration: FiveOrTen | None = None
+    provider: Provider | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class VideoToVideo(Request):
+    """A video edited, or a new one after a reference video.
+
+    Attributes:
+        video_url: The web address of the video.
+        prompt: What to change, or what the new video shows, up to 2,500
+            characters.
+        image_list: Images for it: up to 7 when editing, 4 with a reference.
+        elements: Up to 4 persons or things to keep.
+        keep_audio: Whether the sound of the video is kept; by default not.
+        aspect_ratio: The shape of the picture, with a reference only.
+        duration: The new video's length in seconds, 5 or 10, with a reference only.
+        provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
+    """
+
+    kinds = ("video-to-video-edit", "video-to-video-reference")
+
+    model: VideoToVideoModel | str = "klingai/video-o1-video-to-video-edit"
+    video_url: str
+    prompt: str
+    image_list: Sequence[Media] | None = None
+    elements: Sequence[Element] | None = None
+    keep_audio: bool | None = None
+    aspect_ratio: Ratio | None = None
+    duration: FiveOrTen | None = None
+    provider: Provider | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class MotionControl(Request):
+    """A figure from an image that moves as somebody in a video does.
+
+    Attributes:
+        image_url: The figure: a URL, a base64 data URI, a path, or bytes.
+        video_url: The web address of the video with the movement: at most 10 s
+            with ``character_orientation`` image, 30 s with video.
+        prompt: What happens around it.
+        character_orientation: Whether the figure faces as in the image or as
+            in the video; the server's default is video.
+        keep_audio: Whether the sound of the video is kept; by default it is.
+        mode: ``std`` is cheaper, ``pro`` is better; the server's default is std.
+    """
+
+    kinds = ("motion-control",)
+
+    model: MotionControlModel | str = "klingai/video-v3-motion-control"
+    image_url: Media
+    video_url: str
+    prompt: str | None = None
+    character_orientation: Literal["image", "video"] | None = None
+    keep_audio: bool | None = None
+    mode: Literal["std", "pro"] | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class Effects(Request):
+    """A ready-made effect with the figures of one or more images.
+
+    Attributes:
+        image_url: One image or a list: URLs, base64 data URIs, paths, or bytes.
+        effect_scene: The effect.
+        duration: The video's length in seconds, 5 or 10.
+    """
+
+    kinds = ("effects",)
+
+    model: EffectsModel | str = "klingai/kling-video-v1.6-pro-effects"
+    image_url: Media | Sequence[Media]
+    effect_scene: EffectScene
+    duration: FiveOrTen | None = None
+
+
+@_tells_all_problems
+@frozen(kw_only=True)
+class Avatar(Request):
+    """A person in an image who speaks or sings a sound file.
+
+    Attributes:
+        image_url: The person: a URL, a base64 data URI, a path, or bytes.
+        audio_url: The sound, likewise: MP3, WAV, M4A or AAC, up to 5 MB.
+        prompt: How they move, up to 2,500 characters.
+        provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
+    """
+
+    kinds = ("avatar",)
+
+    model: AvatarModel | str = "klingai/avatar-pro"
+    image_url: Media
+    audio_url: Media
+    prompt: str | None = None
+    provider: Provider | None = None
+
+
+CLASSES: tuple[type[Request], ...] = (
+    ImageToVideo,
+    TextToVideo,
+    MultiImageToVideo,
+    ReferenceToVideo,
+    VideoToVideo,
+    MotionControl,
+    Effects,
+    Avatar,
+)
+_BY_KIND: Mapping[Kind, type[Request]] = {
+    kind: cls for cls in CLASSES for kind in cls.kinds
+}
+
+
+def class_for(model: str) -> type[Request]:
+    """Give the class of the requests to a model; `Request` for an unknown one."""
+    known = MODELS.get(model)
+    return _BY_KIND[known.kind] if known else Request
+
+
+def build_request(params: Mapping[str, object]) -> Request:
+    """Make the request that a model and fields by name describe.
+
+    Raises:
+        InvalidRequestError: It cannot be right.
+    """
+    model, body, extra = _taken_apart(params)
+    cls = class_for(model)
+    if cls is not Request:
+        return cls(**params)  # type: ignore[arg-type]
+    _warn_of_unknown(model)
+    problems = [
+        *_problems_of_extra(body, extra),
+        *problems_in_types(body, local_media=True),
+    ]
+    if problems:
+        raise InvalidRequestError(problems, model=model)
+    return Request(model=model, extra=body | extra)

@@ -1,0 +1,168 @@
+"""The client's own tasks: work that outlives its caller, never the client.
+
+An exchange is not torn when its caller is cancelled. The caller leaves at once,
+the exchange ends here: a cancelled request can leave httpcore's pool unusable
+(encode/httpcore issue 1093), and a create's answer holds a paid id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from attrs import define, field
+
+from kling_async._errors import ClientClosedError
+
+T = TypeVar("T")
+
+CLOSED = "the client is closed; make a new AsyncKling"
+
+
+def running_loop() -> object:
+    """Give the event loop that runs: asyncio's, else trio's token."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+
+        return trio.lowlevel.current_trio_token()
+
+
+def _spawn(
+    work: Callable[[], Coroutine[object, object, None]], at_end: Callable[[], None]
+) -> object:
+    """Start a task of the loop itself; the result keeps it from collection."""
+    loop = running_loop()
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        task = loop.create_task(work())
+        # asyncio never begins a task that is cancelled before its first step.
+        task.add_done_callback(lambda _: at_end())
+        return task
+    import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+
+    context = contextvars.copy_context()
+    return trio.lowlevel.spawn_system_task(work, context=context)
+
+
+@define(eq=False)
+class Job(Generic[T]):
+    """One piece of work in a scope, and what became of it."""
+
+    _work: Callable[[], Awaitable[T]]
+    is_essential: bool = False
+    _cancelled: anyio.CancelScope = field(factory=anyio.CancelScope)
+    _done: anyio.Event = field(factory=anyio.Event)
+    _results: list[T] = field(factory=list[T])
+    _error: Exception | None = None
+    task: object = None
+
+    async def run(self) -> None:
+        """Do the work; its error is kept for whoever waits, not raised."""
+        try:
+            with self._cancelled:
+                self._results.append(await self._work())
+        except Exception as error:  # noqa: BLE001 (handed to the one who waits)
+            self._error = error
+
+    def end(self) -> None:
+        """Let those who wait see what became of it."""
+        self._done.set()
+
+    def cancel(self) -> None:
+        """Ask the work to stop; `finished` tells when it has."""
+        self._cancelled.cancel()
+
+    async def finished(self) -> None:
+        """Wait for the end of the work, however it ends."""
+        await self._done.wait()
+
+    async def result(self) -> T:
+        """Wait for what the work returns or raises.
+
+        A caller that is cancelled here leaves; the work goes on.
+
+        Raises:
+            ClientClosedError: The scope was closed before the work ended.
+        """
+        await self._done.wait()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                del self  # the traceback holds this frame: leave no cycle
+        if not self._results:
+            raise ClientClosedError(CLOSED)
+        return self._results[0]
+
+
+class _Ending(Protocol):
+    """What a scope needs of a job, whatever it brings."""
+
+    @property
+    def is_essential(self) -> bool: ...
+
+    def cancel(self) -> None: ...
+
+    async def finished(self) -> None: ...
+
+
+@define(eq=False)
+class Scope:
+    """The tasks of one client in one event loop."""
+
+    _jobs: set[_Ending] = field(factory=set["_Ending"])
+    is_closed: bool = False
+
+    def start(
+        self,
+        work: Callable[[], Awaitable[T]],
+        *,
+        is_essential: bool = False,
+    ) -> Job[T]:
+        """Start work that is nobody's child but the client's.
+
+        Args:
+            work: What to do.
+            is_essential: Closing waits for it instead of cancelling it.
+
+        Raises:
+            ClientClosedError: The scope is closed.
+        """
+        if self.is_closed:
+            raise ClientClosedError(CLOSED)
+        job: Job[T] = Job(work, is_essential)
+
+        def end() -> None:
+            job.end()
+            self._jobs.discard(job)
+
+        async def supervised() -> None:
+            try:
+                await job.run()
+            finally:
+                end()
+
+        self._jobs.add(job)
+        job.task = _spawn(supervised, end)
+        return job
+
+    async def aclose(self, patience: float) -> None:
+        """End all work: what is essential gets ``patience`` seconds first."""
+        self.is_closed = True
+        with anyio.CancelScope(shield=True):
+            for job in list(self._jobs):
+                if not job.is_essential:
+                    job.cancel()
+            with anyio.move_on_after(patience):
+                await self._drain()
+            for job in list(self._jobs):
+                job.cancel()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        for job in list(self._jobs):
+            await job.finished()

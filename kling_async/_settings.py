@@ -1,0 +1,182 @@
+"""What a client is set up with: checked once, then only read.
+
+Holds no connection and does no I/O.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Any, NoReturn, TypedDict, cast
+from urllib.parse import urlsplit
+
+from attrs import evolve, frozen
+
+from kling_async._errors import ConfigurationError
+from kling_async._hooks import Hooks, Reporter
+from kling_async._polling import Polling
+from kling_async._retrying import RetryPolicy
+from kling_async._wire import PATHS, Endpoint
+
+DEFAULT_BASE_URL = "https://api.aimlapi.com"
+KEY_VARIABLES = ("AIMLAPI_KEY", "AIMLAPI_API_KEY", "AIML_API_KEY")
+BASE_URL_VARIABLE = "AIMLAPI_BASE_URL"
+KEYS_PAGE = "aimlapi.com/app/keys"
+
+
+class Options(TypedDict, total=False):
+    """What `AsyncKling.with_options` can change; the names are the constructor's."""
+
+    api_key: str
+    base_url: str
+    endpoint: Endpoint
+    timeout: float
+    wait_timeout: float
+    retry: RetryPolicy
+    polling: Polling
+    hooks: Hooks
+    check_media: bool
+
+
+class Secret:
+    """A text that shows itself to nobody who does not ask by name."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Give the text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is not pickled; make the client where it is used")
+
+
+@frozen(kw_only=True)
+class Settings:
+    """All that decides how a client behaves.
+
+    Attributes:
+        api_key: The bearer key.
+        base_url: Scheme and host, and a path before ``/v2`` if there is one.
+        endpoint: Which of the vendor's two paths to use.
+        timeout: The longest one HTTP exchange may take, in seconds.
+        wait_timeout: The longest a watch lasts by default, in seconds.
+        retry: What may be tried again.
+        polling: When to poll.
+        reporter: Who is told.
+        check_media: Whether local media are held against documented limits.
+    """
+
+    api_key: Secret
+    base_url: str
+    endpoint: Endpoint
+    timeout: float
+    wait_timeout: float
+    retry: RetryPolicy
+    polling: Polling
+    reporter: Reporter
+    check_media: bool
+
+    def __attrs_post_init__(self) -> None:
+        if self.endpoint not in PATHS:
+            allowed = " or ".join(map(repr, PATHS))
+            raise ConfigurationError(
+                f"endpoint: given {self.endpoint!r}; allowed: {allowed}",
+            )
+        require_timeout("timeout", self.timeout)
+        require_timeout("wait_timeout", self.wait_timeout)
+
+    @property
+    def url(self) -> str:
+        """The URL of the generations endpoint."""
+        return self.base_url + PATHS[self.endpoint]
+
+
+def changed(settings: Settings, overrides: Options) -> Settings:
+    """Apply options to settings, each through the constructor's own check.
+
+    Raises:
+        ConfigurationError: There is no such option, or its value makes no sense.
+    """
+    changes: dict[str, object] = dict(overrides)
+    if unknown := sorted(changes.keys() - Options.__annotations__.keys()):
+        raise ConfigurationError(
+            f"with_options: given {', '.join(unknown)}; "
+            f"allowed: {', '.join(Options.__annotations__)}",
+        )
+    if "api_key" in overrides:
+        changes["api_key"] = find_key(overrides["api_key"])
+    if "base_url" in overrides:
+        changes["base_url"] = find_base_url(overrides["base_url"])
+    if "hooks" in overrides:
+        changes["reporter"] = Reporter(overrides["hooks"])
+        del changes["hooks"]
+    return evolve(settings, **cast("dict[str, Any]", changes))
+
+
+def require_timeout(name: str, value: object) -> None:
+    """Refuse what is no span of time; ``math.inf`` is one."""
+    if not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+        raise ConfigurationError(
+            f"{name}: given {value!r}; allowed: seconds, more than 0, "
+            "or math.inf for no limit",
+        )
+
+
+def find_key(given: str | None) -> Secret:
+    """Take the key given, else the first that the environment holds."""
+    if given is not None:
+        return _checked_key(Secret(given), "api_key")
+    for name in KEY_VARIABLES:
+        if os.environ.get(name, "").strip():
+            return _checked_key(Secret(os.environ[name]), name)
+    raise ConfigurationError(
+        "no API key: pass AsyncKling(api_key=...), or set the environment variable "
+        f"{KEY_VARIABLES[0]} (also read: {', '.join(KEY_VARIABLES[1:])}); "
+        f"keys are made at {KEYS_PAGE}. No key is needed for "
+        "`kling-async demo` and the emulator",
+    )
+
+
+def _checked_key(key: Secret, source: str) -> Secret:
+    if re.fullmatch(r"[\x21-\x7e]+", key.reveal().strip()) is None:
+        raise ConfigurationError(
+            f"{source}: the API key is empty or holds spaces, line breaks or "
+            "characters that no HTTP header takes; copy it again "
+            f"from {KEYS_PAGE}",
+        )
+    return Secret(key.reveal().strip())
+
+
+def _can_be_base(url: str) -> bool:
+    if re.search(r"[\s\x00-\x1f\x7f?#@]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def find_base_url(given: str | None) -> str:
+    """Take the base URL given, else the environment's, else the vendor's."""
+    from_environment = os.environ.get(BASE_URL_VARIABLE, "").strip()
+    base_url = (given or from_environment or DEFAULT_BASE_URL).strip()
+    if not _can_be_base(base_url):
+        # What stands before an @ or after a ? may be a secret.
+        shown = re.sub(r"^(https?:)?/*.*@", r"\1//***@", base_url)
+        raise ConfigurationError(
+            f"base_url: given {shown.partition('?')[0]!r}; allowed: http:// or "
+            "https:// and a host, without user, query or fragment, "
+            f"such as {DEFAULT_BASE_URL}",
+        )
+    # The vendor's own examples write the base URL with /v2 at its end.
+    return base_url.rstrip("/").removesuffix("/v2").rstrip("/")

@@ -1,0 +1,290 @@
+"""The only reader and writer of raw JSON: requests out, answers in.
+
+Tolerant of what the vendor's texts disagree on, strict about what would lose or
+mix up a generation. Knows nothing of HTTP clients: bytes and headers come in.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import frozen
+
+from kling_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    DecodeError,
+    InvalidRequestError,
+    NotFoundError,
+    OutOfCreditsError,
+    PermissionDeniedError,
+    Problem,
+    RateLimitError,
+    ServerError,
+)
+from kling_async._generation import Generation, GenerationError, Status, Video
+
+Endpoint = Literal["universal", "legacy"]
+
+PATHS: Mapping[Endpoint, str] = {
+    "universal": "/v2/video/generations",
+    "legacy": "/v2/generate/video/kling/generation",
+}
+
+_SHOWN = 500
+_SEARCHED = 64 * 1024
+_VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
+_ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+_OUT_OF_CREDITS = re.compile(r"credit|balance|top.?up|insufficient fund", re.IGNORECASE)
+
+
+@frozen(kw_only=True)
+class Answer:
+    """An HTTP answer, freed from the client that brought it.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: By lower-case name.
+        content: The body, decompressed.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status_code < 300  # noqa: PLR2004 (RFC 9110, section 15.3)
+
+    @property
+    def inference_id(self) -> str | None:
+        """The generation's id as the tracing header tells it."""
+        return self.headers.get("x-inference-id") or None
+
+    @property
+    def text(self) -> str:
+        """The body's beginning, to show to a person."""
+        return self.content[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN]
+
+
+def encode_request(body: Mapping[str, object]) -> bytes:
+    """Write a create's body.
+
+    Raises:
+        InvalidRequestError: Something in it has no form in JSON.
+    """
+    try:
+        text = json.dumps(body, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = Problem("extra", str(error), "what JSON can say (RFC 8259)")
+        raise InvalidRequestError([problem]) from error
+    return text.encode()
+
+
+def decode_created(answer: Answer, client_request_id: str) -> Generation:
+    """Read the answer to a create; the id may come from the tracing header.
+
+    Raises:
+        DecodeError: No id is in it, neither in the body nor in the headers.
+    """
+    try:
+        body = _object(answer)
+    except DecodeError:
+        body = {}
+        if answer.inference_id is None:
+            raise
+    generation_id = _text(body.get("id")) or answer.inference_id
+    if generation_id is None:
+        raise _unreadable(answer, "a create was answered without an id")
+    return _generation(generation_id, body, client_request_id)
+
+
+def decode_polled(answer: Answer, generation_id: str) -> Generation:
+    """Read the answer to a poll of one generation.
+
+    Raises:
+        DecodeError: It says nothing of a generation, or speaks of another one.
+    """
+    body = _object(answer)
+    told = _text(body.get("id"))
+    if told is not None and not _same_generation(told, generation_id):
+        raise _unreadable(answer, f"asked for {generation_id}, answered for {told}")
+    generation = _generation(generation_id, body, None)
+    says_nothing = generation.status == Status.UNKNOWN and generation.error is None
+    if says_nothing and told is None and generation.video is None:
+        raise _unreadable(answer, "the answer says nothing of a generation")
+    return generation
+
+
+def decode_error(answer: Answer) -> APIStatusError:
+    """Turn an answer that is no success into the error that it means."""
+    try:
+        body = _object(answer)
+    except DecodeError:
+        body = {}
+    code = answer.status_code
+    message = _message_in(body) or _plain(answer) or "no explanation was given"
+    if "location" in answer.headers and 300 <= code < 400:  # noqa: PLR2004 (RFC 9110)
+        to = answer.headers["location"][:_SHOWN]
+        message = f"a redirect to {to}, not followed: the key stays with base_url"
+    cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
+    if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
+        cls = ServerError
+    if cls is PermissionDeniedError and _OUT_OF_CREDITS.search(message):
+        cls = OutOfCreditsError
+    return cls(
+        message,
+        status_code=code,
+        request_id=_text(body.get("requestId")) or answer.headers.get("x-request-id"),
+        body=answer.text,
+        retry_after=_retry_after(answer.headers),
+    )
+
+
+def _object(answer: Answer) -> Mapping[str, object]:
+    try:
+        value: object = json.loads(answer.content)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(answer, "the answer is not JSON") from error
+    if not isinstance(value, dict):
+        raise _unreadable(answer, "the answer is not a JSON object")
+    return value
+
+
+def _unreadable(answer: Answer, message: str) -> DecodeError:
+    return DecodeError(message, status_code=answer.status_code, body=answer.text)
+
+
+def _same_generation(told: str, asked: str) -> bool:
+    """Ids come with and without their route: ``UUID`` and ``UUID:route``."""
+    return told == asked or told.startswith(asked + ":") or asked.startswith(told + ":")
+
+
+def _generation(
+    generation_id: str,
+    body: Mapping[str, object],
+    client_request_id: str | None,
+) -> Generation:
+    status = _text(body.get("status"))
+    return Generation(
+        id=generation_id,
+        status=Status(status.lower()) if status else Status.UNKNOWN,
+        video=_video(body.get("video")),
+        error=_failure(body.get("error")),
+        credits_used=_number(_at(body, "meta", "usage", "credits_used")),
+        client_request_id=client_request_id,
+        raw=body,
+    )
+
+
+def _video(value: object) -> Video | None:
+    if isinstance(value, str):
+        value = {"url": value}
+    if not isinstance(value, dict):
+        return None
+    url = _text(value.get("url"))
+    if url is None:
+        return None
+    size = _number(value.get("file_size"))
+    return Video(
+        url=url,
+        content_type=_text(value.get("content_type")),
+        file_name=_text(value.get("file_name")),
+        file_size=None if size is None else int(size),
+        extra={k: v for k, v in value.items() if k not in _VIDEO_FIELDS},
+    )
+
+
+def _failure(value: object) -> GenerationError | None:
+    if not value:
+        return None
+    if isinstance(value, dict):
+        return GenerationError(
+            name=_text(value.get("name")),
+            message=_text(value.get("message")),
+        )
+    return GenerationError(message=_text(value) or repr(value)[:_SHOWN])
+
+
+def _message_in(body: Mapping[str, object]) -> str | None:
+    for value in (
+        body.get("message"),
+        _at(body, "error", "message"),
+        body.get("error"),
+    ):
+        if isinstance(value, list):
+            return "\n".join(str(line) for line in value)[: 4 * _SHOWN]
+        if text := _text(value):
+            return text[: 4 * _SHOWN]
+    return None
+
+
+def _plain(answer: Answer) -> str:
+    """What a body that is no JSON says: of a web page, only its title."""
+    page = answer.content[:_SEARCHED].decode(errors="replace")
+    title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
+    return " ".join((title[1] if title else answer.text).split())[: 4 * _SHOWN]
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read RFC 9110, section 10.2.3: seconds, or a date (by the server's clock)."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        date = _date(value)
+        if date is None:
+            return None
+        now = _date(headers.get("date", "")) or dt.datetime.now(dt.UTC)
+        seconds = (date - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _date(value: str) -> dt.datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+
+
+def _at(value: object, *keys: str) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _text(value: object) -> str | None:
+    """Take text, and a number where text is promised (an id, say)."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    """Take a number, and text that is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,35 @@
+"""The embedded stand-in server: the vendor's API without a key, a network or a bill.
+
+    async with Emulator(speed=60) as emulator:
+        async with AsyncKling("any-key", base_url=emulator.base_url) as kling:
+            ...
+
+Needs the extra ``emulator``. Imitates what is documented, and generates no art.
+"""
+
+from __future__ import annotations
+
+try:
+    from kling_async.emulator._emulator import Emulator
+    from kling_async.emulator._studio import CreateRecord
+    from kling_async.emulator._traffic import RequestRecord
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {
+        "PIL",
+        "av",
+        "starlette",
+        "uvicorn",
+    }:
+        raise
+    raise ModuleNotFoundError(
+        f"the emulator needs {error.name}, which is not installed: "
+        'pip install "kling_async[emulator]"',
+        name=error.name,
+    ) from error
+
+__all__ = ["CreateRecord", "Emulator", "RequestRecord"]
+
+# Tracebacks and the docs are to show the names that users import.
+for _public in (CreateRecord, Emulator, RequestRecord):
+    _public.__module__ = __name__
+del _public

@@ -1,0 +1,143 @@
+"""A uvicorn server as a guest of somebody else's event loop.
+
+Binds its socket itself, leaves signals and logging alone, and stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Generator
+from typing import Self
+
+import anyio
+import uvicorn
+from attrs import define
+from starlette.types import ASGIApp
+
+from kling_async._errors import ConfigurationError
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound: replaced)
+_KEEP_ALIVE_SECONDS = 75
+
+
+class _Guest(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, hang_up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.startup_over = asyncio.Event()
+        self._hang_up = hang_up
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals to whoever runs the event loop."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and tell so, also when it failed."""
+        try:
+            await super().startup(sockets)
+        finally:
+            self.startup_over.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop without waiting for clients that keep a connection or read slowly."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        # Let every exchange see that its client is gone, also one begun just now.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        self._hang_up()
+        await super().shutdown(sockets)
+
+
+@define(eq=False)
+class Listener:
+    """An app that is served on a socket until it is closed.
+
+    Attributes:
+        url: Where, as a client on this machine reaches it.
+    """
+
+    url: str
+    _server: _Guest
+    _task: asyncio.Task[None]
+    _socket: socket.socket
+
+    @classmethod
+    async def open(
+        cls, app: ASGIApp, *, host: str, port: int, hang_up: Callable[[], None]
+    ) -> Self:
+        """Serve an app, and return as soon as it can be reached.
+
+        Args:
+            app: The ASGI app.
+            host: The address or the host name to listen on.
+            port: The port; 0 for any that is free.
+            hang_up: Called when stopping, to end the requests under way.
+
+        Raises:
+            ConfigurationError: The event loop is not asyncio's, or the address
+                cannot be listened on; the cause is the OSError.
+        """
+        _require_asyncio()
+        bound = _bind(host, port)
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,  # and no level: uvicorn's loggers belong to the process
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Guest(config, hang_up)
+        # A task and no task group: this may be entered and left in different tasks.
+        task = asyncio.create_task(server.serve([bound]), name="kling_async.emulator")
+        self = cls(_url_of(bound), server, task, bound)
+        try:
+            await server.startup_over.wait()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Stop serving; nothing is left behind, also when cancelled meanwhile."""
+        self._server.should_exit = True
+        try:
+            with anyio.CancelScope(shield=True):
+                # Waits for the task, and unlike `await` does not cancel it.
+                await asyncio.wait({self._task})
+        finally:
+            self._socket.close()
+        self._task.result()
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "the emulator's server runs on asyncio only; on trio use "
+            "httpx.ASGITransport(app=emulator.app) in place of a socket"
+        ) from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        return socket.create_server((str(address[0]), port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the emulator cannot listen on {host} port {port}: {error.strerror}; "
+            "give another port, or 0 for any that is free"
+        ) from error
+
+
+def _url_of(bound: socket.socket) -> str:
+    address: tuple[str, int] = bound.getsockname()[:2]
+    host, port = _WILDCARDS.get(address[0], address[0]), address[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

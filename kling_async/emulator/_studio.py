@@ -1,0 +1,167 @@
+"""The generations that were accepted, and how far each of them is.
+
+A status is worked out when someone asks, from the time that has passed: nothing
+runs in between. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from http import HTTPStatus
+
+from attrs import define, field, frozen
+
+from kling_async._generation import Status
+from kling_async.emulator._account import Account, price_of
+from kling_async.emulator._naming import file_name_of, new_id
+from kling_async.emulator._plan import Plan, plan_for
+from kling_async.emulator._refusals import Refusal
+from kling_async.emulator._scene import Scene
+
+
+@frozen(kw_only=True)
+class CreateRecord:
+    """A create that was accepted: a generation that a real account would pay for.
+
+    Attributes:
+        generation_id: The id that it was given.
+        model: The model's id.
+        client_request_id: The ``X-Client-Request-Id`` it came with, if it had one
+            that the vendor would keep.
+    """
+
+    generation_id: str
+    model: str
+    client_request_id: str | None
+
+
+@frozen(kw_only=True)
+class Job:
+    """One accepted generation.
+
+    Attributes:
+        record: Which one it is.
+        scene: What its video shows.
+        plan: What becomes of it, and when.
+        price: What it costs if it succeeds, in credits.
+        created_at: When it was accepted, on the event loop's clock.
+    """
+
+    record: CreateRecord
+    scene: Scene
+    plan: Plan
+    price: int
+    created_at: float
+
+    @property
+    def id(self) -> str:
+        """The generation's id."""
+        return self.record.generation_id
+
+    @property
+    def file_name(self) -> str:
+        """The name that its video is served under."""
+        return file_name_of(self.id)
+
+    def status_at(self, now: float) -> Status:
+        """Return its status at a time."""
+        return self.plan.status_at(now - self.created_at)
+
+    def credits_used_at(self, now: float) -> int:
+        """Return what it has cost so far: all of it when completed, else nothing."""
+        return self.price if self.status_at(now) == Status.COMPLETED else 0
+
+
+@define(kw_only=True, eq=False)
+class Studio:
+    """All generations of one emulator.
+
+    Attributes:
+        seed: What chance starts from; the same creates have the same lives.
+        speed: How many times faster than the vendor.
+        failure_rate: The share of generations that fail.
+        account: Who pays.
+    """
+
+    seed: int
+    speed: float
+    failure_rate: float
+    account: Account
+    _jobs: dict[str, Job] = field(factory=dict[str, Job], init=False)
+    _ids_by_file: dict[str, str] = field(factory=dict[str, str], init=False)
+    _unsettled: list[tuple[float, str]] = field(
+        factory=list[tuple[float, str]], init=False
+    )
+
+    @property
+    def creates(self) -> list[CreateRecord]:
+        """What was accepted, in order."""
+        return [job.record for job in self._jobs.values()]
+
+    def accept(
+        self,
+        model: str,
+        scene: Scene,
+        *,
+        now: float,
+        client_request_id: str | None,
+    ) -> Job:
+        """Take a valid create on.
+
+        Raises:
+            Refusal: The credits do not suffice.
+        """
+        self.settle(now)
+        price = price_of(model, scene.length)
+        if not self.account.hold(price):
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                "You've run out of credits. Please top up your balance to continue",
+            )
+        job = self._draw(model, scene, price, now, client_request_id)
+        self._jobs[job.id] = job
+        self._ids_by_file[job.file_name] = job.id
+        heapq.heappush(self._unsettled, (now + job.plan.ends_after, job.id))
+        return job
+
+    def _draw(
+        self,
+        model: str,
+        scene: Scene,
+        price: int,
+        now: float,
+        client_request_id: str | None,
+    ) -> Job:
+        # By its number, so that a life hangs neither on others' nor on the timing.
+        chance = random.Random(f"{self.seed}/{len(self._jobs)}")  # noqa: S311 (no secret)
+        plan = plan_for(
+            model,
+            scene.length,
+            chance=chance,
+            speed=self.speed,
+            failure_rate=self.failure_rate,
+        )
+        generation_id = new_id(model, chance)
+        while generation_id in self._jobs:
+            generation_id = new_id(model, chance)
+        record = CreateRecord(
+            generation_id=generation_id,
+            model=model,
+            client_request_id=client_request_id,
+        )
+        return Job(record=record, scene=scene, plan=plan, price=price, created_at=now)
+
+    def settle(self, now: float) -> None:
+        """Charge what has been completed since, and free what has failed."""
+        while self._unsettled and self._unsettled[0][0] <= now:
+            job = self._jobs[heapq.heappop(self._unsettled)[1]]
+            self.account.settle(job.price, charged=job.plan.error is None)
+
+    def find(self, generation_id: str) -> Job | None:
+        """Return the generation of an id."""
+        return self._jobs.get(generation_id)
+
+    def find_file(self, name: str) -> Job | None:
+        """Return the generation whose video is served under a name."""
+        return self._jobs.get(self._ids_by_file.get(name, ""))

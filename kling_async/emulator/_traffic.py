@@ -1,0 +1,161 @@
+"""What every request has in common: a trace, a record, and an answer come what may.
+
+Wraps the endpoints and knows none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from http import HTTPStatus
+
+from anyio import CancelScope
+from attrs import define, evolve, field, frozen
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kling_async.emulator._naming import new_uuid
+from kling_async.emulator._refusals import error_body
+
+CLIENT_REQUEST_ID = "x-client-request-id"
+_logger = logging.getLogger("kling_async.emulator")
+_KEPT_BY_THE_VENDOR = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_IN_SCOPE = "kling_async.exchange"
+
+
+@frozen(kw_only=True)
+class RequestRecord:
+    """One request that was answered.
+
+    Attributes:
+        method: Its verb.
+        path: Its path, without the query.
+        status: The HTTP status of the answer.
+        model: The model that a create named.
+        generation_id: The generation that it started or asked for.
+        client_request_id: Its ``X-Client-Request-Id``, if the vendor would keep it.
+    """
+
+    method: str
+    path: str
+    status: int
+    model: str | None = None
+    generation_id: str | None = None
+    client_request_id: str | None = None
+
+
+@define(kw_only=True)
+class Exchange:
+    """One request under way: who asks, and what the endpoint found out about it.
+
+    Attributes:
+        request_id: The server's id of it, told in an error's body.
+        record: What will be recorded; the endpoint adds to it.
+    """
+
+    request_id: str
+    record: RequestRecord
+
+    @staticmethod
+    def of(connection: HTTPConnection) -> Exchange:
+        """Return the exchange that a request belongs to."""
+        exchange: Exchange = connection.scope[_IN_SCOPE]
+        return exchange
+
+    def note(
+        self, *, model: str | None = None, generation_id: str | None = None
+    ) -> None:
+        """Add what the endpoint has learned."""
+        self.record = evolve(
+            self.record,
+            model=model or self.record.model,
+            generation_id=generation_id or self.record.generation_id,
+        )
+
+
+@define(eq=False)
+class Traffic:
+    """All requests of one emulator: those answered, and those under way."""
+
+    chance: random.Random
+    records: list[RequestRecord] = field(factory=list[RequestRecord], init=False)
+    _open: set[CancelScope] = field(factory=set[CancelScope], init=False)
+
+    def hang_up(self) -> None:
+        """Give up every request that is under way."""
+        for scope in list(self._open):
+            scope.cancel()
+
+    def begin(self, scope: Scope) -> Exchange:
+        """Open the exchange of a request."""
+        asked = Headers(scope=scope).get(CLIENT_REQUEST_ID, "")
+        record = RequestRecord(
+            method=scope["method"],
+            path=scope["path"],
+            status=0,
+            client_request_id=asked if _KEPT_BY_THE_VENDOR.fullmatch(asked) else None,
+        )
+        exchange = Exchange(request_id=new_uuid(self.chance), record=record)
+        scope[_IN_SCOPE] = exchange
+        return exchange
+
+    async def watch(
+        self, inner: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Pass one request on until it is answered or given up."""
+        with CancelScope() as under_way:
+            self._open.add(under_way)
+            try:
+                await inner(scope, receive, send)
+            finally:
+                self._open.discard(under_way)
+
+
+@define(eq=False)
+class Front:
+    """The ASGI middleware in front of every endpoint."""
+
+    app: ASGIApp
+    traffic: Traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = self.traffic.begin(scope)
+
+        async def send_traced(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._close(exchange, message)
+            await send(message)
+
+        try:
+            await self.traffic.watch(self.app, scope, receive, send_traced)
+        except ClientDisconnect:
+            return
+        except Exception:
+            _logger.exception("the emulator failed at %s", scope["path"])
+            if exchange.record.status:
+                raise
+            await internal_error(exchange)(scope, receive, send_traced)
+
+    def _close(self, exchange: Exchange, message: Message) -> None:
+        record = evolve(exchange.record, status=int(message["status"]))
+        exchange.record = record
+        self.traffic.records.append(record)
+        if record.client_request_id:
+            MutableHeaders(scope=message)[CLIENT_REQUEST_ID] = record.client_request_id
+
+
+def internal_error(exchange: Exchange) -> JSONResponse:
+    """Answer as the vendor does when it has failed itself."""
+    body = error_body(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        message="Internal server error",
+        path=exchange.record.path,
+        request_id=exchange.request_id,
+    )
+    return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,0 +1,59 @@
+"""Which Kling models there are, and what each takes.
+
+`models.get("klingai/v2-master-image-to-video").required` tells what a model
+asks for; `models.list(field="tail_image_url")` which ones take a last frame.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+from kling_async._catalogue import KINDS, MODELS, Kind, Model, nearest_model
+from kling_async._errors import InvalidRequestError, Problem
+from kling_async._fields import Field, did_you_mean, shown
+
+__all__ = ["KINDS", "Field", "Kind", "Model", "get", "list"]
+
+
+def list(  # noqa: A001 (reads as `models.list`)
+    kind: Kind | None = None, *, field: str | None = None
+) -> builtins.list[Model]:
+    """Give the models, all of them or those that fit.
+
+    Args:
+        kind: Only models of this kind, one of `KINDS`.
+        field: Only models that take this field.
+
+    Raises:
+        InvalidRequestError: There is no such kind.
+    """
+    if kind is not None and kind not in KINDS:
+        allowed = ", ".join(KINDS)
+        hint = did_you_mean(kind, KINDS)
+        raise InvalidRequestError([Problem("kind", shown(kind), allowed, hint)])
+    return [
+        model
+        for model in MODELS.values()
+        if kind in (None, model.kind) and (field is None or field in model.fields)
+    ]
+
+
+def get(model_id: str) -> Model:
+    """Give one model by its id.
+
+    Raises:
+        InvalidRequestError: This version knows no such model; the nearest id
+            is told.
+    """
+    if model_id in MODELS:
+        return MODELS[model_id]
+    near = nearest_model(model_id)
+    hint = f"Did you mean {near!r}?" if near else "`kling-async models` lists them."
+    problem = Problem("model", shown(model_id), "the id of a known model", hint)
+    raise InvalidRequestError([problem])
+
+
+for _public in (Field, Model):
+    # Tracebacks and the docs are to show the names that users import.
+    _public.__module__ = __name__
+del _public

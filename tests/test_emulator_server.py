@@ -1,0 +1,342 @@
+"""The emulator on a socket: it starts, serves many, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+import kling_async
+from kling_async import ConfigurationError
+from kling_async.emulator import Emulator
+
+PATH = "/v2/video/generations"
+AT_ONCE = 1e9
+KEY = "Authorization: Bearer some-key"
+TEXT = {
+    "model": "klingai/video-v3-pro-text-to-video",
+    "prompt": "A cat looks out of the window.",
+    "duration": 3,
+}
+
+
+def client_of(emulator: Emulator) -> httpx.AsyncClient:
+    """Give a client of a running emulator."""
+    return httpx.AsyncClient(
+        base_url=emulator.base_url,
+        headers={"Authorization": "Bearer some-key"},
+        trust_env=False,
+    )
+
+
+async def create(client: httpx.AsyncClient, prompt: str = "A cat") -> str:
+    """Create, and return the id."""
+    answer = await client.post(PATH, json={**TEXT, "prompt": prompt})
+    generation_id: str = answer.json()["id"]
+    return generation_id
+
+
+async def poll(client: httpx.AsyncClient, generation_id: str) -> dict[str, str]:
+    """Ask for a generation."""
+    answer = await client.get(PATH, params={"generation_id": generation_id})
+    body: dict[str, str] = answer.json()
+    return body
+
+
+def is_open(url: str) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", httpx.URL(url).port or 0)) == 0
+
+
+def names_in(folder: Path) -> list[str]:
+    """Give what lies in a folder."""
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_it_serves_from_a_free_port() -> None:
+    """Inside the block the API answers; after it nothing listens there."""
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
+        url = emulator.base_url
+        async with client_of(emulator) as client:
+            body = await poll(client, await create(client))
+            video: httpx.Response = await client.get(body["video"]["url"])  # type: ignore[index]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    assert body["status"] == "completed"
+    assert video.content[4:8] == b"ftyp"
+    assert not is_open(url)
+
+
+async def test_many_at_once() -> None:
+    """Twenty creates and polls side by side: twenty generations, one video each."""
+    finished: list[dict[str, str]] = []
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
+        async with client_of(emulator) as client, anyio.create_task_group() as tasks:
+
+            async def generate(number: int) -> None:
+                generation_id = await create(client, f"Scene {number % 5}")
+                finished.append(await poll(client, generation_id))
+
+            for number in range(20):
+                tasks.start_soon(generate, number)
+        rendered = emulator.videos_rendered
+    assert {it["status"] for it in finished} == {"completed"}
+    assert len({it["id"] for it in finished}) == 20
+    assert len(emulator.creates) == 20
+    assert rendered == 5
+
+
+async def test_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No task, no listening socket, no file."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
+        async with client_of(emulator) as client:
+            await poll(client, await create(client))
+        assert names_in(tmp_path) != []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert names_in(tmp_path) == []
+
+
+UNFINISHED = {
+    "idle": f"GET {PATH} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n\r\n",
+    "half a head": f"GET {PATH} HTTP/1.1\r\nHo",
+    "half a body": f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
+    "Content-Length: 100\r\n\r\n{",
+    # More than all buffers on the way hold, and nobody reads it.
+    "unread download": "GET /files/{name}.mp4 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
+async def test_it_stops_whatever_its_clients_do(
+    sent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An idle connection, half a request or an unread answer do not hold it up."""
+    caplog.set_level(logging.WARNING)
+    with anyio.fail_after(20):
+        async with Emulator(speed=AT_ONCE, size=128) as emulator:
+            async with client_of(emulator) as client:
+                generation_id = await create(client)
+                await poll(client, generation_id)
+            port = httpx.URL(emulator.base_url).port
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(sent.replace("{name}", generation_id).encode())
+            await anyio.wait_all_tasks_blocked()
+    writer.transport.abort()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert caplog.records == []
+
+
+async def test_it_stops_in_the_middle_of_a_rendering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A long rendering is given up, and its thread with it."""
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with Emulator(speed=AT_ONCE, size=4096) as emulator:
+        client = client_of(emulator)
+        asking = asyncio.create_task(poll(client, await create(client)))
+        while not names_in(tmp_path):
+            await anyio.lowlevel.checkpoint()
+    with pytest.raises(httpx.TransportError):
+        await asking
+    await client.aclose()
+    assert emulator.videos_rendered == 0
+    assert names_in(tmp_path) == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert caplog.records == []
+
+
+async def test_an_error_of_the_body_comes_through_as_it_is() -> None:
+    """No group around it, and nothing listens afterwards."""
+    urls: list[str] = []
+
+    async def run() -> None:
+        async with Emulator() as emulator:
+            urls.append(emulator.base_url)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run()
+    assert not is_open(urls[0])
+
+
+@pytest.mark.parametrize("by_scope", [False, True])
+async def test_a_cancelled_body_stops_it_too(*, by_scope: bool) -> None:
+    """By asyncio's way or anyio's, the server is gone when the block is left."""
+    urls: list[str] = []
+    started = anyio.Event()
+
+    async def run() -> None:
+        async with Emulator() as emulator:
+            urls.append(emulator.base_url)
+            started.set()
+            await anyio.sleep_forever()
+
+    if by_scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+    else:
+        task = asyncio.create_task(run())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not is_open(urls[0])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_it_can_be_entered_and_left_in_different_tasks() -> None:
+    """As the fixtures of a test framework do."""
+    emulator = Emulator()
+    await asyncio.create_task(emulator.__aenter__())
+    url = emulator.base_url
+    assert is_open(url)
+    await asyncio.create_task(emulator.__aexit__(None, None, None))
+    assert not is_open(url)
+
+
+async def test_it_can_be_started_again() -> None:
+    """Generations stay, and their videos are rendered anew."""
+    emulator = Emulator(speed=AT_ONCE, size=64)
+    async with emulator, client_of(emulator) as client:
+        generation_id = await create(client)
+        first = await poll(client, generation_id)
+    async with emulator, client_of(emulator) as client:
+        again = await poll(client, generation_id)
+    assert (first["id"], first["status"]) == (again["id"], again["status"])
+    assert len(emulator.creates) == 1
+
+
+async def test_it_cannot_listen_twice_at_once() -> None:
+    """One emulator has one address."""
+    async with Emulator() as emulator:
+        url = emulator.base_url
+        with pytest.raises(ConfigurationError, match="listening already"):
+            await emulator.__aenter__()
+        assert emulator.base_url == url
+
+
+async def test_a_taken_port_is_told() -> None:
+    """The error names the address and what to do; its cause is the system's."""
+    async with Emulator() as emulator:
+        port = httpx.URL(emulator.base_url).port or 0
+        with pytest.raises(ConfigurationError, match=f"port {port}.*or 0") as caught:
+            await Emulator(port=port).__aenter__()
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_port_of_ones_own_choice() -> None:
+    """It listens where it is told to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    async with Emulator(port=port) as emulator:
+        assert emulator.base_url == f"http://127.0.0.1:{port}"
+
+
+async def test_all_interfaces_are_reached_by_the_loopback() -> None:
+    """The wildcard is no address that a client could use."""
+    async with Emulator(host="0.0.0.0") as emulator, client_of(emulator) as client:
+        assert httpx.URL(emulator.base_url).host == "127.0.0.1"
+        assert (await client.get("/")).status_code == 404
+
+
+@pytest.mark.parametrize("was_started", [False, True])
+async def test_it_has_no_address_while_it_does_not_listen(*, was_started: bool) -> None:
+    """The error says how to make it listen."""
+    emulator = Emulator()
+    if was_started:
+        async with emulator:
+            pass
+    with pytest.raises(ConfigurationError, match="async with"):
+        assert emulator.base_url
+
+
+async def test_signals_and_logging_stay_with_their_owner() -> None:
+    """Neither Ctrl-C nor another uvicorn in the process notices it."""
+
+    def state() -> list[object]:
+        loggers = map(logging.getLogger, ("uvicorn", "uvicorn.access", "uvicorn.error"))
+        facts = [(it.level, it.propagate, list(it.handlers)) for it in loggers]
+        return [*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)), facts]
+
+    before = state()
+    async with Emulator():
+        assert state() == before
+    assert state() == before
+
+
+def test_a_server_on_trio_is_refused() -> None:
+    """The error names the way that works there."""
+
+    async def start() -> None:
+        await Emulator().__aenter__()
+
+    with pytest.raises(ConfigurationError, match="ASGITransport"):
+        anyio.run(start, backend="trio")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("speed", 0),
+        ("speed", -1),
+        ("speed", float("inf")),
+        ("speed", float("nan")),
+        ("speed", "60"),
+        ("speed", True),
+        ("credits", -1),
+        ("failure_rate", -0.1),
+        ("failure_rate", 1.1),
+        ("port", -1),
+        ("port", 65536),
+        ("port", 80.0),
+        ("size", 63),
+        ("size", 4097),
+        ("size", 320.5),
+        ("api_keys", "secret"),
+        ("api_keys", [""]),
+        ("api_keys", [1]),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(name: str, value: object) -> None:
+    """The error names the setting."""
+    with pytest.raises(ConfigurationError, match=f"^{name} is .*; it must be"):
+        Emulator(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_refused_key_is_not_shown() -> None:
+    """A key in the wrong place is a secret all the same."""
+    with pytest.raises(ConfigurationError) as caught:
+        Emulator(api_keys="secret")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["av", "PIL", "starlette", "uvicorn"])
+def test_without_its_extra_it_says_what_to_install(missing: str) -> None:
+    """The import fails with the command that helps."""
+    code = f"import sys; sys.modules[{missing!r}] = None; import kling_async.emulator"
+    folder = Path(kling_async.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 'pip install "kling_async[emulator]"' in done.stderr.splitlines()[-1]
+    assert missing in done.stderr.splitlines()[-1]
