@@ -1,0 +1,24 @@
+"""How Sphinx builds the documentation."""
+
+from __future__ import annotations
+
+from kling_async import __version__
+
+project = "kling_async"
+author = "The kling_async authors"
+release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"kling_async {release}"
+html_static_path = ["_static"]
+
+# `name` in a docstring is a reference, as the docstrings are written.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_class_signature = "separated"
+autoclass_content = "class"
+napoleon_use_ivar = True
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
