@@ -68,7 +68,7 @@ async def test_a_create_is_answered_with_an_id(path: str, status: int) -> None:
     }
     assert answer.headers["x-inference-id"] == body["id"]
     assert answer.headers["x-aimlapi-credits-used"] == "0"
-    assert answer.headers["x-aimlapi-usd-spent"] == "0"
+    assert answer.headers["x-aimlapi-usd-spent"] == "0.000000000"
 
 
 @PATHS
@@ -102,7 +102,7 @@ async def test_a_completed_generation_tells_video_and_cost() -> None:
         "meta": {"usage": {"credits_used": MASTER_PRICE, "usd_spent": 1.4}},
     }
     assert answer.headers["x-aimlapi-credits-used"] == str(MASTER_PRICE)
-    assert answer.headers["x-aimlapi-usd-spent"] == "1.4"
+    assert answer.headers["x-aimlapi-usd-spent"] == "1.400000000"
 
 
 async def test_a_failed_generation_tells_why_and_costs_nothing() -> None:

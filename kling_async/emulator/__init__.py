@@ -11,7 +11,7 @@ from __future__ import annotations
 
 try:
     from kling_async.emulator._emulator import Emulator
-    from kling_async.emulator._studio import CreateRecord
+    from kling_async.emulator._studio import ChargeRecord, CreateRecord
     from kling_async.emulator._traffic import RequestRecord
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {
@@ -27,9 +27,9 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["CreateRecord", "Emulator", "RequestRecord"]
+__all__ = ["ChargeRecord", "CreateRecord", "Emulator", "RequestRecord"]
 
 # Tracebacks and the docs are to show the names that users import.
-for _public in (CreateRecord, Emulator, RequestRecord):
+for _public in (ChargeRecord, CreateRecord, Emulator, RequestRecord):
     _public.__module__ = __name__
 del _public

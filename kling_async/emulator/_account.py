@@ -1,68 +1,203 @@
-"""What a video costs here, and whether the account can pay for it.
+"""The account over HTTP: balance, ledger and request log, as the vendor shows them.
 
-Credits only: nothing is known of generations, keys or time.
+Reads only; what moves the balance is decided elsewhere.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from itertools import islice
+
 from attrs import define, field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-CREDITS_PER_USD = 2_000_000
+from kling_async.emulator._clock import Clock, timestamp
+from kling_async.emulator._ledger import Entry
+from kling_async.emulator._limits import Window
+from kling_async.emulator._log import FAILED, SUCCEEDED, RequestLog, Row
+from kling_async.emulator._pricing import usd
+from kling_async.emulator._query import Query
+from kling_async.emulator._refusals import Refusal
+from kling_async.emulator._studio import Studio
 
-# USD for a second of video; the first part that an id contains decides. The
-# vendor's texts name no prices: these are of the right order, no more.
-_USD_PER_SECOND: tuple[tuple[str, float], ...] = (
-    ("master", 0.28),
-    ("effects", 0.07),
-    ("avatar-pro", 0.12),
-    ("avatar", 0.06),
-    ("motion-control", 0.12),
-    ("o1", 0.12),
-    ("v3-omni-1080p", 0.17),
-    ("v3-omni-720p", 0.13),
-    ("v3-turbo-pro", 0.11),
-    ("v3-standard-turbo", 0.08),
-    ("v3-pro", 0.17),
-    ("v3", 0.13),
-    ("v2-6", 0.14),
-    ("v2.5", 0.07),
-    ("pro", 0.09),
-    ("", 0.05),
+_PAGE, _LARGEST_PAGE, _LARGEST_OFFSET = 50, 100, 10**9
+_HOUR, _DAY = 3600, 86_400
+_LONGEST_PERIOD = 92 * _DAY
+_PERIOD = re.compile(r"([1-9][0-9]{0,5})([hd])")
+_DIRECTIONS = ("TOPUP", "CHARGE")
+_TYPES = (
+    "PAYMENT",
+    "BONUS",
+    "REFUND",
+    "ADJUSTMENT",
+    "MODEL_USAGE",
+    "CREDITS_EXPIRED",
+    "INIT",
 )
+_LEDGER_PARAMETERS = ("from", "to", "direction", "type", "limit", "cursor")
+_NO_TOKENS = {"input": 0, "output": 0, "total": 0}
 
 
-def price_of(model: str, length: int) -> int:
-    """Return what a video of so many seconds costs, in credits."""
-    rate = next(rate for part, rate in _USD_PER_SECOND if part in model)
-    return round(rate * length * CREDITS_PER_USD)
-
-
-def usd(credits_: float) -> float:
-    """Turn credits into USD."""
-    return round(credits_ / CREDITS_PER_USD, 6)
-
-
-@define
-class Account:
-    """One account's credits; those of unfinished work are held back.
+@define(kw_only=True, eq=False)
+class AccountPages:
+    """The endpoints that tell of money and of what was asked.
 
     Attributes:
-        balance: The credits that are not spent.
-        held: Those of them that unfinished generations will need.
+        studio: The generations and the account that pays for them.
+        log: The rows.
+        clock: What time it is.
+        log_requests: How often the log may be asked for.
     """
 
-    balance: float
-    held: float = field(default=0, init=False)
+    studio: Studio
+    log: RequestLog
+    clock: Clock
+    log_requests: Window = field(factory=lambda: Window(200, 60))
 
-    def hold(self, price: float) -> bool:
-        """Set credits aside, or say that there are too few."""
-        if self.balance - self.held < price:
-            return False
-        self.held += price
-        return True
+    async def balance(self, _: Request) -> Response:
+        """Tell the balance, in USD."""
+        self.studio.settle(self.clock.now())
+        balance = usd(self.studio.account.balance)
+        return JSONResponse({"current_balance": balance, "currency": "USD"})
 
-    def settle(self, price: float, *, charged: bool) -> None:
-        """Spend what was set aside, or free it."""
-        self.held -= price
-        if charged:
-            self.balance -= price
+    async def transactions(self, request: Request) -> Response:
+        """Tell the movements of the balance, newest first, page by page."""
+        self.studio.settle(self.clock.now())
+        query = Query(request.query_params)
+        query.take_only(_LEDGER_PARAMETERS)
+        limit = query.whole("limit", 1, _LARGEST_PAGE, _PAGE)
+        entries = self.studio.account.entries
+        newest = _read_cursor(query, len(entries))
+        fits = _ledger_filter(query)
+        query.check()
+        fitting = (it for it in range(newest, 0, -1) if fits(entries[it - 1]))
+        page = list(islice(fitting, limit))
+        more = next(fitting, None)
+        next_cursor = None if more is None else _cursor_at(more)
+        return JSONResponse(
+            {
+                "data": [_shown_entry(entries[number - 1]) for number in page],
+                "pagination": {
+                    "next_cursor": next_cursor,
+                    "has_more": more is not None,
+                },
+            }
+        )
+
+    async def logs(self, request: Request) -> Response:
+        """Tell what was asked of models, newest first, page by page."""
+        now = self.clock.now()
+        if early := self.log_requests.wait_of(now):
+            raise Refusal.too_many("Too many requests", early)
+        query = Query(request.query_params)
+        start, end = _period(query, now)
+        limit = query.whole("limit", 1, _LARGEST_PAGE, _PAGE)
+        offset = query.whole("offset", 0, _LARGEST_OFFSET, 0)
+        statuses = query.choices("status", (SUCCEEDED, FAILED))
+        query.check()
+        models = query.params.getlist("model")
+        found = list(
+            self.log.between(start, end, now=now, models=models, statuses=statuses)
+        )
+        page = found[offset : offset + limit]
+        pagination = {
+            "limit": limit,
+            "offset": offset,
+            "total": len(found),
+            "has_more": offset + limit < len(found),
+        }
+        rows = [_shown_row(row, now) for row in page]
+        return JSONResponse({"data": rows, "pagination": pagination})
+
+
+def _period(query: Query, now: float) -> tuple[float, float]:
+    """Read the time that is asked for: a period up to now, or a start and an end."""
+    start, end = query.moment("start"), query.moment("end")
+    bounds = {"start", "end"} & query.params.keys()
+    text = query.params.get("period")
+    if text is not None and not bounds:
+        found = _PERIOD.fullmatch(text)
+        seconds = int(found[1]) * (_HOUR if found[2] == "h" else _DAY) if found else 0
+        if not 0 < seconds <= _LONGEST_PERIOD:
+            query.object_to("period", "hours or days such as 24h or 7d, at most 92d")
+        return now - seconds, now
+    if text is not None or len(bounds) != 2:  # noqa: PLR2004 (the two of them)
+        query.object_to("period", "either period, or both start and end")
+    elif start is not None and end is not None:
+        if not 0 <= end - start <= _LONGEST_PERIOD:
+            query.object_to("end", "a time after start, at most 92 days")
+        return start, end
+    return now, now
+
+
+def _ledger_filter(query: Query) -> Callable[[Entry], bool]:
+    start, end = query.moment("from"), query.moment("to")
+    if start is not None and end is not None and end <= start:
+        query.object_to("to", "a time after from")
+    directions = query.choices("direction", _DIRECTIONS) or _DIRECTIONS
+    types = query.choices("type", _TYPES) or _TYPES
+
+    def fits(entry: Entry) -> bool:
+        return (
+            (start is None or start <= entry.at)
+            and (end is None or entry.at < end)
+            and entry.direction in directions
+            and entry.type in types
+        )
+
+    return fits
+
+
+def _cursor_at(number: int) -> str:
+    text = json.dumps({"v": 1, "n": number}, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(query: Query, newest: int) -> int:
+    """Return the number of the entry that a page begins with, counted from 1."""
+    text = query.params.get("cursor")
+    if text is None:
+        return newest
+    try:
+        padded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        number: object = json.loads(padded)["n"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        number = None
+    if isinstance(number, int) and 0 < number <= newest and _cursor_at(number) == text:
+        return number
+    query.object_to("cursor", "a next_cursor, in the very form it was issued")
+    return 0
+
+
+def _amount(credits_: float) -> dict[str, float]:
+    return {"usd": usd(credits_), "credits": math.floor(credits_)}
+
+
+def _shown_entry(entry: Entry) -> Mapping[str, object]:
+    return {
+        "created_at": timestamp(entry.at),
+        "direction": entry.direction,
+        "type": entry.type,
+        "amount": _amount(entry.credits),
+        "model": entry.model,
+        "reference_id": entry.reference_id,
+    }
+
+
+def _shown_row(row: Row, now: float) -> Mapping[str, object]:
+    return {
+        "created": timestamp(row.at),
+        "status": row.status_at(now),
+        "origin": "api",
+        "model": row.model,
+        "cost": _amount(row.credits_at(now)),
+        "tokens": _NO_TOKENS,
+        "request_id": row.request_id,
+        "inference_id": row.inference_id,
+        "client_request_id": row.client_request_id,
+    }

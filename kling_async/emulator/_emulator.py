@@ -5,6 +5,7 @@ Holds no logic of its own but the check of what it is given.
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Collection, Sequence
@@ -14,11 +15,16 @@ from typing import Self
 from starlette.types import ASGIApp
 
 from kling_async._errors import ConfigurationError
-from kling_async.emulator._account import Account
-from kling_async.emulator._app import Endpoints, build_app
+from kling_async.emulator._account import AccountPages
+from kling_async.emulator._app import build_app
+from kling_async.emulator._clock import Clock
+from kling_async.emulator._generations import Generations
+from kling_async.emulator._ledger import Account
 from kling_async.emulator._listener import Listener
+from kling_async.emulator._log import RequestLog
+from kling_async.emulator._models import ModelPages
 from kling_async.emulator._shelf import Shelf
-from kling_async.emulator._studio import CreateRecord, Studio
+from kling_async.emulator._studio import ChargeRecord, CreateRecord, Studio
 from kling_async.emulator._traffic import RequestRecord, Traffic
 
 _PLENTY_OF_CREDITS = 2e12  # a million USD
@@ -56,6 +62,9 @@ class Emulator:
         credits: What the account starts with; 2,000,000 are 1 USD. A create that
             the rest cannot pay for is refused; a failed generation costs nothing.
         failure_rate: The share of generations that end with ``error``, 0 to 1.
+        log_delay: How many seconds a create takes to appear in the request log,
+            ``GET /v2/logs``; infinite for never. Not divided by `speed`.
+        request_log: Whether there is a request log; without one its path is a 404.
         size: The videos' longer side in pixels, 64 to 4096. Five seconds take
             about 0.2 s of CPU time at 320, 2 s at 1280.
 
@@ -73,6 +82,8 @@ class Emulator:
         api_keys: Collection[str] | None = None,
         credits: float = _PLENTY_OF_CREDITS,  # noqa: A002 (the API's own word)
         failure_rate: float = 0.0,
+        log_delay: float = 0.0,
+        request_log: bool = True,
         size: int = 320,
     ) -> None:
         _check("speed", speed, "finite, above 0", fits=_is_number(speed, _LEAST))
@@ -81,24 +92,41 @@ class Emulator:
         _check("failure_rate", failure_rate, "from 0 to 1", fits=is_rate)
         _check("port", port, "0 to 65535", fits=_is_whole(port, 0, _LAST_PORT))
         _check("size", size, "64 to 4096 (pixels)", fits=_is_whole(size, *_SIZES))
+        is_delay = _is_number(log_delay, 0, math.inf)
+        _check("log_delay", log_delay, "at least 0 (seconds)", fits=is_delay)
         are_keys = _are_keys(api_keys)
         _check("api_keys", "***", "texts in a collection, or None", fits=are_keys)
         self._host, self._port = host, port
         self._listener: Listener | None = None
         self._shelf = Shelf(size)
         self._traffic = Traffic(random.Random(f"{seed}/requests"))  # noqa: S311 (no secret)
+        self._clock = Clock()
         self._studio = Studio(
             seed=seed,
             speed=speed,
             failure_rate=failure_rate,
-            account=Account(credits),
+            account=Account.opened(credits, at=self._clock.now()),
         )
-        endpoints = Endpoints(
-            studio=self._studio,
-            shelf=self._shelf,
+        self._app = self._build(RequestLog(log_delay), api_keys, has_log=request_log)
+
+    def _build(
+        self, log: RequestLog, api_keys: Collection[str] | None, *, has_log: bool
+    ) -> ASGIApp:
+        studio, clock = self._studio, self._clock
+        return build_app(
+            traffic=self._traffic,
             api_keys=None if api_keys is None else frozenset(api_keys),
+            generations=Generations(
+                studio=studio,
+                shelf=self._shelf,
+                log=log,
+                clock=clock,
+                traffic=self._traffic,
+            ),
+            account=AccountPages(studio=studio, log=log, clock=clock),
+            models=ModelPages(studio=studio, clock=clock),
+            has_log=has_log,
         )
-        self._app = build_app(endpoints, self._traffic)
 
     @property
     def app(self) -> ASGIApp:
@@ -127,6 +155,18 @@ class Emulator:
     def creates(self) -> Sequence[CreateRecord]:
         """Every create that was accepted, in order: what the vendor would bill."""
         return self._studio.creates
+
+    @property
+    def charges(self) -> Sequence[ChargeRecord]:
+        """Every generation that was completed and paid for by now, in order."""
+        self._studio.settle(self._clock.now())
+        return self._studio.charges
+
+    @property
+    def balance(self) -> float:
+        """The credits that are not spent by now; 2,000,000 are 1 USD."""
+        self._studio.settle(self._clock.now())
+        return self._studio.account.balance
 
     @property
     def videos_rendered(self) -> int:

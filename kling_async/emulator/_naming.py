@@ -23,8 +23,13 @@ _TIER = re.compile(r"-(standard|pro|master)-")
 def new_id(model: str, chance: random.Random) -> str:
     """Make the id of a generation by a model."""
     if _NEWER.match(model):
-        return "".join(chance.choices(_TOKEN_ALPHABET, k=_TOKEN_LENGTH))
+        return new_token(chance)
     return f"{new_uuid(chance)}:{_route_of(model)}"
+
+
+def new_token(chance: random.Random) -> str:
+    """Make a random id of the short form that a seed can repeat."""
+    return "".join(chance.choices(_TOKEN_ALPHABET, k=_TOKEN_LENGTH))
 
 
 def new_uuid(chance: random.Random) -> str:

@@ -5,12 +5,14 @@ Says nothing of when to refuse.
 
 from __future__ import annotations
 
-import datetime as dt
+import math
+import time
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Self
 
 from kling_async._errors import Problem
+from kling_async.emulator._clock import timestamp
 
 
 class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
@@ -42,16 +44,21 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
         message = "\n".join((f"{part} validation error", *lines))
         return cls(HTTPStatus.BAD_REQUEST, message)
 
+    @classmethod
+    def too_many(cls, message: str, seconds: float) -> Self:
+        """Refuse a request that comes so many seconds too early."""
+        headers = {"retry-after": str(max(1, math.ceil(seconds)))}
+        return cls(HTTPStatus.TOO_MANY_REQUESTS, message, headers)
+
 
 def error_body(
     *, status: int, message: str, path: str, request_id: str
 ) -> dict[str, object]:
     """Return the vendor's error body, stamped with the time of day."""
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
     return {
         "message": message,
         "path": path,
         "requestId": request_id,
         "statusCode": status,
-        "timestamp": now.replace("+00:00", "Z"),
+        "timestamp": timestamp(time.time()),
     }

@@ -13,9 +13,10 @@ from http import HTTPStatus
 from attrs import define, field, frozen
 
 from kling_async._generation import Status
-from kling_async.emulator._account import Account, price_of
+from kling_async.emulator._ledger import Account
 from kling_async.emulator._naming import file_name_of, new_id
 from kling_async.emulator._plan import Plan, plan_for
+from kling_async.emulator._pricing import usd
 from kling_async.emulator._refusals import Refusal
 from kling_async.emulator._scene import Scene
 
@@ -37,6 +38,25 @@ class CreateRecord:
 
 
 @frozen(kw_only=True)
+class ChargeRecord:
+    """A generation that was completed and paid for.
+
+    Attributes:
+        generation_id: Its id.
+        model: The model's id.
+        client_request_id: The ``X-Client-Request-Id`` of its create, if any.
+        credits: What it cost.
+        usd: The same in USD.
+    """
+
+    generation_id: str
+    model: str
+    client_request_id: str | None
+    credits: int
+    usd: float
+
+
+@frozen(kw_only=True)
 class Job:
     """One accepted generation.
 
@@ -45,7 +65,7 @@ class Job:
         scene: What its video shows.
         plan: What becomes of it, and when.
         price: What it costs if it succeeds, in credits.
-        created_at: When it was accepted, on the event loop's clock.
+        created_at: When it was accepted, in seconds since 1970.
     """
 
     record: CreateRecord
@@ -63,6 +83,11 @@ class Job:
     def file_name(self) -> str:
         """The name that its video is served under."""
         return file_name_of(self.id)
+
+    @property
+    def ends_at(self) -> float:
+        """When it is completed, or fails."""
+        return self.created_at + self.plan.ends_after
 
     def status_at(self, now: float) -> Status:
         """Return its status at a time."""
@@ -82,12 +107,14 @@ class Studio:
         speed: How many times faster than the vendor.
         failure_rate: The share of generations that fail.
         account: Who pays.
+        ended: The generations that are over and settled, in the order they ended.
     """
 
     seed: int
     speed: float
     failure_rate: float
     account: Account
+    ended: list[Job] = field(factory=list[Job], init=False)
     _jobs: dict[str, Job] = field(factory=dict[str, Job], init=False)
     _ids_by_file: dict[str, str] = field(factory=dict[str, str], init=False)
     _unsettled: list[tuple[float, str]] = field(
@@ -99,11 +126,27 @@ class Studio:
         """What was accepted, in order."""
         return [job.record for job in self._jobs.values()]
 
+    @property
+    def charges(self) -> list[ChargeRecord]:
+        """What was completed and paid for so far, in order."""
+        return [
+            ChargeRecord(
+                generation_id=job.id,
+                model=job.record.model,
+                client_request_id=job.record.client_request_id,
+                credits=job.price,
+                usd=usd(job.price),
+            )
+            for job in self.ended
+            if job.plan.error is None
+        ]
+
     def accept(
         self,
         model: str,
         scene: Scene,
         *,
+        price: int,
         now: float,
         client_request_id: str | None,
     ) -> Job:
@@ -113,7 +156,6 @@ class Studio:
             Refusal: The credits do not suffice.
         """
         self.settle(now)
-        price = price_of(model, scene.length)
         if not self.account.hold(price):
             raise Refusal(
                 HTTPStatus.FORBIDDEN,
@@ -122,7 +164,7 @@ class Studio:
         job = self._draw(model, scene, price, now, client_request_id)
         self._jobs[job.id] = job
         self._ids_by_file[job.file_name] = job.id
-        heapq.heappush(self._unsettled, (now + job.plan.ends_after, job.id))
+        heapq.heappush(self._unsettled, (job.ends_at, job.id))
         return job
 
     def _draw(
@@ -156,7 +198,13 @@ class Studio:
         """Charge what has been completed since, and free what has failed."""
         while self._unsettled and self._unsettled[0][0] <= now:
             job = self._jobs[heapq.heappop(self._unsettled)[1]]
-            self.account.settle(job.price, charged=job.plan.error is None)
+            self.ended.append(job)
+            if job.plan.error is not None:
+                self.account.release(job.price)
+                continue
+            self.account.charge(
+                job.price, at=job.ends_at, model=job.record.model, reference_id=job.id
+            )
 
     def find(self, generation_id: str) -> Job | None:
         """Return the generation of an id."""

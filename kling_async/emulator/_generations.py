@@ -1,0 +1,178 @@
+"""Creates, polls and files over HTTP.
+
+Turns requests into calls of the studio and back; decides nothing about
+generations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import cast
+
+from attrs import define
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from kling_async._catalogue import MODELS, problems_in
+from kling_async._errors import Problem
+from kling_async._fields import shown
+from kling_async._generation import Status
+from kling_async.emulator._clock import Clock
+from kling_async.emulator._log import RequestLog, Row
+from kling_async.emulator._naming import is_well_formed, new_token
+from kling_async.emulator._pricing import price_of, usd
+from kling_async.emulator._refusals import Refusal
+from kling_async.emulator._scene import scene_of
+from kling_async.emulator._shelf import Shelf
+from kling_async.emulator._studio import Job, Studio
+from kling_async.emulator._traffic import Exchange, Traffic
+
+# Each path of creates and polls, with the status that a create has there.
+PATHS: Mapping[str, HTTPStatus] = {
+    "/v2/video/generations": HTTPStatus.OK,
+    "/v2/generate/video/kling/generation": HTTPStatus.CREATED,
+}
+
+
+@define(kw_only=True, eq=False)
+class Generations:
+    """The endpoints of generations and their videos.
+
+    Attributes:
+        studio: The generations.
+        shelf: Their videos.
+        log: Where creates are noted.
+        clock: What time it is.
+        traffic: Where chance for ids comes from.
+    """
+
+    studio: Studio
+    shelf: Shelf
+    log: RequestLog
+    clock: Clock
+    traffic: Traffic
+
+    async def generations(self, request: Request) -> Response:
+        """Create a generation, or tell of one."""
+        if request.method == "POST":
+            return await self._create(request)
+        return await self._poll(request)
+
+    async def file(self, request: Request) -> Response:
+        """Serve a finished video to anyone, as a content network does."""
+        job = self.studio.find_file(request.path_params["name"])
+        if job is None or job.status_at(self.clock.now()) != Status.COMPLETED:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        Exchange.of(request).note(generation_id=job.id)
+        path = await self.shelf.video_of(job.scene)
+        return FileResponse(path, media_type="video/mp4")
+
+    async def _create(self, request: Request) -> Response:
+        exchange = Exchange.of(request)
+        try:
+            body = await _object_in(request)
+            model = body.get("model")
+            exchange.note(model=model if isinstance(model, str) else None)
+            if problems := _problems(model, body):
+                raise Refusal.over(problems)
+            job = await self._accept(str(model), body, exchange)
+        except Refusal:
+            self._note(exchange, None)
+            raise
+        exchange.note(generation_id=job.id)
+        self._note(exchange, job)
+        http_status = PATHS[request.url.path]
+        return await self._tell(job, request, http_status, now=job.created_at)
+
+    async def _accept(
+        self, model: str, body: Mapping[str, object], exchange: Exchange
+    ) -> Job:
+        scene = await self.shelf.finish(scene_of(body, self.shelf.size))
+        return self.studio.accept(
+            model,
+            scene,
+            price=price_of(model, body, scene.length),
+            now=self.clock.now(),
+            client_request_id=exchange.record.client_request_id,
+        )
+
+    def _note(self, exchange: Exchange, job: Job | None) -> None:
+        """Write a create into the vendor's log, if it got as far as a model."""
+        record = exchange.record
+        if record.model is None:
+            return
+        row = Row(
+            at=job.created_at if job else self.clock.now(),
+            model=record.model,
+            request_id=exchange.request_id,
+            inference_id=job.id if job else new_token(self.traffic.chance),
+            client_request_id=record.client_request_id,
+            job=job,
+        )
+        self.log.rows.append(row)
+
+    async def _poll(self, request: Request) -> Response:
+        generation_id = request.query_params.get("generation_id", "")
+        if not generation_id:
+            problem = Problem("generation_id", "nothing", "a generation's id")
+            raise Refusal.over([problem], part="Query")
+        Exchange.of(request).note(generation_id=generation_id)
+        job = self.studio.find(generation_id)
+        if job is not None:
+            now = self.clock.now()
+            self.studio.settle(now)
+            return await self._tell(job, request, HTTPStatus.OK, now=now)
+        traced = is_well_formed(generation_id)
+        headers = {"x-inference-id": generation_id} if traced else {}
+        raise Refusal(HTTPStatus.NOT_FOUND, "Generation is not found", headers)
+
+    async def _tell(
+        self, job: Job, request: Request, http_status: HTTPStatus, *, now: float
+    ) -> Response:
+        status, spent = job.status_at(now), job.credits_used_at(now)
+        done = status == Status.COMPLETED
+        error = job.plan.error if status == Status.ERROR else None
+        usage = {"credits_used": spent, "usd_spent": usd(spent)}
+        body = {
+            "id": job.id,
+            "status": status,
+            "video": await self._video(job, request) if done else None,
+            "error": {"name": error.name, "message": error.message} if error else None,
+            "meta": {"usage": usage} if done or error else None,
+        }
+        headers = {
+            "x-inference-id": job.id,
+            "x-aimlapi-credits-used": str(spent),
+            "x-aimlapi-usd-spent": f"{usd(spent):.9f}",
+        }
+        return JSONResponse(body, http_status, headers)
+
+    async def _video(self, job: Job, request: Request) -> dict[str, object]:
+        path = await self.shelf.video_of(job.scene)
+        return {
+            "url": str(request.url_for("file", name=job.file_name)),
+            "content_type": "video/mp4",
+            "file_name": "output.mp4",
+            "file_size": path.stat().st_size,
+        }
+
+
+async def _object_in(request: Request) -> dict[str, object]:
+    try:
+        body: object = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        problem = Problem("body", "something else", "JSON (RFC 8259)")
+        raise Refusal.over([problem]) from error
+    if not isinstance(body, dict):
+        raise Refusal.over([Problem("body", shown(body), "a JSON object")])
+    return cast("dict[str, object]", body)
+
+
+def _problems(model: object, body: Mapping[str, object]) -> list[Problem]:
+    if isinstance(model, str) and model in MODELS:
+        return problems_in(model, body)
+    given = shown(model) if "model" in body else "nothing"
+    return [Problem("model", given, " | ".join(map(repr, MODELS)))]

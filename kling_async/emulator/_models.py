@@ -1,0 +1,176 @@
+"""The model catalogue over HTTP: which models there are, their prices, their pace.
+
+Needs no key and knows no account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from http import HTTPStatus
+
+from attrs import define
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from kling_async._catalogue import MODELS, Model
+from kling_async.emulator._clock import Clock, timestamp
+from kling_async.emulator._pricing import quote_of
+from kling_async.emulator._query import Query
+from kling_async.emulator._studio import Job, Studio
+
+_TYPE = "video/generations"
+_TAGS = ("playground:video",)
+_FILTERS = (
+    "id",
+    "type",
+    "tags",
+    "modalities",
+    "input_modalities",
+    "output_modalities",
+    "capabilities",
+)
+_SECTIONS = ("pricing", "modalities", "capabilities")
+_WINDOW_SECONDS = 300
+_PERCENTILES = (50, 75, 90, 99)
+_MOST_ALIASES = 100
+
+
+@define(kw_only=True, eq=False)
+class ModelPages:
+    """The endpoints that tell of models.
+
+    Attributes:
+        studio: The generations, whose times are measured.
+        clock: What time it is.
+    """
+
+    studio: Studio
+    clock: Clock
+
+    async def catalogue(self, request: Request) -> Response:
+        """Tell which models there are, and more of each if it is asked for."""
+        asked = {name: _listed(request.query_params, name) for name in _FILTERS}
+        sections = _sections(request.query_params)
+        data = [
+            _shown_model(model, sections)
+            for model in MODELS.values()
+            if all(not it or it & _facts_of(model)[name] for name, it in asked.items())
+        ]
+        answer = JSONResponse({"object": "list", "data": data})
+        etag = f'W/"{hashlib.sha1(answer.body, usedforsecurity=False).hexdigest()}"'
+        if request.headers.get("if-none-match") == etag:
+            return Response(None, HTTPStatus.NOT_MODIFIED, {"etag": etag})
+        answer.headers["etag"] = etag
+        return answer
+
+    async def metrics(self, request: Request) -> Response:
+        """Tell how long the models took of late, those without a success left out."""
+        query = Query(request.query_params)
+        query.take_only(("aliases",))
+        asked = query.params.getlist("aliases")
+        if len(asked) > _MOST_ALIASES:
+            query.object_to("aliases", f"at most {_MOST_ALIASES} of them")
+        query.check()
+        now = self.clock.now()
+        self.studio.settle(now)
+        models = [
+            {
+                "alias": model,
+                "endpoint": "/v2/video/generations",
+                "metrics": {"duration_ms": _percentiles(times)},
+            }
+            for model, times in _recent_times(self.studio.ended, now).items()
+            if not asked or {model, _alias_of(model)} & set(asked)
+        ]
+        return JSONResponse(
+            {
+                "window_seconds": _WINDOW_SECONDS,
+                "generated_at": timestamp(now),
+                "models": models,
+            }
+        )
+
+
+def _listed(params: QueryParams, name: str) -> set[str]:
+    """Read a filter: separated by commas or repeated, whatever the case."""
+    texts = ",".join(params.getlist(name)).lower().split(",")
+    return {text.strip() for text in texts if text.strip()}
+
+
+def _sections(params: QueryParams) -> Collection[str]:
+    asked = _listed(params, "include")
+    if "all" in asked or params.get("details") in {"true", "1"}:
+        return _SECTIONS
+    return asked
+
+
+def _alias_of(model_id: str) -> str:
+    return model_id.partition("/")[2]
+
+
+def _modalities_of(model: Model) -> Mapping[str, Sequence[str]]:
+    fields = " ".join(model.fields)
+    taken = {"text": "prompt", "image": "image", "video": "video", "audio": "audio_url"}
+    return {
+        "input": [name for name, part in taken.items() if part in fields],
+        "output": ["video"],
+    }
+
+
+def _capability_of(model: Model) -> str:
+    return model.kind.replace("-", "_")
+
+
+def _facts_of(model: Model) -> Mapping[str, set[str]]:
+    modalities = _modalities_of(model)
+    return {
+        "id": {model.id.lower(), _alias_of(model.id).lower()},
+        "type": {_TYPE},
+        "tags": set(_TAGS),
+        "modalities": {*modalities["input"], *modalities["output"]},
+        "input_modalities": set(modalities["input"]),
+        "output_modalities": set(modalities["output"]),
+        "capabilities": {_capability_of(model)},
+    }
+
+
+def _shown_model(model: Model, sections: Collection[str]) -> dict[str, object]:
+    told: dict[str, object] = {
+        "id": model.id,
+        "aliases": [_alias_of(model.id)],
+        "type": _TYPE,
+        "info": {"name": model.id.rpartition("/")[2], "developer": "Kling AI"},
+        "tags": list(_TAGS),
+    }
+    if "pricing" in sections:
+        told["pricing"] = quote_of(model.id)
+    if "modalities" in sections:
+        told["modalities"] = _modalities_of(model)
+    if "capabilities" in sections:
+        told["capabilities"] = [_capability_of(model)]
+    return told
+
+
+def _recent_times(ended: Sequence[Job], now: float) -> dict[str, list[float]]:
+    """Return, by model, how many seconds each recent success took."""
+    times: dict[str, list[float]] = {}
+    for job in _since(ended, now - _WINDOW_SECONDS):
+        if job.plan.error is None:
+            times.setdefault(job.record.model, []).append(job.plan.ends_after)
+    return times
+
+
+def _since(ended: Sequence[Job], start: float) -> Iterator[Job]:
+    for job in reversed(ended):
+        if job.ends_at < start:
+            return
+        yield job
+
+
+def _percentiles(seconds: Collection[float]) -> dict[str, int]:
+    ordered = sorted(seconds)
+    ranks = {it: math.ceil(it / 100 * len(ordered)) for it in _PERCENTILES}
+    return {f"p{it}": round(1000 * ordered[rank - 1]) for it, rank in ranks.items()}
