@@ -11,6 +11,7 @@ from __future__ import annotations
 
 try:
     from kling_async.emulator._emulator import Emulator
+    from kling_async.emulator._faults import ActiveFault, Fault, Faults, faults_in
     from kling_async.emulator._studio import ChargeRecord, CreateRecord
     from kling_async.emulator._traffic import RequestRecord
 except ModuleNotFoundError as error:
@@ -27,9 +28,27 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["ChargeRecord", "CreateRecord", "Emulator", "RequestRecord"]
+__all__ = [
+    "ActiveFault",
+    "ChargeRecord",
+    "CreateRecord",
+    "Emulator",
+    "Fault",
+    "Faults",
+    "RequestRecord",
+    "faults_in",
+]
 
 # Tracebacks and the docs are to show the names that users import.
-for _public in (ChargeRecord, CreateRecord, Emulator, RequestRecord):
+for _public in (
+    ActiveFault,
+    ChargeRecord,
+    CreateRecord,
+    Emulator,
+    Fault,
+    Faults,
+    RequestRecord,
+    faults_in,
+):
     _public.__module__ = __name__
 del _public

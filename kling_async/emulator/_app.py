@@ -16,6 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kling_async.emulator._account import AccountPages
+from kling_async.emulator._admin import admin_routes
+from kling_async.emulator._faults import Faults
 from kling_async.emulator._generations import PATHS, Generations
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._refusals import Refusal, error_body
@@ -27,6 +29,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def build_app(
     *,
     traffic: Traffic,
+    faults: Faults,
     api_keys: Collection[str] | None,
     generations: Generations,
     account: AccountPages,
@@ -37,6 +40,7 @@ def build_app(
 
     Args:
         traffic: Where every request is recorded.
+        faults: What goes wrong.
         api_keys: The keys that are taken; None for any that is not empty.
         generations: Creates, polls and files.
         account: Balance, ledger and request log.
@@ -62,10 +66,11 @@ def build_app(
         Route("/v1/models", models.catalogue),
         Route("/models/metrics", models.metrics),
         Route("/files/{name}", generations.file, name="file"),
+        *admin_routes(faults, traffic, account),
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Front, traffic=traffic)],
+        middleware=[Middleware(Front, traffic, faults, generations.note_failure)],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},
     )
     app.router.redirect_slashes = False

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,17 +17,18 @@ from kling_async._errors import ConfigurationError
 from kling_async.emulator._account import AccountPages
 from kling_async.emulator._app import build_app
 from kling_async.emulator._clock import Clock
+from kling_async.emulator._faults import Fault, Faults
 from kling_async.emulator._generations import Generations
 from kling_async.emulator._ledger import Account
 from kling_async.emulator._listener import Listener
 from kling_async.emulator._log import RequestLog
 from kling_async.emulator._models import ModelPages
+from kling_async.emulator._settings import LEAST, are_keys, is_number, is_whole, require
 from kling_async.emulator._shelf import Shelf
 from kling_async.emulator._studio import ChargeRecord, CreateRecord, Studio
 from kling_async.emulator._traffic import RequestRecord, Traffic
 
 _PLENTY_OF_CREDITS = 2e12  # a million USD
-_LEAST, _MOST = sys.float_info.min, sys.float_info.max
 _LAST_PORT = 65535
 _SIZES = (64, 4096)
 
@@ -65,6 +65,7 @@ class Emulator:
         log_delay: How many seconds a create takes to appear in the request log,
             ``GET /v2/logs``; infinite for never. Not divided by `speed`.
         request_log: Whether there is a request log; without one its path is a 404.
+        faults: What goes wrong from the start; `faults` adds and removes more.
         size: The videos' longer side in pixels, 64 to 4096. Five seconds take
             about 0.2 s of CPU time at 320, 2 s at 1280.
 
@@ -84,23 +85,27 @@ class Emulator:
         failure_rate: float = 0.0,
         log_delay: float = 0.0,
         request_log: bool = True,
+        faults: Iterable[Fault] = (),
         size: int = 320,
     ) -> None:
-        _check("speed", speed, "finite, above 0", fits=_is_number(speed, _LEAST))
-        _check("credits", credits, "finite, at least 0", fits=_is_number(credits))
-        is_rate = _is_number(failure_rate, 0, 1)
-        _check("failure_rate", failure_rate, "from 0 to 1", fits=is_rate)
-        _check("port", port, "0 to 65535", fits=_is_whole(port, 0, _LAST_PORT))
-        _check("size", size, "64 to 4096 (pixels)", fits=_is_whole(size, *_SIZES))
-        is_delay = _is_number(log_delay, 0, math.inf)
-        _check("log_delay", log_delay, "at least 0 (seconds)", fits=is_delay)
-        are_keys = _are_keys(api_keys)
-        _check("api_keys", "***", "texts in a collection, or None", fits=are_keys)
+        require("speed", speed, "finite, above 0", fits=is_number(speed, LEAST))
+        require("credits", credits, "finite, at least 0", fits=is_number(credits))
+        is_rate = is_number(failure_rate, 0, 1)
+        require("failure_rate", failure_rate, "from 0 to 1", fits=is_rate)
+        require("port", port, "0 to 65535", fits=is_whole(port, 0, _LAST_PORT))
+        require("size", size, "64 to 4096 (pixels)", fits=is_whole(size, *_SIZES))
+        is_delay = is_number(log_delay, 0, math.inf)
+        require("log_delay", log_delay, "at least 0 (seconds)", fits=is_delay)
+        fit = are_keys(api_keys)
+        require("api_keys", "***", "texts in a collection, or None", fits=fit)
         self._host, self._port = host, port
         self._listener: Listener | None = None
         self._shelf = Shelf(size)
         self._traffic = Traffic(random.Random(f"{seed}/requests"))  # noqa: S311 (no secret)
         self._clock = Clock()
+        self._faults = Faults(seed, self._clock.now)
+        for fault in faults:
+            self._faults.add(fault)
         self._studio = Studio(
             seed=seed,
             speed=speed,
@@ -115,6 +120,7 @@ class Emulator:
         studio, clock = self._studio, self._clock
         return build_app(
             traffic=self._traffic,
+            faults=self._faults,
             api_keys=None if api_keys is None else frozenset(api_keys),
             generations=Generations(
                 studio=studio,
@@ -147,8 +153,13 @@ class Emulator:
         return self._listener.url
 
     @property
+    def faults(self) -> Faults:
+        """What goes wrong: rules to add, count and remove, while it runs."""
+        return self._faults
+
+    @property
     def requests(self) -> Sequence[RequestRecord]:
-        """Every request that was answered, in order."""
+        """Every request that was dealt with, in order."""
         return self._traffic.records
 
     @property
@@ -202,28 +213,3 @@ class Emulator:
     def __repr__(self) -> str:
         where = self._listener.url if self._listener else "not listening"
         return f"<Emulator {where}, {len(self.creates)} generations>"
-
-
-def _check(name: str, given: object, allowed: str, *, fits: bool) -> None:
-    if not fits:
-        raise ConfigurationError(f"{name} is {given!r}; it must be {allowed}")
-
-
-def _is_number(given: object, low: float = 0, high: float = _MOST) -> bool:
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return False
-    return low <= given <= high
-
-
-def _is_whole(given: object, low: int, high: int) -> bool:
-    if isinstance(given, bool) or not isinstance(given, int):
-        return False
-    return low <= given <= high
-
-
-def _are_keys(given: object) -> bool:
-    if given is None:
-        return True
-    if isinstance(given, str) or not isinstance(given, Collection):
-        return False
-    return all(isinstance(key, str) and key.strip() for key in given)

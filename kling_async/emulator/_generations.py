@@ -73,14 +73,14 @@ class Generations:
     async def _create(self, request: Request) -> Response:
         exchange = Exchange.of(request)
         try:
-            body = await _object_in(request)
+            body = _object_in(exchange.body)
             model = body.get("model")
             exchange.note(model=model if isinstance(model, str) else None)
             if problems := _problems(model, body):
                 raise Refusal.over(problems)
             job = await self._accept(str(model), body, exchange)
         except Refusal:
-            self._note(exchange, None)
+            self.note_failure(exchange)
             raise
         exchange.note(generation_id=job.id)
         self._note(exchange, job)
@@ -99,11 +99,15 @@ class Generations:
             client_request_id=exchange.record.client_request_id,
         )
 
+    def note_failure(self, exchange: Exchange) -> None:
+        """Write a create that the server has failed into the vendor's log."""
+        if exchange.record.method == "POST" and exchange.record.path in PATHS:
+            self._note(exchange, None)
+
     def _note(self, exchange: Exchange, job: Job | None) -> None:
-        """Write a create into the vendor's log, if it got as far as a model."""
         record = exchange.record
         if record.model is None:
-            return
+            return  # it got no further than the door
         row = Row(
             at=job.created_at if job else self.clock.now(),
             model=record.model,
@@ -160,9 +164,9 @@ class Generations:
         }
 
 
-async def _object_in(request: Request) -> dict[str, object]:
+def _object_in(text: bytes) -> dict[str, object]:
     try:
-        body: object = json.loads(await request.body())
+        body: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         problem = Problem("body", "something else", "JSON (RFC 8259)")
         raise Refusal.over([problem]) from error

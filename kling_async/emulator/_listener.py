@@ -8,18 +8,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable, Generator
 from typing import Self
 
 import anyio
 import uvicorn
 from attrs import define
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kling_async._errors import ConfigurationError
+from kling_async.emulator._effects import DROP
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound: replaced)
 _KEEP_ALIVE_SECONDS = 75
+_AT_ONCE = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset
+
+
+class _Protocol(H11Protocol):
+    """HTTP as uvicorn speaks it, with a way to drop the connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        super().connection_made(transport)
+        served = self.app
+
+        def drop(reset: bool) -> None:  # noqa: FBT001 (an extension is called so)
+            if reset:
+                bound: socket.socket = transport.get_extra_info("socket")
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                transport.abort()
+            else:
+                transport.close()
+
+        async def with_drop(scope: Scope, receive: Receive, send: Send) -> None:
+            scope.setdefault("extensions", {})[DROP] = drop
+            await served(scope, receive, send)
+
+        self.app = with_drop
 
 
 class _Guest(uvicorn.Server):
@@ -86,6 +112,7 @@ class Listener:
         bound = _bind(host, port)
         config = uvicorn.Config(
             app,
+            http=_Protocol,
             lifespan="off",
             ws="none",
             log_config=None,  # and no level: uvicorn's loggers belong to the process

@@ -5,11 +5,14 @@ Wraps the endpoints and knows none of them.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import re
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
+import httpx
 from anyio import CancelScope
 from attrs import define, evolve, field, frozen
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,9 +20,12 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kling_async.emulator._effects import Call, carry_out
+from kling_async.emulator._faults import Fault, Faults
 from kling_async.emulator._naming import new_uuid
 from kling_async.emulator._refusals import error_body
 
+ADMIN = "/_emulator/"  # paths of our own, with no vendor's behind them
 CLIENT_REQUEST_ID = "x-client-request-id"
 _logger = logging.getLogger("kling_async.emulator")
 _KEPT_BY_THE_VENDOR = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -28,15 +34,17 @@ _IN_SCOPE = "kling_async.exchange"
 
 @frozen(kw_only=True)
 class RequestRecord:
-    """One request that was answered.
+    """One request, as it was dealt with.
 
     Attributes:
         method: Its verb.
         path: Its path, without the query.
-        status: The HTTP status of the answer.
+        status: The HTTP status of the answer; 0 if none was sent, as when the
+            connection was dropped or the client was gone.
         model: The model that a create named.
         generation_id: The generation that it started or asked for.
         client_request_id: Its ``X-Client-Request-Id``, if the vendor would keep it.
+        fault: The name or the effect of the fault that struck it, if one did.
     """
 
     method: str
@@ -45,6 +53,7 @@ class RequestRecord:
     model: str | None = None
     generation_id: str | None = None
     client_request_id: str | None = None
+    fault: str | None = None
 
 
 @define(kw_only=True)
@@ -54,10 +63,12 @@ class Exchange:
     Attributes:
         request_id: The server's id of it, told in an error's body.
         record: What will be recorded; the endpoint adds to it.
+        body: What was sent along.
     """
 
     request_id: str
     record: RequestRecord
+    body: bytes = b""
 
     @staticmethod
     def of(connection: HTTPConnection) -> Exchange:
@@ -78,7 +89,7 @@ class Exchange:
 
 @define(eq=False)
 class Traffic:
-    """All requests of one emulator: those answered, and those under way."""
+    """All requests of one emulator: those dealt with, and those under way."""
 
     chance: random.Random
     records: list[RequestRecord] = field(factory=list[RequestRecord], init=False)
@@ -116,13 +127,22 @@ class Traffic:
 
 @define(eq=False)
 class Front:
-    """The ASGI middleware in front of every endpoint."""
+    """The ASGI middleware in front of every endpoint.
+
+    Attributes:
+        app: What is behind it.
+        traffic: Where requests are recorded.
+        faults: What goes wrong.
+        on_refused: Told of a request that a fault has refused.
+    """
 
     app: ASGIApp
     traffic: Traffic
+    faults: Faults
+    on_refused: Callable[[Exchange], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(ADMIN):
             await self.app(scope, receive, send)
             return
         exchange = self.traffic.begin(scope)
@@ -133,14 +153,46 @@ class Front:
             await send(message)
 
         try:
-            await self.traffic.watch(self.app, scope, receive, send_traced)
+            await self.traffic.watch(self._answer, scope, receive, send_traced)
         except ClientDisconnect:
             return
+        except httpx.TransportError:
+            raise
         except Exception:
             _logger.exception("the emulator failed at %s", scope["path"])
             if exchange.record.status:
                 raise
             await internal_error(exchange)(scope, receive, send_traced)
+        finally:
+            if not exchange.record.status:
+                self.traffic.records.append(exchange.record)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope[_IN_SCOPE]
+        if scope["method"] == "POST":
+            exchange.body = await _body_from(receive)
+        fault = self._fault_for(exchange) if len(self.faults) else None
+        if fault is None:
+            await self.app(scope, receive, send)
+            return
+        exchange.record = evolve(exchange.record, fault=fault.name or fault.effect)
+        if fault.refuses:
+            self.on_refused(exchange)
+
+        def error_body_of(status: int, message: str) -> Mapping[str, object]:
+            return error_body(
+                status=status,
+                message=message,
+                path=exchange.record.path,
+                request_id=exchange.request_id,
+            )
+
+        await carry_out(fault, Call(self.app, scope, receive, send), error_body_of)
+
+    def _fault_for(self, exchange: Exchange) -> Fault | None:
+        record = exchange.record
+        exchange.note(model=_model_in(exchange.body))
+        return self.faults.strike(record.method, record.path, exchange.record.model)
 
     def _close(self, exchange: Exchange, message: Message) -> None:
         record = evolve(exchange.record, status=int(message["status"]))
@@ -148,6 +200,27 @@ class Front:
         self.traffic.records.append(record)
         if record.client_request_id:
             MutableHeaders(scope=message)[CLIENT_REQUEST_ID] = record.client_request_id
+
+
+async def _body_from(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _model_in(body: bytes) -> str | None:
+    try:
+        data: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    model: object = data.get("model") if isinstance(data, dict) else None
+    return model if isinstance(model, str) else None
 
 
 def internal_error(exchange: Exchange) -> JSONResponse:

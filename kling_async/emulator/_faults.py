@@ -1,0 +1,298 @@
+"""Which request goes wrong, and how: rules that can be read from JSON.
+
+Decides whether a fault strikes, by counting, chance and time; carries none out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from itertools import count
+from typing import Literal, cast, get_args
+
+from attrs import asdict, define, field, fields_dict, frozen
+
+from kling_async._errors import ConfigurationError
+from kling_async._fields import did_you_mean
+from kling_async.emulator._settings import is_number, is_whole, require
+
+Effect = Literal[
+    "status",
+    "delay",
+    "reset",
+    "close",
+    "cut",
+    "stall",
+    "truncate",
+    "html",
+    "wrong_type",
+    "wrong_shape",
+]
+EFFECTS: tuple[Effect, ...] = get_args(Effect)
+# These need an answer that they can spoil, so the work is done first.
+SPOILERS = frozenset({"cut", "stall", "truncate", "wrong_type", "wrong_shape"})
+
+# The paths behind a short name; a star stands for anything.
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "generations": ("/v2/video/generations", "/v2/generate/video/kling/generation"),
+    "files": ("/files/*",),
+    "logs": ("/v2/logs",),
+    "billing": ("/v2/billing", "/v2/billing/transactions"),
+    "models": ("/v1/models",),
+    "metrics": ("/models/metrics",),
+}
+_STATUSES = (200, 599)
+_AT_THE_DOOR = (401, 429)
+_MANY = 10**9
+
+
+@frozen
+class Fault:
+    """A rule by which requests go wrong.
+
+    It strikes a request that fits all of `method`, `path`, `model`, that comes
+    between `starts_after` and `ends_after`, and that its number and chance pick.
+
+    Args:
+        effect: What happens. ``"status"``: an answer of that status in place of
+            the true one. ``"delay"``: the true answer comes late. ``"reset"``: the
+            connection is reset (in process `httpx.ReadError`). ``"close"``: it is
+            closed without an answer (`httpx.RemoteProtocolError`). ``"cut"``: it
+            is closed in the middle of the body. ``"stall"``: the body stops in its
+            middle and goes on later. ``"truncate"``: half of the body is missing,
+            and the head does not tell. ``"html"``: a gateway's page.
+            ``"wrong_type"``: the true body, called text. ``"wrong_shape"``: the
+            true body inside another, or `body` in its place.
+        method: The verb, such as ``"POST"``; None for any.
+        path: Where: generations, files, logs, billing, models, metrics, or a path
+            with ``*`` for anything; None for everywhere.
+        model: The model that a create names; None for any.
+        nth: Only the n-th fitting request, counted from 1.
+        every: Only every n-th fitting request.
+        probability: The share of them that it strikes, 0 to 1; drawn from the
+            emulator's seed.
+        times: How often it strikes at most.
+        starts_after: From when, in seconds after it was added.
+        ends_after: Until when, likewise; None for ever.
+        accepted: Whether the work is done all the same before the fault strikes:
+            a create is accepted, and billed when it completes.
+        status: The HTTP status, 200 to 599: 503 for ``"status"`` and 502 for
+            ``"html"`` if left out.
+        headers: Headers of the answer, over its own.
+        body: The body of ``"status"``, ``"html"`` or ``"wrong_shape"``: a text, or
+            what is sent as JSON; the usual one if left out.
+        seconds: How long ``"delay"`` and ``"stall"`` last; the others wait so long
+            before they strike.
+        name: What `RequestRecord.fault` calls it; the effect if left out.
+
+    Raises:
+        ConfigurationError: One of them makes no sense.
+    """
+
+    effect: Effect
+    method: str | None = field(default=None, kw_only=True)
+    path: str | None = field(default=None, kw_only=True)
+    model: str | None = field(default=None, kw_only=True)
+    nth: int | None = field(default=None, kw_only=True)
+    every: int | None = field(default=None, kw_only=True)
+    probability: float = field(default=1.0, kw_only=True)
+    times: int | None = field(default=None, kw_only=True)
+    starts_after: float = field(default=0.0, kw_only=True)
+    ends_after: float | None = field(default=None, kw_only=True)
+    accepted: bool = field(default=False, kw_only=True)
+    status: int | None = field(default=None, kw_only=True)
+    headers: Mapping[str, str] = field(factory=dict[str, str], kw_only=True)
+    body: object = field(default=None, kw_only=True)
+    seconds: float = field(default=0.0, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("method", "path", "model", "name"):
+            given = getattr(self, name)
+            fits = given is None or (isinstance(given, str) and bool(given))
+            require(name, given, "a text, or None", fits=fits)
+        for name in ("nth", "every", "times"):
+            given = getattr(self, name)
+            fits = given is None or is_whole(given, 1, _MANY)
+            require(name, given, "a whole number from 1, or None", fits=fits)
+        for name in ("starts_after", "seconds"):
+            given = getattr(self, name)
+            require(name, given, "at least 0 (seconds)", fits=is_number(given))
+        self._check_the_rest()
+
+    def _check_the_rest(self) -> None:
+        words = ", ".join(EFFECTS)
+        require("effect", self.effect, f"one of {words}", fits=self.effect in EFFECTS)
+        place = self.path
+        is_place = place is None or place in PLACES or place.startswith("/")
+        words = f"one of {', '.join(PLACES)}, or begin with a slash"
+        require("path", place, words, fits=is_place)
+        is_share = is_number(self.probability, 0, 1)
+        require("probability", self.probability, "from 0 to 1", fits=is_share)
+        end = self.ends_after
+        fits = end is None or is_number(end, self.starts_after)
+        require("ends_after", end, "at least starts_after, or None", fits=fits)
+        fits = self.status is None or is_whole(self.status, *_STATUSES)
+        require("status", self.status, "from 200 to 599, or None", fits=fits)
+        fits = isinstance(cast("object", self.accepted), bool)
+        require("accepted", self.accepted, "true or false", fits=fits)
+        fits = _are_headers(self.headers)
+        require("headers", self.headers, "texts by name, in one line", fits=fits)
+
+    @classmethod
+    def from_json(cls, data: object) -> Fault:
+        """Read a rule from decoded JSON, with the names of this class.
+
+        Raises:
+            ConfigurationError: It is none; the message names what is wrong.
+        """
+        known = fields_dict(cls)
+        if not isinstance(data, Mapping) or "effect" not in data:
+            raise ConfigurationError(
+                f"a fault is {data!r}; it must be an object with an effect, "
+                f"one of {', '.join(EFFECTS)}"
+            )
+        for name in data.keys() - known.keys():
+            meant = did_you_mean(name, known) or f"It has {', '.join(known)}."
+            raise ConfigurationError(f"a fault has no {name!r}. {meant}")
+        return cls(**cast("dict[str, object]", data))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the rule as JSON, without what was left out."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value != fields_dict(Fault)[name].default and value != {}
+        }
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the server itself has failed the request, and knows that it has.
+
+        So a create is in the request log as failed. One that never came through,
+        or that was turned away at the door, is not.
+        """
+        is_answer = self.effect in {"status", "html"}
+        return is_answer and not self.accepted and self.status not in _AT_THE_DOOR
+
+    def fits(self, method: str, path: str, model: str | None) -> bool:
+        """Whether a request is one that the rule is about."""
+        places = PLACES.get(self.path, (self.path,)) if self.path else ("*",)
+        return (
+            self.method in {None, method}
+            and self.model in {None, model}
+            and any(fnmatchcase(path, place) for place in places)
+        )
+
+    def picks(self, number: int, chance: random.Random) -> bool:
+        """Whether it strikes the fitting request of a number, counted from 1."""
+        drawn = chance.random()  # always, so that one rule's chance is its own
+        return (
+            self.nth in {None, number}
+            and (self.every is None or number % self.every == 0)
+            and drawn < self.probability
+        )
+
+
+def faults_in(text: str) -> list[Fault]:
+    """Read rules from JSON: a list of them, or one.
+
+    Raises:
+        ConfigurationError: It is no JSON, or a rule is wrong.
+    """
+    try:
+        data: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the faults are no JSON: {error}") from error
+    return [Fault.from_json(it) for it in (data if isinstance(data, list) else [data])]
+
+
+def _are_headers(given: object) -> bool:
+    if not isinstance(given, Mapping):
+        return False
+    texts = [*given.keys(), *given.values()]
+    return all(isinstance(it, str) and it.isprintable() for it in texts)
+
+
+@define(eq=False)
+class ActiveFault:
+    """A rule at work, and how it has fared.
+
+    Attributes:
+        fault: The rule.
+        id: Its number in the list.
+        seen: How many fitting requests came while it held.
+        struck: How many of them it struck.
+    """
+
+    fault: Fault
+    id: int
+    _chance: random.Random = field(repr=False)
+    _since: float = field(repr=False)
+    seen: int = field(default=0, init=False)
+    struck: int = field(default=0, init=False)
+
+    def wants(self, method: str, path: str, model: str | None, now: float) -> bool:
+        """Count a request, and say whether the rule is to strike it."""
+        fault = self.fault
+        end = math.inf if fault.ends_after is None else fault.ends_after
+        holds = fault.starts_after <= now - self._since < end
+        if not holds or not fault.fits(method, path, model):
+            return False
+        self.seen += 1
+        is_picked = fault.picks(self.seen, self._chance)
+        return is_picked and (fault.times is None or self.struck < fault.times)
+
+
+@define(eq=False)
+class Faults:
+    """The rules of one emulator, in the order in which they were added.
+
+    The first that is to strike a request does; the others only count it.
+    """
+
+    _seed: int
+    _now: Callable[[], float]
+    _rules: dict[int, ActiveFault] = field(factory=dict[int, ActiveFault], init=False)
+    _ids: Iterator[int] = field(factory=lambda: count(1), init=False)
+
+    def add(self, fault: Fault) -> ActiveFault:
+        """Put a rule to work, now."""
+        number = next(self._ids)
+        chance = random.Random(f"{self._seed}/faults/{number}")  # noqa: S311 (no secret)
+        rule = self._rules[number] = ActiveFault(fault, number, chance, self._now())
+        return rule
+
+    def remove(self, fault: ActiveFault | int) -> None:
+        """Take a rule, or that of an id, out again.
+
+        Raises:
+            KeyError: It is not there.
+        """
+        del self._rules[fault if isinstance(fault, int) else fault.id]
+
+    def clear(self) -> None:
+        """Take all rules out."""
+        self._rules.clear()
+
+    def strike(self, method: str, path: str, model: str | None) -> Fault | None:
+        """Return the rule that strikes a request, if one does."""
+        now = self._now()
+        wanting = [
+            rule
+            for rule in self._rules.values()
+            if rule.wants(method, path, model, now)
+        ]
+        if not wanting:
+            return None
+        wanting[0].struck += 1
+        return wanting[0].fault
+
+    def __iter__(self) -> Iterator[ActiveFault]:
+        return iter(list(self._rules.values()))
+
+    def __len__(self) -> int:
+        return len(self._rules)
