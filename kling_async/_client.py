@@ -44,6 +44,7 @@ from kling_async._settings import (
     find_key,
     require_timeout,
 )
+from kling_async._submission import Submission
 from kling_async._transport import Transport
 from kling_async._watching import Watch
 from kling_async._wire import Endpoint, encode_request
@@ -209,24 +210,28 @@ class AsyncKling:
         transport = self._transport()
         body = await inline_media(checked.to_body(), check=self._settings.check_media)
         content = await anyio.to_thread.run_sync(encode_request, body)
-        return await transport.submit(
-            content,
+        submission = Submission(
+            transport=transport,
+            content=content,
             model=checked.model,
             client_request_id=request_id,
         )
+        return await submission.run()
 
     async def get(self, generation_id: str) -> Generation:
         """Ask for a generation as it is now.
 
         Raises:
+            InvalidRequestError: No generation can have this id.
             NotFoundError: The server knows no such generation.
             KlingError: It could not be asked.
         """
+        known_id = require_generation_id(generation_id)
         transport = self._transport()
         try:
-            return await transport.fetch(require_generation_id(generation_id))
+            return await transport.fetch(known_id)
         except KlingError as error:
-            error.concerning(generation_id)
+            error.concerning(known_id)
             raise
 
     async def watch(

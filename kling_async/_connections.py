@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
+from collections.abc import AsyncGenerator
 
 import anyio
 import httpx
@@ -16,7 +17,8 @@ from attrs import define, field
 
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
-from kling_async._scope import CLOSED, Scope, running_loop
+from kling_async._polling import is_whole
+from kling_async._scope import CLOSED, Scope, at_loop_end, running_loop
 from kling_async._version import __version__
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -37,16 +39,17 @@ class Session:
         gate: A place for each exchange in flight: httpcore's pool slows down
             and times out when thousands queue in it.
         scope: The tasks.
-        owns_clients: Whether closing the session closes `http` and `files`.
         resume_at: Until when (loop time, seconds) the server wants quiet.
+        closing: Closes `http` and `files`, at the latest when the loop ends;
+            None where they belong to the user.
     """
 
     http: httpx.AsyncClient
     files: httpx.AsyncClient
     gate: anyio.Semaphore
     scope: Scope = field(factory=Scope)
-    owns_clients: bool = True
     resume_at: float = 0.0
+    closing: AsyncGenerator[None, None] | None = None
 
     def pause(self, seconds: float) -> None:
         """Keep every exchange that has not begun back for so long."""
@@ -65,11 +68,12 @@ class Session:
 
     async def aclose(self, patience: float) -> None:
         """End the tasks, then close the sockets."""
-        await self.scope.aclose(patience)
-        if self.owns_clients:
-            with anyio.CancelScope(shield=True):
-                await self.http.aclose()
-                await self.files.aclose()
+        closing, self.closing = self.closing, None
+        try:
+            await self.scope.aclose(patience)
+        finally:
+            if closing is not None:
+                await closing.aclose()
 
 
 @define(eq=False)
@@ -91,12 +95,14 @@ class Connections:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.max_connections < 1:
+        if not is_whole(self.max_connections) or self.max_connections < 1:
             raise ConfigurationError(
                 f"max_connections: given {self.max_connections!r}; allowed: 1 or more",
             )
         if self.http_client is None:
             self._ssl = httpx.create_ssl_context()
+        else:
+            _require_async(self.http_client)
 
     def here(self) -> Session:
         """Give the session of the running event loop.
@@ -116,7 +122,7 @@ class Connections:
     def _open(self, loop: object) -> Session:
         gate = anyio.Semaphore(self.max_connections)
         if self.http_client is None:
-            return Session(self._new_client(), self._new_client(), gate)
+            return self._open_own(loop, gate)
         if self._home is not None and self._home() is not loop:
             raise ConfigurationError(
                 "this AsyncKling was made with http_client=... and is used from a "
@@ -124,7 +130,18 @@ class Connections:
                 "http_client out, or make one AsyncKling for each loop",
             )
         self._home = weakref.ref(loop)
-        return Session(self.http_client, self.http_client, gate, owns_clients=False)
+        return Session(self.http_client, self.http_client, gate)
+
+    def _open_own(self, loop: object, gate: anyio.Semaphore) -> Session:
+        http, files = self._new_client(), self._new_client()
+
+        async def close() -> None:
+            self._sessions.pop(loop, None)
+            with anyio.CancelScope(shield=True):
+                await http.aclose()
+                await files.aclose()
+
+        return Session(http, files, gate, closing=at_loop_end(close))
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -151,6 +168,14 @@ class Connections:
                     "connections were opened in: they end with that loop",
                 )
         self._sessions.clear()
+
+
+def _require_async(http_client: object) -> None:
+    """Refuse `httpx.Client`, which would send a create and then fail on `await`."""
+    if not isinstance(http_client, httpx.AsyncClient):
+        raise ConfigurationError(
+            f"http_client: given {http_client!r}; allowed: an httpx.AsyncClient",
+        )
 
 
 def phase_limits(limit: float) -> httpx.Timeout:

@@ -261,7 +261,8 @@ class DecodeError(KlingError):
 class SubmissionUncertainError(KlingError):
     """A create was sent, its answer was lost: it may be running and billed.
 
-    It was not sent again, since that could bill twice.
+    Unless ``RetryPolicy(uncertain="retry")`` says so it is not sent again, since
+    that could bill twice.
 
     Attributes:
         client_request_id: The id that it was sent with: the vendor's request
@@ -273,9 +274,9 @@ class SubmissionUncertainError(KlingError):
         self.client_request_id = client_request_id
         self.since = since
         super().__init__(
-            "the answer to a create was lost, so it may be running and billed; it "
-            f"was not sent again. Look for client request id {client_request_id} "
-            f"since {since.isoformat(timespec='seconds')} in the vendor's request log",
+            "the answer to a create was lost, so it may be running and billed. Before "
+            "you send it again, look in the vendor's request log for client request id "
+            f"{client_request_id} since {since.isoformat(timespec='seconds')}",
         )
 
 

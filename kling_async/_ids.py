@@ -11,12 +11,16 @@ import uuid
 from kling_async._errors import InvalidRequestError, Problem
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Far above every documented form, and far below what no URL takes any more.
+_LONGEST = 1024
 
 
 def require_generation_id(given: object) -> str:
     """Refuse what cannot be the id of a generation."""
-    if isinstance(given, str) and given.strip() and given.strip().isprintable():
-        return given.strip()
+    if isinstance(given, str):
+        found = given.strip()
+        if 0 < len(found) <= _LONGEST and found.isprintable():
+            return found
     problem = Problem(
         "generation_id",
         repr(given)[:80],

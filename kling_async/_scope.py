@@ -8,8 +8,9 @@ the exchange ends here: a cancelled request can leave httpcore's pool unusable
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -46,6 +47,25 @@ def _spawn(
 
     context = contextvars.copy_context()
     return trio.lowlevel.spawn_system_task(work, context=context)
+
+
+def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Have the running loop do a piece of work when it ends.
+
+    It is done earlier when the generator returned is closed or collected. An
+    event loop, asyncio's and trio's, closes the generators that began in it.
+    """
+
+    async def waiting() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await work()
+
+    generator = waiting()
+    with contextlib.suppress(StopIteration):
+        generator.__anext__().send(None)  # begins, up to the yield
+    return generator
 
 
 @define(eq=False)
@@ -151,17 +171,22 @@ class Scope:
         return job
 
     async def aclose(self, patience: float) -> None:
-        """End all work: what is essential gets ``patience`` seconds first."""
+        """End all work: what is essential gets ``patience`` seconds first.
+
+        `asyncio.Task.cancel`, which no shield keeps off, ends the patience.
+        """
         self.is_closed = True
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.is_essential:
                     job.cancel()
-            with anyio.move_on_after(patience):
+            try:
+                with anyio.move_on_after(patience):
+                    await self._drain()
+            finally:
+                for job in list(self._jobs):
+                    job.cancel()
                 await self._drain()
-            for job in list(self._jobs):
-                job.cancel()
-            await self._drain()
 
     async def _drain(self) -> None:
         for job in list(self._jobs):

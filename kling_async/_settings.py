@@ -51,6 +51,10 @@ class Secret:
         """Give the text itself."""
         return self._text
 
+    def redact(self, text: str) -> str:
+        """Give another text without this one in it."""
+        return text.replace(self._text, "***")
+
     def __repr__(self) -> str:
         return "***"
 
@@ -161,6 +165,7 @@ def _can_be_base(url: str) -> bool:
     try:
         parts = urlsplit(url)
         _ = parts.port
+        (parts.hostname or "").encode("idna")  # as the socket will, for DNS
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,14 +1,13 @@
-"""One HTTP exchange with the API: auth, gate, send, retry, decode.
+"""One HTTP exchange with the API: auth, gate, send, read, and again where allowed.
 
-Here, and nowhere above, errors of httpx become errors of this library, and it
-is decided whether a create may have reached the queue.
+Here, and nowhere above, errors of httpx become errors of this library. Which of
+them may be tried again is decided in `_retrying`; JSON is read in `_wire`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -18,25 +17,19 @@ from attrs import frozen
 from kling_async._connections import Connections, Session, phase_limits
 from kling_async._errors import (
     ClientClosedError,
+    ConfigurationError,
     ConnectionFailedError,
     DecodeError,
     KlingError,
     RateLimitError,
     RequestTimeoutError,
-    SubmissionUncertainError,
     TransportError,
 )
 from kling_async._generation import Generation
-from kling_async._hooks import CreatedEvent, RequestEvent, RetryEvent
-from kling_async._retrying import (
-    is_uncertain,
-    may_repeat_create,
-    may_repeat_create_at_own_risk,
-    may_repeat_get,
-    retrying,
-)
+from kling_async._hooks import RequestEvent, RetryEvent
+from kling_async._retrying import is_uncertain, may_repeat_get, retrying
 from kling_async._settings import Settings
-from kling_async._wire import Answer, decode_created, decode_error, decode_polled
+from kling_async._wire import Answer, decode_error, decode_polled
 
 T = TypeVar("T")
 
@@ -44,39 +37,39 @@ MAX_ANSWER = 16 * 1024 * 1024
 # httpx's own time-outs come first; this ends what trickles on past them.
 _SLACK = 1.0
 
-# Most specific first: foreign error, ours, whether the server may have seen it.
-_FAULTS: tuple[tuple[type[Exception], type[TransportError], bool], ...] = (
-    (httpx.ConnectTimeout, RequestTimeoutError, False),
-    (httpx.PoolTimeout, RequestTimeoutError, False),
-    (httpx.TimeoutException, RequestTimeoutError, True),
-    (TimeoutError, RequestTimeoutError, True),
-    (httpx.ConnectError, ConnectionFailedError, False),
-    (httpx.ProxyError, ConnectionFailedError, False),
-    (httpx.UnsupportedProtocol, ConnectionFailedError, False),
-    (httpx.RequestError, ConnectionFailedError, True),
-    (OSError, ConnectionFailedError, True),
+_TIMEOUTS = (httpx.TimeoutException, TimeoutError)
+# Raised before a byte of the request is out. Of all others nobody can be sure.
+_UNSENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
 )
-FOREIGN = (httpx.RequestError, TimeoutError, OSError)
 
 
-def translate(error: Exception, doing: str) -> KlingError:
-    """Turn an error of httpx or of the sockets below into one of ours."""
-    if isinstance(error, httpx.DecodingError):
-        return DecodeError(
-            f"{doing}: the body is not encoded as it says", status_code=0
-        )
-    cls, request_sent = next(
-        (ours, sent) for foreign, ours, sent in _FAULTS if isinstance(error, foreign)
-    )
-    return cls(
-        f"{doing}: {str(error) or type(error).__name__}",
-        request_sent=request_sent,
-    )
+def translate(error: Exception, doing: str) -> TransportError:
+    """Turn whatever httpx, or what lies below it, raised into one of our errors."""
+    cls = RequestTimeoutError if isinstance(error, _TIMEOUTS) else ConnectionFailedError
+    what = ": ".join(filter(None, (type(error).__name__, str(error))))
+    return cls(f"{doing}: {what}", request_sent=not _is_unsent(error))
+
+
+def _is_unsent(error: Exception) -> bool:
+    """Whether the server certainly saw nothing of the request.
+
+    httpx-aiohttp (0.2.0) calls a connection that was reset under a request a
+    ConnectTimeout too: such a one counts only if below it lies a time-out.
+    """
+    below = error.__cause__
+    if isinstance(error, httpx.ConnectTimeout) and below is not None:
+        return "Timeout" in type(below).__name__
+    return isinstance(error, _UNSENT)
 
 
 @frozen(eq=False)
 class Transport:
-    """Creates and polls, one exchange after another.
+    """Exchanges with the API, each in the client's scope, one after another.
 
     Attributes:
         settings: How.
@@ -85,44 +78,6 @@ class Transport:
 
     settings: Settings
     connections: Connections
-
-    async def submit(
-        self,
-        body: bytes,
-        *,
-        model: str,
-        client_request_id: str,
-    ) -> Generation:
-        """Send a create, again only where the billing rule allows it.
-
-        Raises:
-            SubmissionUncertainError: It was sent and the answer was lost.
-            KlingError: The server refused it, or it certainly never got there.
-        """
-        since = dt.datetime.now(dt.UTC)
-        sent: list[bool] = []
-
-        async def post(session: Session) -> Generation:
-            sent.append(True)
-            return await self._post(session, body, model, client_request_id)
-
-        async def attempt() -> Generation:
-            sent.clear()
-            try:
-                return await self._in_scope(post, is_essential=True)
-            except KlingError as error:
-                if is_uncertain(error) or (
-                    sent and isinstance(error, ClientClosedError)
-                ):
-                    raise SubmissionUncertainError(
-                        client_request_id=client_request_id,
-                        since=since,
-                    ) from error
-                raise
-
-        at_own_risk = self.settings.retry.uncertain == "retry"
-        may_repeat = may_repeat_create_at_own_risk if at_own_risk else may_repeat_create
-        return await self._retrying(attempt, may_repeat)
 
     async def fetch(
         self,
@@ -136,21 +91,29 @@ class Transport:
             generation_id: Which.
             timeout: Bounds each exchange, in seconds, beside the settings' own.
         """
+        query = f"?generation_id={quote(generation_id, safe='')}"
         limit = min(timeout, self.settings.timeout)
 
         async def get(session: Session) -> Generation:
-            return await self._get(session, generation_id, limit)
+            request = self.request(session, "GET", query=query)
+            answer = await self.exchange(session, request, limit)
+            return decode_polled(answer, generation_id)
 
         async def attempt() -> Generation:
-            return await self._in_scope(get)
+            return await self.in_scope(get)
 
-        return await self._retrying(attempt, may_repeat_get)
+        return await self.repeat(attempt, may_repeat_get)
 
-    async def _retrying(
+    async def repeat(
         self,
         attempt: Callable[[], Awaitable[T]],
         may_repeat: Callable[[BaseException], bool],
     ) -> T:
+        """Make an attempt, and others where it may be repeated; raise the last error.
+
+        A 429 keeps back every call of the client for as long as this one waits.
+        """
+
         def before_wait(number: int, delay: float, error: KlingError) -> None:
             if isinstance(error, RateLimitError):
                 self.connections.here().pause(delay)
@@ -159,13 +122,18 @@ class Transport:
 
         return await retrying(self.settings.retry, may_repeat, before_wait)(attempt)
 
-    async def _in_scope(
+    async def in_scope(
         self,
         work: Callable[[Session], Awaitable[T]],
         *,
         is_essential: bool = False,
     ) -> T:
-        """Do work in the client's scope; a cancelled caller leaves at once."""
+        """Do work in the client's scope; a cancelled caller leaves at once.
+
+        Args:
+            work: What to do, once there is a place in flight.
+            is_essential: Closing the client waits for it.
+        """
         session = self.connections.here()
         await session.take_place()
 
@@ -182,70 +150,46 @@ class Transport:
             raise
         return await job.result()
 
-    async def _post(
+    def request(
         self,
         session: Session,
-        body: bytes,
-        model: str,
-        client_request_id: str,
-    ) -> Generation:
-        request = session.http.build_request(
-            "POST",
-            self.settings.url,
-            content=body,
-            headers=self._headers(
-                {
-                    "content-type": "application/json",
-                    "x-client-request-id": client_request_id,
-                },
-            ),
-            timeout=phase_limits(self.settings.timeout),
-        )
-        answer, cut_off = await self._exchange(session, request, self.settings.timeout)
-        if not answer.is_success:
-            raise self._refusal(session, answer)
-        if cut_off is not None and answer.inference_id is None:
-            raise cut_off
-        generation = decode_created(answer, client_request_id)
-        # Told here, in the client's own task: the caller may be gone.
-        event = CreatedEvent(generation=generation, model=model)
-        self.settings.reporter.created(event)
-        return generation
+        method: Literal["GET", "POST"],
+        *,
+        query: str = "",
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Request:
+        """Make a request to the generations endpoint.
 
-    async def _get(
-        self, session: Session, generation_id: str, limit: float
-    ) -> Generation:
-        request = session.http.build_request(
-            "GET",
-            f"{self.settings.url}?generation_id={quote(generation_id, safe='')}",
-            headers=self._headers({}),
-            timeout=phase_limits(limit),
-        )
-        answer, cut_off = await self._exchange(session, request, limit)
-        if not answer.is_success:
-            raise self._refusal(session, answer)
-        if cut_off is not None:
-            raise cut_off
-        return decode_polled(answer, generation_id)
+        Raises:
+            ConfigurationError: httpx takes the base URL for none.
+        """
+        try:
+            request = session.http.build_request(
+                method,
+                self.settings.url + query,
+                content=content,
+                headers={"accept": "application/json", **(headers or {})},
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConfigurationError(
+                f"base_url: given {self.settings.base_url!r}, which is no URL: {error}",
+            ) from error
+        # Only now: in no frame of a traceback it stands in a mapping of headers.
+        key = self.settings.api_key
+        request.headers["authorization"] = f"Bearer {key.reveal()}"
+        return request
 
-    def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
-        key = self.settings.api_key.reveal()
-        return {"authorization": f"Bearer {key}", "accept": "application/json", **more}
+    async def exchange(
+        self, session: Session, request: httpx.Request, limit: float
+    ) -> Answer:
+        """Send one request and read its answer, within ``limit`` seconds.
 
-    def _refusal(self, session: Session, answer: Answer) -> KlingError:
-        """Read an answer that is no success; a 429 pauses the whole client."""
-        error = decode_error(answer)
-        if isinstance(error, RateLimitError) and error.retry_after:
-            session.pause(min(error.retry_after, self.settings.retry.max_retry_after))
-        return error
-
-    async def _exchange(
-        self,
-        session: Session,
-        request: httpx.Request,
-        limit: float,
-    ) -> tuple[Answer, KlingError | None]:
-        """Send and read; give the answer, and what cut its body off, if anything."""
+        Raises:
+            APIStatusError: The answer is no success.
+            TransportError: There is none.
+        """
+        request.extensions["timeout"] = phase_limits(limit).as_dict()
         started = anyio.current_time()
 
         def tell(status_code: int | None, error: KlingError | None) -> None:
@@ -259,54 +203,89 @@ class Transport:
             self.settings.reporter.request(event)
 
         try:
-            with anyio.fail_after(limit + _SLACK):
-                response = await session.http.send(
-                    request,
-                    stream=True,
-                    auth=None,
-                    follow_redirects=False,
-                )
-        except FOREIGN as error:
-            failure = translate(error, _what(request))
+            response = await _send(session.http, request, limit)
+        except TransportError as failure:
             tell(None, failure)
-            raise failure from error
+            raise
         content, cut_off = await _read(response, started + limit)
         tell(response.status_code, cut_off)
-        key = self.settings.api_key.reveal().encode()
         answer = Answer(
             status_code=response.status_code,
             headers=response.headers,
-            content=content.replace(key, b"***"),
+            content=content,
+            cut_off=cut_off,
+            redact=self.settings.api_key.redact,
         )
-        return answer, cut_off
+        if not answer.is_success:
+            raise self._refusal(session, answer)
+        return answer
+
+    def _refusal(self, session: Session, answer: Answer) -> KlingError:
+        """Read an answer that is no success; a 429 pauses the whole client."""
+        error = decode_error(answer)
+        if isinstance(error, RateLimitError) and error.retry_after:
+            session.pause(min(error.retry_after, self.settings.retry.max_retry_after))
+        if is_uncertain(error) and answer.inference_id:
+            error.concerning(answer.inference_id)
+        return error
+
+
+async def _send(
+    http: httpx.AsyncClient, request: httpx.Request, limit: float
+) -> httpx.Response:
+    """Send a request; give the answer as soon as its headers are there."""
+    try:
+        with anyio.fail_after(limit + _SLACK):
+            return await http.send(
+                request, stream=True, auth=None, follow_redirects=False
+            )
+    except httpx.HTTPStatusError as error:  # from a hook of the user's own client
+        return error.response
+    except Exception as error:
+        _drop_frames(error)
+        raise translate(error, f"{_what(request)} (timeout {limit:g} s)") from error
 
 
 async def _read(
-    response: httpx.Response,
-    deadline: float,
+    response: httpx.Response, deadline: float
 ) -> tuple[bytes, KlingError | None]:
     """Read a body, bounded in size and time; give what came and what cut it off."""
     content = bytearray()
-    doing = f"{_what(response.request)}, reading the answer"
     try:
         with anyio.fail_after(deadline + _SLACK - anyio.current_time()):
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > MAX_ANSWER:
-                    return b"", DecodeError(
-                        f"the answer is larger than {MAX_ANSWER} bytes",
-                        status_code=response.status_code,
-                        body=content[:500].decode(errors="replace"),
-                    )
-                if anyio.current_time() > deadline:
-                    raise TimeoutError("it trickles in too slowly")
-    except FOREIGN as error:
-        failure = translate(error, doing)
-        failure.__cause__ = error
-        return bytes(content), failure
-    finally:
-        await response.aclose()
+            try:
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_ANSWER:
+                        raise OverflowError(f"it is larger than {MAX_ANSWER:,} bytes")
+                    if anyio.current_time() > deadline:
+                        raise TimeoutError("it trickles in too slowly")
+            finally:
+                await response.aclose()
+    except Exception as error:  # noqa: BLE001 (what came may be enough)
+        return bytes(content[:MAX_ANSWER]), _cut_off(response, error)
     return bytes(content), None
+
+
+def _cut_off(response: httpx.Response, error: Exception) -> KlingError:
+    _drop_frames(error)
+    failure: KlingError
+    if isinstance(error, httpx.DecodingError | OverflowError):
+        message = f"the answer cannot be read: {error}"
+        failure = DecodeError(message, status_code=response.status_code)
+    else:
+        failure = translate(error, f"{_what(response.request)}, reading the answer")
+        failure.request_sent = True
+    failure.__cause__ = error
+    return failure
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Take the tracebacks off a cause: the locals in them hold the key."""
+    seen: BaseException | None = error
+    while seen is not None and seen.__traceback__ is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
 
 
 def _what(request: httpx.Request) -> str:

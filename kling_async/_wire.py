@@ -11,10 +11,10 @@ import email.utils
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from kling_async._errors import (
     APIStatusError,
@@ -22,6 +22,7 @@ from kling_async._errors import (
     BadRequestError,
     DecodeError,
     InvalidRequestError,
+    KlingError,
     NotFoundError,
     OutOfCreditsError,
     PermissionDeniedError,
@@ -58,12 +59,16 @@ class Answer:
     Attributes:
         status_code: The HTTP status.
         headers: By lower-case name.
-        content: The body, decompressed.
+        content: The body, decompressed, as far as it came.
+        cut_off: What ended the body before its end, if anything did.
+        redact: Takes out of a text what must not be shown to anyone.
     """
 
     status_code: int
     headers: Mapping[str, str]
-    content: bytes
+    content: bytes = field(repr=False)
+    cut_off: KlingError | None = None
+    redact: Callable[[str], str] = field(default=str, repr=False)
 
     @property
     def is_success(self) -> bool:
@@ -78,7 +83,8 @@ class Answer:
     @property
     def text(self) -> str:
         """The body's beginning, to show to a person."""
-        return self.content[: 4 * _SHOWN].decode(errors="replace")[:_SHOWN]
+        beginning = self.content[:_SEARCHED].decode(errors="replace")
+        return self.redact(beginning)[:_SHOWN]
 
 
 def encode_request(body: Mapping[str, object]) -> bytes:
@@ -99,11 +105,11 @@ def decode_created(answer: Answer, client_request_id: str) -> Generation:
     """Read the answer to a create; the id may come from the tracing header.
 
     Raises:
-        DecodeError: No id is in it, neither in the body nor in the headers.
+        KlingError: No id is in it, neither in the body nor in the headers.
     """
     try:
         body = _object(answer)
-    except DecodeError:
+    except KlingError:
         body = {}
         if answer.inference_id is None:
             raise
@@ -118,6 +124,7 @@ def decode_polled(answer: Answer, generation_id: str) -> Generation:
 
     Raises:
         DecodeError: It says nothing of a generation, or speaks of another one.
+        KlingError: Whatever cut it off.
     """
     body = _object(answer)
     told = _text(body.get("id"))
@@ -134,32 +141,40 @@ def decode_error(answer: Answer) -> APIStatusError:
     """Turn an answer that is no success into the error that it means."""
     try:
         body = _object(answer)
-    except DecodeError:
+    except KlingError:
         body = {}
     code = answer.status_code
     message = _message_in(body) or _plain(answer) or "no explanation was given"
     if "location" in answer.headers and 300 <= code < 400:  # noqa: PLR2004 (RFC 9110)
-        to = answer.headers["location"][:_SHOWN]
+        to = answer.redact(answer.headers["location"])[:_SHOWN]
         message = f"a redirect to {to}, not followed: the key stays with base_url"
     cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
     if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
         cls = ServerError
     if cls is PermissionDeniedError and _OUT_OF_CREDITS.search(message):
         cls = OutOfCreditsError
+    request_id = _text(body.get("requestId")) or answer.headers.get("x-request-id")
     return cls(
-        message,
+        answer.redact(message)[: 4 * _SHOWN],
         status_code=code,
-        request_id=_text(body.get("requestId")) or answer.headers.get("x-request-id"),
+        request_id=request_id and answer.redact(request_id),
         body=answer.text,
         retry_after=_retry_after(answer.headers),
     )
 
 
 def _object(answer: Answer) -> Mapping[str, object]:
+    """Read a body; one that was cut off only after its last brace is whole."""
+    value: object = None
+    wrong: Exception | None = None
     try:
-        value: object = json.loads(answer.content)
+        value = json.loads(answer.content)
     except (ValueError, RecursionError) as error:
-        raise _unreadable(answer, "the answer is not JSON") from error
+        wrong = error.with_traceback(None)  # its frames hold the body
+    if wrong and answer.cut_off is not None:
+        raise answer.cut_off
+    if wrong:
+        raise _unreadable(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
         raise _unreadable(answer, "the answer is not a JSON object")
     return value
@@ -227,9 +242,9 @@ def _message_in(body: Mapping[str, object]) -> str | None:
         body.get("error"),
     ):
         if isinstance(value, list):
-            return "\n".join(str(line) for line in value)[: 4 * _SHOWN]
+            return "\n".join(str(line) for line in value)
         if text := _text(value):
-            return text[: 4 * _SHOWN]
+            return text
     return None
 
 
@@ -237,7 +252,7 @@ def _plain(answer: Answer) -> str:
     """What a body that is no JSON says: of a web page, only its title."""
     page = answer.content[:_SEARCHED].decode(errors="replace")
     title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
-    return " ".join((title[1] if title else answer.text).split())[: 4 * _SHOWN]
+    return " ".join((title[1] if title else answer.text).split())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -291,11 +291,11 @@ def test_a_decode_error_shows_the_beginning_of_the_body() -> None:
 
 
 def test_an_uncertain_submission_tells_what_to_look_for() -> None:
-    """The request id, when it was sent, and that it was not sent again."""
+    """The request id, when it was sent, and to look before sending again."""
     error = SubmissionUncertainError(client_request_id="request-1", since=SINCE)
     assert "client request id request-1 since 2026-08-01T12:30:15+00:00" in str(error)
     assert "may be running and billed" in str(error)
-    assert "not sent again" in str(error)
+    assert "Before you send it again, look" in str(error)
     assert (error.client_request_id, error.since) == ("request-1", SINCE)
 
 

@@ -24,6 +24,7 @@ TAKE_REQUEST_ID: Callable[..., str] = client_request_id_from
         "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video",
         "V1StGXR8Z5jdHi6BmyT8k",
         "x",
+        "x" * 1024,
     ],
 )
 def test_each_documented_form_of_generation_id_is_taken(given_id: str) -> None:
@@ -46,6 +47,7 @@ def test_each_documented_form_of_generation_id_is_taken(given_id: str) -> None:
         "a\nb",
         "a\ud800b",
         "x" * 10_000 + "\ud800",
+        "x" * 1025,
     ],
     ids=lambda value: ascii(value)[:12],
 )

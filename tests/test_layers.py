@@ -34,6 +34,7 @@ ROOMS = (
     "_settings",
     "_connections",
     "_transport",
+    "_submission",
     "_watching",
     "_media",
     "_download",

@@ -18,7 +18,7 @@ import trio.lowlevel
 import trio.testing
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
-from kling_async._scope import Scope, running_loop
+from kling_async._scope import Scope, at_loop_end, running_loop
 
 GUARD = 3600.0  # of jumping time: a deadlock fails at once
 
@@ -283,6 +283,22 @@ async def test_a_cancelled_close_is_still_a_whole_one() -> None:
         await other.result()
 
 
+@pytest.mark.looptime
+async def test_a_close_that_asyncio_cancels_is_impatient_and_still_whole() -> None:
+    """`Task.cancel` and `asyncio.wait_for` cut the essential off; no task is left."""
+    scope, before = Scope(), living_tasks()
+    essential = scope.start(forever, is_essential=True)
+    closing = asyncio.create_task(scope.aclose(math.inf))
+    await asyncio.sleep(1)
+    assert not closing.done()
+    closing.cancel()
+    await asyncio.wait([closing], timeout=1)
+    assert closing.cancelled()
+    assert living_tasks() == before
+    with pytest.raises(ClientClosedError):
+        await essential.result()
+
+
 @on_each_loop
 async def test_nothing_starts_in_a_closed_scope() -> None:
     """`start` refuses, says what to do, and leaves no task behind."""
@@ -368,3 +384,53 @@ def test_two_loops_are_two() -> None:
 
     loops = [anyio.run(current, backend=name) for name in ("asyncio", "trio") * 2]
     assert len(set(map(id, loops))) == 4
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_work_is_done_at_the_end_of_a_loop(backend: str) -> None:
+    """Whoever forgot to close leaves nothing open; the work may await."""
+    done = list[str]()
+    kept = list[object]()
+
+    async def work() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.lowlevel.checkpoint()
+        done.append("closed")
+
+    async def main() -> None:
+        kept.append(at_loop_end(work))
+        await anyio.lowlevel.checkpoint()
+        assert done == []
+
+    anyio.run(main, backend=backend)
+    assert done == ["closed"]
+
+
+@on_each_loop
+async def test_work_for_the_end_of_a_loop_is_done_once_when_closed_early() -> None:
+    """Closing does it at once, and twice is once."""
+    done = list[str]()
+
+    async def work() -> None:
+        await anyio.lowlevel.checkpoint()
+        done.append("closed")
+
+    ending = at_loop_end(work)
+    for _ in range(2):
+        await ending.aclose()
+        assert done == ["closed"]
+
+
+async def test_work_for_the_end_of_a_loop_is_done_when_nobody_wants_it_any_more() -> (
+    None
+):
+    """A client that is dropped without a close still closes its sockets."""
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await anyio.lowlevel.checkpoint()
+        done.set()
+
+    at_loop_end(work)
+    gc.collect()
+    await asyncio.wait_for(done.wait(), 5)

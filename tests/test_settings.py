@@ -176,6 +176,12 @@ def test_a_key_shows_itself_to_nobody() -> None:
     assert settings.api_key.reveal() == KEY
 
 
+def test_a_key_is_taken_out_of_a_text() -> None:
+    """Wherever it stands, however often; the rest stays as it is."""
+    assert Secret("k").redact("kling k") == "***ling ***"
+    assert Secret("sk-1").redact("nothing here") == "nothing here"
+
+
 @pytest.mark.parametrize("write", [pickle.dumps, copy.deepcopy])
 def test_a_key_is_not_pickled(write: Callable[[object], object]) -> None:
     """A queue or a cache on a disk is no place for a key."""
@@ -244,6 +250,9 @@ def test_the_base_url_is_the_vendors_by_default(
         "https://api.\nexample.com",
         "https://api.\texample.com",
         "https://api.example.com/\x00",
+        "https://api..example.com",
+        "https://.",
+        f"https://{'a' * 64}.example.com",
     ],
     ids=ascii,
 )

@@ -14,6 +14,7 @@ from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
+    ConnectionFailedError,
     DecodeError,
     InvalidRequestError,
     NotFoundError,
@@ -342,6 +343,44 @@ def test_what_is_no_json_object_is_told_with_its_beginning(
     assert caught.value.body == content.decode(errors="replace")[:500]
 
 
+def cut_off(content: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    """Make an answer whose end never came."""
+    reset = ConnectionFailedError("reset", request_sent=True)
+    return Answer(
+        status_code=200, headers=headers or {}, content=content, cut_off=reset
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b'{"id": "88a6', b"<html>"])
+def test_what_was_cut_off_is_told_by_what_cut_it_off(content: bytes) -> None:
+    """Half a body is no wrong JSON: the network failed, and says so."""
+    answer = cut_off(content)
+    for decode in (decode_created, decode_polled):
+        with pytest.raises(ConnectionFailedError, match="reset") as caught:
+            decode(answer, UUID)
+        assert caught.value is answer.cut_off
+
+
+def test_a_create_that_was_cut_off_is_not_lost_where_the_header_has_its_id() -> None:
+    """The headers came before the reset did."""
+    answer = cut_off(b'{"id": "88a6', {"x-inference-id": UUID})
+    assert decode_created(answer, "c").id == UUID
+
+
+def test_what_was_cut_off_after_its_end_is_whole() -> None:
+    """A JSON object that closes has lost nothing but the end of the transfer."""
+    answer = cut_off(b'{"id": "%s", "status": "queued"}' % UUID.encode())
+    assert decode_created(answer, "c").id == UUID
+    assert decode_polled(answer, UUID).status == "queued"
+
+
+def test_a_refusal_that_was_cut_off_is_still_one() -> None:
+    """The status is what counts; of the words as many as came are shown."""
+    reset = ConnectionFailedError("reset", request_sent=True)
+    answer = Answer(status_code=401, headers={}, content=b"bad k", cut_off=reset)
+    assert str(decode_error(answer)).startswith("the API answered 401: bad k")
+
+
 @pytest.mark.parametrize(
     "told, asked",
     [
@@ -519,6 +558,34 @@ def test_an_endless_message_is_shortened() -> None:
     for message in ("x" * 50_000, ["x" * 50_000]):
         error = decode_error(said({"message": message}, 400))
         assert (len(error.message), len(error.body)) == (2000, 500)
+
+
+@pytest.mark.parametrize("before", [0, 490, 1_990])
+def test_what_must_not_be_shown_is_taken_out_before_anything_is_shortened(
+    before: int,
+) -> None:
+    """A server that sends the key back gets it into no error, whole or in part."""
+
+    def redact(text: str) -> str:
+        return text.replace("sk-secret-key", "***")
+
+    told = "." * before + "sk-secret-key"
+    location, trace = {"location": f"http://x/{told}"}, {"x-request-id": told}
+    for code, content, headers in (
+        (401, json.dumps({"message": told}).encode(), trace),
+        (502, told.encode(), {}),
+        (302, b"", location),
+        (200, f"<html>{told}".encode(), {}),
+    ):
+        answer = Answer(
+            status_code=code, headers=headers, content=content, redact=redact
+        )
+        error: DecodeError | APIStatusError = decode_error(answer)
+        if code == 200:
+            with pytest.raises(DecodeError) as caught:
+                decode_polled(answer, UUID)
+            error = caught.value
+        assert "sk-" not in f"{error} {error!r} {vars(error)}"
 
 
 CLOUDFLARE = """<!DOCTYPE html>
