@@ -252,7 +252,7 @@ async def test_all_interfaces_are_reached_by_the_loopback() -> None:
     """The wildcard is no address that a client could use."""
     async with Emulator(host="0.0.0.0") as emulator, client_of(emulator) as client:
         assert httpx.URL(emulator.base_url).host == "127.0.0.1"
-        assert (await client.get("/")).status_code == 404
+        assert (await client.get("/nowhere")).status_code == 404
 
 
 @pytest.mark.parametrize("was_started", [False, True])

@@ -20,6 +20,7 @@ from kling_async.emulator._admin import admin_routes
 from kling_async.emulator._faults import Faults
 from kling_async.emulator._generations import PATHS, Generations
 from kling_async.emulator._models import ModelPages
+from kling_async.emulator._page import Page
 from kling_async.emulator._refusals import Refusal, error_body
 from kling_async.emulator._traffic import Exchange, Front, Traffic
 
@@ -34,6 +35,7 @@ def build_app(
     generations: Generations,
     account: AccountPages,
     models: ModelPages,
+    page: Page,
     has_log: bool,
 ) -> Starlette:
     """Put the endpoints behind their paths.
@@ -45,6 +47,7 @@ def build_app(
         generations: Creates, polls and files.
         account: Balance, ledger and request log.
         models: Catalogue and metrics.
+        page: The page to look at.
         has_log: Whether there is a request log.
     """
     keyed: dict[str, Endpoint] = {
@@ -67,6 +70,7 @@ def build_app(
         Route("/models/metrics", models.metrics),
         Route("/files/{name}", generations.file, name="file"),
         *admin_routes(faults, traffic, account),
+        *page.routes,
     ]
     app = Starlette(
         routes=routes,

@@ -23,6 +23,7 @@ from kling_async.emulator._ledger import Account
 from kling_async.emulator._listener import Listener
 from kling_async.emulator._log import RequestLog
 from kling_async.emulator._models import ModelPages
+from kling_async.emulator._page import Page
 from kling_async.emulator._settings import LEAST, are_keys, is_number, is_whole, require
 from kling_async.emulator._shelf import Shelf
 from kling_async.emulator._studio import ChargeRecord, CreateRecord, Studio
@@ -131,6 +132,7 @@ class Emulator:
             ),
             account=AccountPages(studio=studio, log=log, clock=clock),
             models=ModelPages(studio=studio, clock=clock),
+            page=Page(studio=studio, clock=clock),
             has_log=has_log,
         )
 

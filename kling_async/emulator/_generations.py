@@ -92,7 +92,7 @@ class Generations:
     ) -> Job:
         scene = await self.shelf.finish(scene_of(body, self.shelf.size))
         return self.studio.accept(
-            model,
+            body,
             scene,
             price=price_of(model, body, scene.length),
             now=self.clock.now(),

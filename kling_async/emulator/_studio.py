@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from attrs import define, field, frozen
@@ -62,6 +63,7 @@ class Job:
 
     Attributes:
         record: Which one it is.
+        request: The create's body.
         scene: What its video shows.
         plan: What becomes of it, and when.
         price: What it costs if it succeeds, in credits.
@@ -69,6 +71,7 @@ class Job:
     """
 
     record: CreateRecord
+    request: Mapping[str, object]
     scene: Scene
     plan: Plan
     price: int
@@ -122,6 +125,11 @@ class Studio:
     )
 
     @property
+    def jobs(self) -> list[Job]:
+        """All generations, in order."""
+        return [*self._jobs.values()]
+
+    @property
     def creates(self) -> list[CreateRecord]:
         """What was accepted, in order."""
         return [job.record for job in self._jobs.values()]
@@ -143,7 +151,7 @@ class Studio:
 
     def accept(
         self,
-        model: str,
+        request: Mapping[str, object],
         scene: Scene,
         *,
         price: int,
@@ -161,7 +169,7 @@ class Studio:
                 HTTPStatus.FORBIDDEN,
                 "You've run out of credits. Please top up your balance to continue",
             )
-        job = self._draw(model, scene, price, now, client_request_id)
+        job = self._draw(request, scene, price, now, client_request_id)
         self._jobs[job.id] = job
         self._ids_by_file[job.file_name] = job.id
         heapq.heappush(self._unsettled, (job.ends_at, job.id))
@@ -169,7 +177,7 @@ class Studio:
 
     def _draw(
         self,
-        model: str,
+        request: Mapping[str, object],
         scene: Scene,
         price: int,
         now: float,
@@ -177,6 +185,7 @@ class Studio:
     ) -> Job:
         # By its number, so that a life hangs neither on others' nor on the timing.
         chance = random.Random(f"{self.seed}/{len(self._jobs)}")  # noqa: S311 (no secret)
+        model = str(request["model"])
         plan = plan_for(
             model,
             scene.length,
@@ -192,7 +201,14 @@ class Studio:
             model=model,
             client_request_id=client_request_id,
         )
-        return Job(record=record, scene=scene, plan=plan, price=price, created_at=now)
+        return Job(
+            record=record,
+            request=request,
+            scene=scene,
+            plan=plan,
+            price=price,
+            created_at=now,
+        )
 
     def settle(self, now: float) -> None:
         """Charge what has been completed since, and free what has failed."""
