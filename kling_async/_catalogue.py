@@ -29,8 +29,9 @@ Kind = Literal[
     "effects",
     "avatar",
 ]
-Source = Literal["vendor", "reseller"]
+Source = Literal["page", "run"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_USUAL_LENGTH = 5
 
 
 @frozen(kw_only=True)
@@ -46,7 +47,8 @@ class Model:
         notes: What the vendor asks that cannot be checked here.
         durations: How long the work takes, in seconds, by the length of the
             video in seconds; empty where nobody says.
-        durations_by: Who says so: the vendor, or a reseller of the same model.
+        durations_by: How that is known: ``page``, the vendor's page says so;
+            ``run``, it shows one run that took as long.
         price: What a video costs, in USD; None, since the vendor's documents
             name no price. `AsyncKling.price` asks the server.
     """
@@ -67,10 +69,14 @@ class Model:
         return tuple(name for name, it in self.fields.items() if it.legacy)
 
     @property
-    def deprecated(self) -> Mapping[str, str]:
-        """Deprecated field names, each with the name to use in its place."""
-        both = "ratio" in self.fields and "aspect_ratio" in self.fields
-        return {"ratio": "aspect_ratio"} if both else {}
+    def deprecated(self) -> Mapping[str, str | None]:
+        """Deprecated fields, each with the one to use instead; None if there is none.
+
+        Where a video begins with an image, its shape is that of the image.
+        """
+        old = [name for name, it in self.fields.items() if it.deprecated]
+        instead = None if "aspect_ratio" in old else "aspect_ratio"
+        return {name: instead if name == "ratio" else None for name in old}
 
     def typical_seconds(
         self, video_length_seconds: float | None = None
@@ -84,8 +90,9 @@ class Model:
         """
         if not self.durations:
             return None
-        default = self.fields["duration"].default
-        length = video_length_seconds or float(default or 5)
+        duration = self.fields.get("duration")
+        default = duration.default if duration else None
+        length = video_length_seconds or float(default or _USUAL_LENGTH)
         known = min(self.durations, key=lambda seconds: abs(seconds - length))
         return self.durations[known] * length / known
 
@@ -162,24 +169,51 @@ _TABLE: tuple[tuple[str, Kind, Family, str], ...] = (
     ("klingai/avatar-pro", "avatar", of.AVATAR, ""),
 )
 
-# Seconds of work by seconds of video: the middle of what is documented, and who
-# documents it. Nothing is said of the other models.
-_MASTER: tuple[Mapping[int, float], Source] = ({5: 330.0, 10: 750.0}, "vendor")
-_DURATIONS: Mapping[str, tuple[Mapping[int, float], Source]] = {
+# Seconds of work by seconds of video, from the vendor's pages of August 2026: the
+# middle of what a page says, or what the run took that it shows. Where the length
+# hangs on a sound or a video that was given, it is taken for 5 s.
+_MASTER = {5: 330.0, 10: 750.0}
+_PLAIN_2_1 = {5: 210.0, 10: 420.0}
+_SAID: Mapping[str, Mapping[int, float]] = {
     "klingai/v2-master-image-to-video": _MASTER,
     "klingai/v2-master-text-to-video": _MASTER,
     "klingai/v2.1-master-image-to-video": _MASTER,
     "klingai/v2.1-master-text-to-video": _MASTER,
-    "kling-video/v2.1/pro/image-to-video": ({5: 210.0, 10: 420.0}, "vendor"),
-    "klingai/video-v3-standard-image-to-video": ({5: 135.0}, "reseller"),
-    "klingai/video-v3-standard-text-to-video": ({5: 135.0}, "reseller"),
-    "klingai/video-v3-pro-image-to-video": ({5: 135.0}, "reseller"),
-    "klingai/video-v3-pro-text-to-video": ({5: 135.0}, "reseller"),
+    "kling-video/v2.1/standard/image-to-video": _PLAIN_2_1,
+    "kling-video/v2.1/pro/image-to-video": _PLAIN_2_1,
+}
+_SHOWN: Mapping[str, Mapping[int, float]] = {
+    "kling-video/v1/standard/image-to-video": {5: 249},
+    "kling-video/v1/pro/image-to-video": {5: 204},
+    "kling-video/v1.6/standard/image-to-video": {5: 122},
+    "kling-video/v1.6/pro/image-to-video": {5: 186},
+    "klingai/v2.5-turbo/pro/image-to-video": {5: 130},
+    "klingai/video-v2-6-pro-image-to-video": {5: 110},
+    "klingai/video-o1-image-to-video": {5: 79},
+    "klingai/video-v3-standard-image-to-video": {10: 235},
+    "klingai/video-v3-pro-image-to-video": {10: 401},
+    "kling-video/v1/standard/text-to-video": {5: 322},
+    "kling-video/v1/pro/text-to-video": {5: 78},
+    "kling-video/v1.6/standard/text-to-video": {5: 186},
+    "kling-video/v1.6/pro/text-to-video": {5: 186},
+    "klingai/v2.5-turbo/pro/text-to-video": {5: 160},
+    "klingai/video-v2-6-pro-text-to-video": {5: 152},
+    "klingai/video-v3-standard-text-to-video": {8: 431},
+    "klingai/video-v3-pro-text-to-video": {8: 381},
+    "kling-video/v1.6/standard/multi-image-to-video": {5: 127},
+    "klingai/video-o1-reference-to-video": {5: 126},
+    "klingai/video-o1-video-to-video-edit": {5: 235},
+    "klingai/video-o1-video-to-video-reference": {5: 203},
+    "klingai/video-v2-6-motion-control": {5: 356},
+    "klingai/kling-video-v1.6-standard-effects": {5: 100},
+    "klingai/kling-video-v1.6-pro-effects": {5: 120},
+    "klingai/avatar-standard": {5: 240},
+    "klingai/avatar-pro": {5: 530},
 }
 
 
 def _model(model_id: str, kind: Kind, family: Family, legacy: str) -> Model:
-    durations, durations_by = _DURATIONS.get(model_id, ({}, None))
+    said, shown_run = _SAID.get(model_id, {}), _SHOWN.get(model_id, {})
     return Model(
         id=model_id,
         kind=kind,
@@ -189,8 +223,8 @@ def _model(model_id: str, kind: Kind, family: Family, legacy: str) -> Model:
         required=family.required,
         rules=family.rules,
         notes=family.notes,
-        durations=durations,
-        durations_by=durations_by,
+        durations=said or shown_run,
+        durations_by="page" if said else "run" if shown_run else None,
     )
 
 
@@ -227,7 +261,7 @@ def problems_in(
         if name in unchecked:
             continue
         if rule is None:
-            problems.append(_not_taken(known, name, value))
+            problems.append(_not_taken(known, name, given))
         else:
             problems += problems_with(name, value, rule, local_media=local_media)
     wrong = {problem.field for problem in problems} | set(unchecked)
@@ -265,22 +299,24 @@ def _missing(model: Model, given: Mapping[str, object]) -> Iterator[Problem]:
             yield Problem(name, "nothing", allowed, "It is required.")
 
 
-def _not_taken(model: Model, name: str, value: object) -> Problem:
-    meant = did_you_mean(name, model.fields)
-    hints = [hint for hint in (meant, _taken_by(name)) if hint]
+def _not_taken(model: Model, name: str, given: Mapping[str, object]) -> Problem:
+    meant = did_you_mean(name, [it for it in model.fields if it not in given])
+    hints = [hint for hint in (meant, _taken_by(name, model.kind)) if hint]
     return Problem(
         field=name,
-        given=shown(value),
+        given=shown(given[name]),
         allowed=f"only {', '.join(model.fields)}",
         hint=" ".join(hints) or None,
     )
 
 
-def _taken_by(name: str) -> str | None:
-    takers = [model.id for model in MODELS.values() if name in model.fields]
+def _taken_by(name: str, kind: Kind) -> str | None:
+    """Return which models take a field, the newest of the same kind named."""
+    takers = [model for model in MODELS.values() if name in model.fields]
     if not takers:
         return None
-    names = ", ".join(takers[-_SHOWN_MODELS:])
+    takers.sort(key=lambda model: (model.kind == kind, not model.fields[name].legacy))
+    names = ", ".join(model.id for model in takers[-_SHOWN_MODELS:])
     if len(takers) <= _SHOWN_MODELS:
         return f"It is taken by {names}."
     return f"It is taken by {len(takers)} other models, such as {names}."

@@ -125,8 +125,8 @@ _FIELDS: Mapping[str, Field] = {
 
 # What only the older schemas name, for some of the models.
 LEGACY_FIELDS: Mapping[str, Field] = {
-    "ratio": evolve(_one_of(*_RATIOS), legacy=True),
-    "aspect_ratio": evolve(_one_of(*_RATIOS), legacy=True),
+    "ratio": evolve(_one_of(*_RATIOS), legacy=True, deprecated=True),
+    "aspect_ratio": evolve(_one_of(*_RATIOS), legacy=True, deprecated=True),
     "tail_image_url": evolve(_IMAGE, legacy=True),
     "type": evolve(_one_of("image-to-video"), legacy=True),
     "external_task_id": evolve(_TEXT, legacy=True),
@@ -238,13 +238,19 @@ _TURBO_FIELDS = {
     "image_url": _IMAGE_50_MB,
 }
 _NO_RATIO = {"aspect_ratio": _one_of(*_RATIOS)}
+_PROMPT_NOTE = "the older schemas of some of these models require a prompt"
+_CAMERA_NOTE = (
+    "Kling's own API takes one of these only: a last frame, masks, camera_control"
+)
 _MOTION_NOTE = (
     "the reference video lasts at most 10 s with character_orientation image, "
     "30 s with video"
 )
 
-IMAGE_1 = Family(f"image_url! prompt tail_image_url {_MASKS}")
-IMAGE_2 = Family(f"image_url! prompt {_MASKS}")
+IMAGE_1 = Family(
+    f"image_url! prompt tail_image_url {_MASKS}", notes=(_PROMPT_NOTE, _CAMERA_NOTE)
+)
+IMAGE_2 = Family(f"image_url! prompt {_MASKS}", notes=(_PROMPT_NOTE, _CAMERA_NOTE))
 IMAGE_PLAIN = Family("image_url! prompt! duration negative_prompt cfg_scale provider")
 IMAGE_3 = Family(
     "image_url! prompt multi_prompt tail_image_url duration elements shot_type "

@@ -45,6 +45,7 @@ class Field:
         default: What the server takes where the field is left out.
         nullable: Whether JSON's null is allowed.
         legacy: Whether only the older of the vendor's schemas names it.
+        deprecated: Whether the vendor says not to use it any more.
     """
 
     type: FieldType
@@ -66,6 +67,7 @@ class Field:
     default: int | str | bool | None = None
     nullable: bool = False
     legacy: bool = False
+    deprecated: bool = False
 
     @property
     def allowed(self) -> str:
@@ -154,7 +156,7 @@ def _list_in_words(rule: Field) -> str:
 _MEDIUM_IN_WORDS: Mapping[Medium, str] = {
     "image": "an http(s) address or a base64 data URI of an image",
     "audio": "an http(s) address or a base64 data URI of an audio file",
-    "video": "an http(s) address of a video",
+    "video": "an http(s) address or a base64 data URI of a video",
 }
 
 _TYPE_IN_WORDS: Mapping[FieldType, Callable[[Field], str]] = {
