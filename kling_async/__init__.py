@@ -8,8 +8,8 @@
         )
         await kling.download(generation, "mona.mp4")
 
-Everything public is named here, in `kling_async.models`, and in the modules
-without an underscore; the rest may change.
+Everything public is named here, in `kling_async.models`, `kling_async.types`, and in
+the other modules without an underscore; the rest may change.
 """
 
 from __future__ import annotations

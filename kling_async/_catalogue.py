@@ -223,7 +223,7 @@ def _model(model_id: str, kind: Kind, family: Family, legacy: str) -> Model:
         required=family.required,
         rules=family.rules,
         notes=family.notes,
-        durations=said or shown_run,
+        durations=MappingProxyType(dict(said or shown_run)),
         durations_by="page" if said else "run" if shown_run else None,
     )
 

@@ -23,6 +23,7 @@ _DATA_HEAD = re.compile(r"data:([^;,\s]*)((?:;[^;,\s]+)*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+")
 _BASE64_END = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _PROBED = 256
+_LOCAL_VIDEO = "A local video must be uploaded somewhere first, or be encoded."
 
 
 def problems_with(
@@ -55,6 +56,29 @@ def problems_with(
         case "boolean":
             if not isinstance(value, bool):
                 yield _refused(where, value, rule)
+
+
+def with_numbers(value: object, rule: Field) -> object:
+    """Return a value that fits its field, with numbers where text says them.
+
+    The vendor's schemas ask for numbers, its examples send ``"5"``: a number is
+    right for both.
+    """
+    match rule.type:
+        case "integer" | "number":
+            whole = rule.type == "integer"
+            number = _as_number(value, whole=whole)
+            return value if number is None else int(number) if whole else number
+        case "array" if rule.items and isinstance(value, (list, tuple)):
+            return [with_numbers(item, rule.items) for item in value]
+        case "object" if isinstance(value, Mapping):
+            known = rule.properties
+            return {
+                name: with_numbers(inner, known[name]) if name in known else inner
+                for name, inner in value.items()
+            }
+        case _:
+            return value
 
 
 def _refused(
@@ -145,8 +169,7 @@ def _problems_of_media(
 ) -> Iterator[Problem]:
     if isinstance(value, (os.PathLike, bytes, bytearray, memoryview)):
         if rule.medium == "video":
-            hint = "A local video must be uploaded somewhere first."
-            yield _refused(where, value, rule, hint)
+            yield _refused(where, value, rule, _LOCAL_VIDEO)
         elif not local_media:
             yield _refused(where, value, rule)
     elif not isinstance(value, str):
@@ -185,5 +208,5 @@ def _what_to_give_instead(value: str, rule: Field) -> str:
     if len(value) > _PROBED and _BASE64.fullmatch(value[:_PROBED]):
         return f"Bare base64? Put 'data:{rule.medium}/…;base64,' before it."
     if rule.medium == "video":
-        return "A local video must be uploaded somewhere first."
+        return _LOCAL_VIDEO
     return f"For a local file give pathlib.Path({shown(value)})."

@@ -105,10 +105,10 @@ def shown(value: object, limit: int = _SHOWN_CHARACTERS) -> str:
 
 
 def nearest(name: object, names: Collection[str]) -> str | None:
-    """Return the one of the names that was probably meant."""
+    """Return the one of the names, all of them in lower case, that was meant."""
     if not isinstance(name, str):
         return None
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
 
 
 def did_you_mean(name: object, names: Collection[str]) -> str | None:
@@ -150,7 +150,8 @@ def _list_in_words(rule: Field) -> str:
     if rule.min_items is None and rule.max_items is None:
         return f"a list, each item {each}"
     count = _range_in_words("", rule.min_items, rule.max_items).strip(", ")
-    return f"a list of {count.removeprefix('from ')} items, each {each}"
+    items = "item" if (rule.max_items or rule.min_items) == 1 else "items"
+    return f"a list of {count.removeprefix('from ')} {items}, each {each}"
 
 
 _MEDIUM_IN_WORDS: Mapping[Medium, str] = {

@@ -4,8 +4,6 @@ Names and shapes are the wire's. Which model takes which is said in `_catalogue`
 a test holds the two against each other.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, Required, TypeAlias, TypedDict
@@ -174,7 +172,7 @@ class GenerationParams(TypedDict, total=False):
 
     model: Required[AnyModel | str]
     prompt: str | None
-    multi_prompt: Sequence[Shot] | Sequence[str] | None
+    multi_prompt: Sequence[Shot | str] | None
     negative_prompt: str | None
     image_url: Media | Sequence[Media] | None
     tail_image_url: Media | None

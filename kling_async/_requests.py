@@ -7,21 +7,16 @@ sent. Opens no file; `_media` turns local images into what the wire takes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, TypeVar, get_type_hints
 
-from attrs import field, fields, frozen
+from attrs import NOTHING, field, fields, frozen
 
-from kling_async._catalogue import (
-    MODELS,
-    Kind,
-    nearest_model,
-    problems_in,
-    problems_in_types,
-)
+from kling_async._catalogue import MODELS, Kind
+from kling_async._checking import with_numbers
 from kling_async._errors import InvalidRequestError, Problem
 from kling_async._fields import shown
-from kling_async._hooks import logger
+from kling_async._given import Given, copied, warn_of_unknown
 from kling_async._params import (
     AdvancedCameraControl,
     AvatarModel,
@@ -49,7 +44,28 @@ from kling_async._params import (
 RequestT = TypeVar("RequestT", bound="Request")
 
 
-@frozen(kw_only=True)
+def _tells_all_problems(cls: type[RequestT]) -> type[RequestT]:
+    """Check what a class is given before Python does, which names one slip a time."""
+    bare: Callable[..., None] = cls.__init__
+    defaults = {it.name: it.default for it in fields(cls) if it.name == "model"}
+    # What must be given may be given in extra, too; Python is not to miss it.
+    empty = {it.name: None for it in fields(cls) if it.default is NOTHING}
+    # Looked up here, for these names do not exist where the class says it is from.
+    hints = get_type_hints(cls, include_extras=True)
+    cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
+
+    @functools.wraps(bare)
+    def checked(self: RequestT, /, **given: object) -> None:
+        own = {name: copied(value) for name, value in given.items()}
+        _require_valid(Given.of(defaults | own), cls)
+        bare(self, **(empty | own))
+
+    setattr(cls, "__init__", checked)  # noqa: B010 (type checkers know attrs' own)
+    return cls
+
+
+@_tells_all_problems
+@frozen(kw_only=True, repr=False)
 class Request:
     """A generation to ask for, of whatever kind.
 
@@ -60,6 +76,9 @@ class Request:
         model: The model's id, as in the vendor's docs.
         extra: Fields to send along that this version does not know; they are
             not checked.
+
+    Raises:
+        InvalidRequestError: Something given cannot be right; all of it is told.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
@@ -69,96 +88,50 @@ class Request:
 
     def to_body(self) -> dict[str, object]:
         """Give what is sent, by the wire's names; what is None is left out."""
-        names = [it.name for it in fields(type(self)) if it.name != "extra"]
-        values = {name: getattr(self, name) for name in names}
-        return {k: v for k, v in values.items() if v is not None} | dict(self.extra)
+        known = MODELS.get(self.model)
+        rules = known.fields if known else {}
+        body = {
+            name: with_numbers(value, rules[name]) if name in rules else value
+            for name, value in self._given()
+        }
+        return body | dict(self.extra)
+
+    def _given(self) -> Iterator[tuple[str, object]]:
+        for name in (it.name for it in fields(type(self)) if it.name != "extra"):
+            value: object = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+    def __repr__(self) -> str:
+        """Show what was given, long texts and bytes in short."""
+        given = dict(self._given()) | ({"extra": self.extra} if self.extra else {})
+        told = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
+        return f"{type(self).__name__}({told})"
 
 
-def _tells_all_problems(cls: type[RequestT]) -> type[RequestT]:
-    """Check what a class is given before Python does, which names one slip a time."""
-    bare: Callable[..., None] = cls.__init__
-    defaults = {it.name: it.default for it in fields(cls) if it.name == "model"}
-
-    @functools.wraps(bare)
-    def checked(self: RequestT, **given: object) -> None:
-        _require_valid(defaults | given, cls)
-        bare(self, **given)
-
-    setattr(cls, "__init__", checked)  # noqa: B010 (type checkers know attrs' own)
-    return cls
-
-
-def _require_valid(given: Mapping[str, object], cls: type[Request]) -> None:
-    model, body, extra = _taken_apart(given)
-    problems = [*_problems_of_extra(body, extra), *_problems_of_kind(model, cls)]
-    if not problems and model not in MODELS:
-        _warn_of_unknown(model)
-        strange = body.keys() - {it.name for it in fields(cls)}
-        problems = [_unknown(name, body[name], cls) for name in sorted(strange)]
-        problems += problems_in_types(body, local_media=True)
+def _require_valid(given: Given, cls: type[Request]) -> None:
+    problems = [*given.given_twice, *_problems_of_kind(given.model, cls)]
+    if not problems and given.model in MODELS and cls.kinds:
+        problems = given.problems_for_model()
     elif not problems:
-        everything = body | extra
-        problems = problems_in(model, everything, local_media=True, unchecked=extra)
+        warn_of_unknown(given.model)
+        names = {it.name: it.default for it in fields(cls) if it.name != "model"}
+        needed = [name for name, default in names.items() if default is NOTHING]
+        problems = given.problems_for_any_model(cls.__name__, names, needed)
     if problems:
-        raise InvalidRequestError(problems, model=model)
-
-
-def _taken_apart(
-    given: Mapping[str, object],
-) -> tuple[str, dict[str, object], dict[str, object]]:
-    """Give the model, the fields that have a value, and the extra ones."""
-    model, extra = given.get("model"), given.get("extra", {})
-    problems: list[Problem] = []
-    if not isinstance(model, str) or not model.strip():
-        told = shown(model) if "model" in given else "nothing"
-        allowed = "the id of a model, such as klingai/v2-master-image-to-video"
-        problems.append(
-            Problem("model", told, allowed, "`kling-async models` lists them")
-        )
-    if not isinstance(extra, Mapping):
-        problems.append(Problem("extra", shown(extra), "a mapping of field to value"))
-    if problems:
-        raise InvalidRequestError(problems)
-    apart = {"model", "extra"}
-    body = {k: v for k, v in given.items() if k not in apart and v is not None}
-    return str(model), body, dict(extra)  # type: ignore[call-overload]
-
-
-def _problems_of_extra(
-    body: Collection[str], extra: Mapping[str, object]
-) -> list[Problem]:
-    twice = sorted(extra.keys() & {"model", *body})
-    allowed = "only what is not given beside it"
-    return [Problem(f"extra.{it}", shown(extra[it]), allowed) for it in twice]
+        raise InvalidRequestError(problems, model=given.model)
 
 
 def _problems_of_kind(model: str, cls: type[Request]) -> list[Problem]:
-    if model not in MODELS or MODELS[model].kind in cls.kinds:
+    if model not in MODELS or not cls.kinds or MODELS[model].kind in cls.kinds:
         return []
     right = class_for(model).__name__
     allowed = f"a model for {' or '.join(cls.kinds)}"
     return [Problem("model", repr(model), allowed, f"It is one for {right}.")]
 
 
-def _unknown(name: str, value: object, cls: type[Request]) -> Problem:
-    allowed = f"only the fields of {cls.__name__}"
-    return Problem(name, shown(value), allowed, "Others can be given in extra={...}.")
-
-
-@functools.cache
-def _warn_of_unknown(model: str) -> None:
-    """Tell once, not for each of a thousand requests."""
-    near = nearest_model(model)
-    meant = f"; did you mean {near!r}?" if near else ""
-    logger.warning(
-        "model %r is not known to this version, so its fields are not checked%s",
-        model,
-        meant,
-    )
-
-
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class ImageToVideo(Request):
     """A video that begins with an image.
 
@@ -195,7 +168,7 @@ class ImageToVideo(Request):
     model: ImageToVideoModel | str = "klingai/video-v3-pro-image-to-video"
     image_url: Media
     prompt: str | None = None
-    multi_prompt: Sequence[Shot] | Sequence[str] | None = None
+    multi_prompt: Sequence[Shot | str] | None = None
     tail_image_url: Media | None = None
     last_image_url: Media | None = None
     duration: Seconds | None = None
@@ -215,7 +188,7 @@ class ImageToVideo(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class TextToVideo(Request):
     """A video from words alone.
 
@@ -239,7 +212,7 @@ class TextToVideo(Request):
 
     model: TextToVideoModel | str = "klingai/video-v3-pro-text-to-video"
     prompt: str | None = None
-    multi_prompt: Sequence[Shot] | Sequence[str] | None = None
+    multi_prompt: Sequence[Shot | str] | None = None
     aspect_ratio: Ratio | None = None
     duration: Seconds | None = None
     negative_prompt: str | None = None
@@ -253,7 +226,7 @@ class TextToVideo(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class MultiImageToVideo(Request):
     """A video from 2 to 4 images together.
 
@@ -278,7 +251,7 @@ class MultiImageToVideo(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class ReferenceToVideo(Request):
     """A video that keeps the persons, things and styles of reference images.
 
@@ -304,7 +277,7 @@ class ReferenceToVideo(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class VideoToVideo(Request):
     """A video edited, or a new one after a reference video.
 
@@ -334,7 +307,7 @@ class VideoToVideo(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class MotionControl(Request):
     """A figure from an image that moves as somebody in a video does.
 
@@ -361,7 +334,7 @@ class MotionControl(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Effects(Request):
     """A ready-made effect with the figures of one or more images.
 
@@ -380,7 +353,7 @@ class Effects(Request):
 
 
 @_tells_all_problems
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Avatar(Request):
     """A person in an image who speaks or sings a sound file.
 
@@ -427,15 +400,15 @@ def build_request(params: Mapping[str, object]) -> Request:
     Raises:
         InvalidRequestError: It cannot be right.
     """
-    model, body, extra = _taken_apart(params)
-    cls = class_for(model)
+    given = Given.of(params)
+    cls = class_for(given.model)
     if cls is not Request:
         return cls(**params)  # type: ignore[arg-type]
-    _warn_of_unknown(model)
+    names = given.body.keys()
     problems = [
-        *_problems_of_extra(body, extra),
-        *problems_in_types(body, local_media=True),
+        *given.given_twice,
+        *given.problems_for_any_model(cls.__name__, names, needed=()),
     ]
     if problems:
-        raise InvalidRequestError(problems, model=model)
-    return Request(model=model, extra=body | extra)
+        raise InvalidRequestError(problems, model=given.model)
+    return Request(model=given.model, extra={**given.body, **given.extra})

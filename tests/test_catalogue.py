@@ -36,17 +36,11 @@ class Section:
 def sections() -> Iterator[Section]:
     """Read the facts: an entry begins at the margin, what is indented goes on."""
     for part in FACTS.read_text("utf-8").split("\n== ")[1:]:
-        title, *lines = part.strip("\n").splitlines()
+        title, _, text = part.strip("\n").partition("\n")
         entries: dict[str, list[str]] = {}
-        for line in lines:
-            if not line.startswith(" ") and "fields" not in title:
-                name, *rest = [line] if title == "rules" else line.split()
-                entries[name] = rest
-            elif not line.startswith(" "):
-                name, *rest = line.split()
-                entries[name] = rest
-            else:
-                entries[name] += line.split()
+        for entry in text.replace("\n ", " ").splitlines():
+            name, *words = entry.split("    ") if title == "rules" else entry.split()
+            entries[name.strip()] = " ".join(words).split()
         yield Section(title, entries)
 
 
