@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from kling_async.emulator import Emulator
-from kling_async.emulator._page import shortened
+from kling_async.emulator._shortening import shortened
 
 AT_ONCE = 1e9
 PATH = "/v2/video/generations"

@@ -311,6 +311,14 @@ def test_a_server_on_trio_is_refused() -> None:
         ("api_keys", "secret"),
         ("api_keys", [""]),
         ("api_keys", [1]),
+        ("rate_limit", 0),
+        ("rate_limit", 1.5),
+        ("max_running", 0),
+        ("max_running", True),
+        ("expire_after", -1),
+        ("expire_after", "1h"),
+        ("log_delay", -1),
+        ("log_delay", float("nan")),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(name: str, value: object) -> None:

@@ -15,7 +15,7 @@ import av
 import httpx
 import pytest
 from attrs import frozen
-from PIL import Image
+from PIL import Image, ImageColor
 
 from kling_async.emulator import Emulator
 
@@ -347,3 +347,13 @@ async def test_a_dropped_app_leaves_no_files(
     del client, emulator
     gc.collect()
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("colour", ["#c86432", "#ffffff", "#000000", "#1e1edc"])
+async def test_colours_stay_as_they_are(colour: str) -> None:
+    """Light, dark and bright ones come out of the file as they went in."""
+    body = {**FROM_IMAGE, "image_url": picture(320, 180, colour=colour)}
+    async with client_of(quick()) as client:
+        frame = opened(await downloaded(client, body)).frames[0]
+    seen = cast("tuple[int, int, int]", frame.getpixel((32, 18)))
+    assert seen == pytest.approx(ImageColor.getrgb(colour), abs=6)

@@ -5,8 +5,7 @@ Answered to this machine only; no path of the vendor's is here.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -17,10 +16,10 @@ from starlette.routing import Route
 
 from kling_async._errors import ConfigurationError
 from kling_async.emulator._account import AccountPages
+from kling_async.emulator._door import Endpoint
 from kling_async.emulator._faults import ActiveFault, Faults, faults_in
+from kling_async.emulator._here import is_loopback
 from kling_async.emulator._traffic import ADMIN, Traffic
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def admin_routes(
@@ -103,7 +102,7 @@ def _shown(rule: ActiveFault) -> dict[str, object]:
 def _for_this_machine(endpoint: Endpoint) -> Endpoint:
     async def checked(request: Request) -> Response:
         host = request.client.host if request.client else ""
-        if not _is_loopback(host) or _is_from_elsewhere(request):
+        if not is_loopback(host) or _is_from_elsewhere(request):
             words = "only programs on the emulator's own machine may ask for this"
             return JSONResponse({"message": words}, HTTPStatus.FORBIDDEN)
         return await endpoint(request)
@@ -115,12 +114,3 @@ def _is_from_elsewhere(request: Request) -> bool:
     """Whether a browser asks on behalf of somebody else's page."""
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != request.url.netloc
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

@@ -5,8 +5,7 @@ Routes, keys and the form of errors; what is behind a path is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from http import HTTPStatus
+from collections.abc import Collection, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,14 +16,13 @@ from starlette.routing import Route
 
 from kling_async.emulator._account import AccountPages
 from kling_async.emulator._admin import admin_routes
+from kling_async.emulator._door import Door, Endpoint
 from kling_async.emulator._faults import Faults
 from kling_async.emulator._generations import PATHS, Generations
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._page import Page
 from kling_async.emulator._refusals import Refusal, error_body
 from kling_async.emulator._traffic import Exchange, Front, Traffic
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(
@@ -37,6 +35,7 @@ def build_app(
     models: ModelPages,
     page: Page,
     has_log: bool,
+    rate_limit: int | None,
 ) -> Starlette:
     """Put the endpoints behind their paths.
 
@@ -49,6 +48,8 @@ def build_app(
         models: Catalogue and metrics.
         page: The page to look at.
         has_log: Whether there is a request log.
+        rate_limit: How many requests a minute each key may make; None for any
+            number.
     """
     keyed: dict[str, Endpoint] = {
         "/v2/billing": account.balance,
@@ -57,15 +58,14 @@ def build_app(
     if has_log:
         keyed["/v2/logs"] = account.logs
 
-    def locked(endpoint: Endpoint) -> Endpoint:
-        return _with_key(endpoint, api_keys)
+    door = Door(models.clock, api_keys, rate_limit)
 
     routes = [
         *(
-            Route(path, locked(generations.generations), methods=["GET", "POST"])
+            Route(path, door.before(generations.generations), methods=["GET", "POST"])
             for path in PATHS
         ),
-        *(Route(path, locked(endpoint)) for path, endpoint in keyed.items()),
+        *(Route(path, door.before(endpoint)) for path, endpoint in keyed.items()),
         Route("/v1/models", models.catalogue),
         Route("/models/metrics", models.metrics),
         Route("/files/{name}", generations.file, name="file"),
@@ -79,23 +79,6 @@ def build_app(
     )
     app.router.redirect_slashes = False
     return app
-
-
-def _with_key(endpoint: Endpoint, api_keys: Collection[str] | None) -> Endpoint:
-    async def checked(request: Request) -> Response:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        key = key.strip()
-        allowed = api_keys is None or key in api_keys
-        if scheme.lower() == "bearer" and key and allowed:
-            return await endpoint(request)
-        wrong = "invalid" if key else "missing"
-        raise Refusal(
-            HTTPStatus.UNAUTHORIZED,
-            f"Unauthorized: the API key is {wrong}",
-            {"www-authenticate": "Bearer"},
-        )
-
-    return checked
 
 
 def _refused(request: Request, error: Exception) -> Response:

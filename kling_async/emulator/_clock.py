@@ -23,6 +23,10 @@ class Clock:
     _loop: object = field(default=None, init=False)
     _offset: float = field(default=0.0, init=False)
 
+    def go_on_from(self, at: float) -> None:
+        """Never tell a time before this one, which another process has told."""
+        self._last = max(self._last, at)
+
     def now(self) -> float:
         """Return the time; outside an event loop, when it was last asked."""
         try:
@@ -32,7 +36,8 @@ class Clock:
         if loop is not self._loop:
             self._loop = loop
             self._offset = max(time.time(), self._last) - anyio.current_time()
-        self._last = anyio.current_time() + self._offset
+        # The offset is rounded: without `max` this could be a moment too early.
+        self._last = max(self._last, anyio.current_time() + self._offset)
         return self._last
 
 

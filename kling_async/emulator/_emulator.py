@@ -1,6 +1,6 @@
 """`Emulator`: the parts of the stand-in server put together, with its settings.
 
-Holds no logic of its own but the check of what it is given.
+Holds no logic of its own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,14 +25,13 @@ from kling_async.emulator._listener import Listener
 from kling_async.emulator._log import RequestLog
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._page import Page
-from kling_async.emulator._settings import LEAST, are_keys, is_number, is_whole, require
+from kling_async.emulator._settings import Settings
 from kling_async.emulator._shelf import Shelf
+from kling_async.emulator._state import StateFile
 from kling_async.emulator._studio import ChargeRecord, CreateRecord, Studio
 from kling_async.emulator._traffic import RequestRecord, Traffic
 
 _PLENTY_OF_CREDITS = 2e12  # a million USD
-_LAST_PORT = 65535
-_SIZES = (64, 4096)
 
 
 class Emulator:
@@ -50,8 +50,9 @@ class Emulator:
     A generation is queued for some seconds, then takes as long as the vendor
     documents for its model (give or take 12 %), all divided by `speed`, on the
     clock of the event loop. Then its video is there: an H.264 MP4 of the length
-    that was asked for, a slow zoom into the image if that came as a data URI, else
-    a title card with the prompt. Nothing is ever fetched from the internet.
+    that was asked for, a slow zoom into each image that came as a data URI or lies
+    on this machine, else a title card with the prompt. Nothing is ever fetched from
+    the internet.
 
     Args:
         speed: How many times faster than the vendor; 1 is real time, 1e6 at once.
@@ -63,12 +64,20 @@ class Emulator:
         credits: What the account starts with; 2,000,000 are 1 USD. A create that
             the rest cannot pay for is refused; a failed generation costs nothing.
         failure_rate: The share of generations that end with ``error``, 0 to 1.
+        rate_limit: How many requests a minute each key may make; the next is a 429
+            that says when to come again. None for any number.
+        max_running: How many generations may be unfinished at once; a further
+            create is a 429. None for any number.
+        expire_after: For how many seconds a finished video is served; its link is
+            a 403 afterwards. None for ever. Not divided by `speed`.
         log_delay: How many seconds a create takes to appear in the request log,
             ``GET /v2/logs``; infinite for never. Not divided by `speed`.
         request_log: Whether there is a request log; without one its path is a 404.
+        state: A file to keep generations, account and log in; the next emulator on
+            it goes on from there, and its account is the file's. None to forget.
         faults: What goes wrong from the start; `faults` adds and removes more.
         size: The videos' longer side in pixels, 64 to 4096. Five seconds take
-            about 0.2 s of CPU time at 320, 2 s at 1280.
+            about 0.12 s of CPU time at 320, 1.7 s at 1280.
 
     Raises:
         ConfigurationError: One of them makes no sense.
@@ -84,56 +93,84 @@ class Emulator:
         api_keys: Collection[str] | None = None,
         credits: float = _PLENTY_OF_CREDITS,  # noqa: A002 (the API's own word)
         failure_rate: float = 0.0,
+        rate_limit: int | None = None,
+        max_running: int | None = None,
+        expire_after: float | None = None,
         log_delay: float = 0.0,
         request_log: bool = True,
+        state: str | Path | None = None,
         faults: Iterable[Fault] = (),
         size: int = 320,
     ) -> None:
-        require("speed", speed, "finite, above 0", fits=is_number(speed, LEAST))
-        require("credits", credits, "finite, at least 0", fits=is_number(credits))
-        is_rate = is_number(failure_rate, 0, 1)
-        require("failure_rate", failure_rate, "from 0 to 1", fits=is_rate)
-        require("port", port, "0 to 65535", fits=is_whole(port, 0, _LAST_PORT))
-        require("size", size, "64 to 4096 (pixels)", fits=is_whole(size, *_SIZES))
-        is_delay = is_number(log_delay, 0, math.inf)
-        require("log_delay", log_delay, "at least 0 (seconds)", fits=is_delay)
-        fit = are_keys(api_keys)
-        require("api_keys", "***", "texts in a collection, or None", fits=fit)
-        self._host, self._port = host, port
+        self._settings = Settings(
+            speed=speed,
+            seed=seed,
+            host=host,
+            port=port,
+            api_keys=api_keys,
+            credits=credits,
+            failure_rate=failure_rate,
+            rate_limit=rate_limit,
+            max_running=max_running,
+            expire_after=expire_after,
+            log_delay=log_delay,
+            request_log=request_log,
+            state=None if state is None else Path(state),
+            size=size,
+        )
         self._listener: Listener | None = None
-        self._shelf = Shelf(size)
-        self._traffic = Traffic(random.Random(f"{seed}/requests"))  # noqa: S311 (no secret)
         self._clock = Clock()
+        self._shelf = Shelf(size)
+        self._log = RequestLog(log_delay)
+        self._studio = self._open_studio()
+        self._state = self._open_state()
+        # A number of its own for each process that goes on from a file.
+        chance = random.Random(f"{seed}/requests/{len(self._log.rows)}")  # noqa: S311 (no secret)
+        self._traffic = Traffic(chance)
         self._faults = Faults(seed, self._clock.now)
         for fault in faults:
             self._faults.add(fault)
-        self._studio = Studio(
-            seed=seed,
-            speed=speed,
-            failure_rate=failure_rate,
-            account=Account.opened(credits, at=self._clock.now()),
-        )
-        self._app = self._build(RequestLog(log_delay), api_keys, has_log=request_log)
+        self._app = self._build()
 
-    def _build(
-        self, log: RequestLog, api_keys: Collection[str] | None, *, has_log: bool
-    ) -> ASGIApp:
-        studio, clock = self._studio, self._clock
+    def _open_studio(self) -> Studio:
+        given = self._settings
+        return Studio(
+            seed=given.seed,
+            speed=given.speed,
+            failure_rate=given.failure_rate,
+            max_running=given.max_running,
+            account=Account.opened(given.credits, at=self._clock.now()),
+        )
+
+    def _open_state(self) -> StateFile | None:
+        path = self._settings.state
+        if path is None:
+            return None
+        state = StateFile(path, self._studio, self._log, self._clock)
+        state.load()
+        return state
+
+    def _build(self) -> ASGIApp:
+        given, studio, clock = self._settings, self._studio, self._clock
+        end = given.expire_after
         return build_app(
             traffic=self._traffic,
             faults=self._faults,
-            api_keys=None if api_keys is None else frozenset(api_keys),
+            api_keys=None if given.api_keys is None else frozenset(given.api_keys),
+            rate_limit=given.rate_limit,
             generations=Generations(
                 studio=studio,
                 shelf=self._shelf,
-                log=log,
+                log=self._log,
                 clock=clock,
                 traffic=self._traffic,
+                state=self._state,
+                expire_after=math.inf if end is None else end,
             ),
-            account=AccountPages(studio=studio, log=log, clock=clock),
+            account=AccountPages(studio=studio, log=self._log, clock=clock),
             models=ModelPages(studio=studio, clock=clock),
             page=Page(studio=studio, clock=clock),
-            has_log=has_log,
+            has_log=given.request_log,
         )
 
     @property
@@ -191,11 +228,11 @@ class Emulator:
             raise ConfigurationError("the emulator is listening already; make another")
         self._listener = await Listener.open(
             self._app,
-            host=self._host,
-            port=self._port,
+            host=self._settings.host,
+            port=self._settings.port,
             hang_up=self._traffic.hang_up,
         )
-        self._shelf.in_threads = True
+        self._work_in_threads(is_right=True)
         return self
 
     async def __aexit__(
@@ -209,8 +246,15 @@ class Emulator:
             if listener is not None:
                 await listener.aclose()
         finally:
-            self._shelf.in_threads = False
+            self._work_in_threads(is_right=False)
             self._shelf.clear()
+            if self._state is not None:
+                self._state.save_now()
+
+    def _work_in_threads(self, *, is_right: bool) -> None:
+        self._shelf.in_threads = is_right
+        if self._state is not None:
+            self._state.in_threads = is_right
 
     def __repr__(self) -> str:
         where = self._listener.url if self._listener else "not listening"

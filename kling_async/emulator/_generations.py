@@ -7,11 +7,13 @@ generations.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import cast
 
 from attrs import define
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -21,12 +23,16 @@ from kling_async._errors import Problem
 from kling_async._fields import shown
 from kling_async._generation import Status
 from kling_async.emulator._clock import Clock
+from kling_async.emulator._fetching import pictures_at
+from kling_async.emulator._here import is_loopback
 from kling_async.emulator._log import RequestLog, Row
 from kling_async.emulator._naming import is_well_formed, new_token
 from kling_async.emulator._pricing import price_of, usd
 from kling_async.emulator._refusals import Refusal
-from kling_async.emulator._scene import scene_of
+from kling_async.emulator._scene import addresses_in, scene_of
 from kling_async.emulator._shelf import Shelf
+from kling_async.emulator._shortening import shortened
+from kling_async.emulator._state import StateFile
 from kling_async.emulator._studio import Job, Studio
 from kling_async.emulator._traffic import Exchange, Traffic
 
@@ -35,6 +41,10 @@ PATHS: Mapping[str, HTTPStatus] = {
     "/v2/video/generations": HTTPStatus.OK,
     "/v2/generate/video/kling/generation": HTTPStatus.CREATED,
 }
+# As a content network answers to a link whose time is over.
+_EXPIRED = """<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>
+"""
 
 
 @define(kw_only=True, eq=False)
@@ -47,6 +57,8 @@ class Generations:
         log: Where creates are noted.
         clock: What time it is.
         traffic: Where chance for ids comes from.
+        state: Where all is kept; None if it is not.
+        expire_after: For how many seconds a finished video is served.
     """
 
     studio: Studio
@@ -54,6 +66,8 @@ class Generations:
     log: RequestLog
     clock: Clock
     traffic: Traffic
+    state: StateFile | None = None
+    expire_after: float = math.inf
 
     async def generations(self, request: Request) -> Response:
         """Create a generation, or tell of one."""
@@ -64,9 +78,12 @@ class Generations:
     async def file(self, request: Request) -> Response:
         """Serve a finished video to anyone, as a content network does."""
         job = self.studio.find_file(request.path_params["name"])
-        if job is None or job.status_at(self.clock.now()) != Status.COMPLETED:
+        now = self.clock.now()
+        if job is None or job.status_at(now) != Status.COMPLETED:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         Exchange.of(request).note(generation_id=job.id)
+        if now >= job.ends_at + self.expire_after:
+            return Response(_EXPIRED, HTTPStatus.FORBIDDEN, media_type="text/xml")
         path = await self.shelf.video_of(job.scene)
         return FileResponse(path, media_type="video/mp4")
 
@@ -78,26 +95,35 @@ class Generations:
             exchange.note(model=model if isinstance(model, str) else None)
             if problems := _problems(model, body):
                 raise Refusal.over(problems)
-            job = await self._accept(str(model), body, exchange)
-        except Refusal:
-            self.note_failure(exchange)
+            job = await self._accept(str(model), body, request)
+        except Refusal as refusal:
+            if refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
+                self.note_failure(exchange)
             raise
-        exchange.note(generation_id=job.id)
-        self._note(exchange, job)
+        finally:
+            if self.state is not None:
+                await self.state.save()
         http_status = PATHS[request.url.path]
         return await self._tell(job, request, http_status, now=job.created_at)
 
     async def _accept(
-        self, model: str, body: Mapping[str, object], exchange: Exchange
+        self, model: str, body: Mapping[str, object], request: Request
     ) -> Job:
-        scene = await self.shelf.finish(scene_of(body, self.shelf.size))
-        return self.studio.accept(
-            body,
+        fetched: dict[str, Image.Image] = {}
+        if request.client and is_loopback(request.client.host):
+            fetched = await pictures_at(addresses_in(body))
+        scene = await self.shelf.finish(scene_of(body, self.shelf.size, fetched))
+        exchange = Exchange.of(request)
+        job = self.studio.accept(
+            shortened(body),
             scene,
             price=price_of(model, body, scene.length),
             now=self.clock.now(),
             client_request_id=exchange.record.client_request_id,
         )
+        exchange.note(generation_id=job.id)
+        self._note(exchange, job)
+        return job
 
     def note_failure(self, exchange: Exchange) -> None:
         """Write a create that the server has failed into the vendor's log."""

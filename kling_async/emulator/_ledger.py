@@ -56,12 +56,13 @@ class Account:
         account.entries.append(first)
         return account
 
-    def hold(self, price: float) -> bool:
-        """Set credits aside, or say that there are too few."""
-        if self.balance - self.held < price:
-            return False
+    def covers(self, price: float) -> bool:
+        """Whether there are credits for it that are not set aside."""
+        return self.balance - self.held >= price
+
+    def hold(self, price: float) -> None:
+        """Set credits aside."""
         self.held += price
-        return True
 
     def release(self, price: float) -> None:
         """Free what was set aside: the work has failed and costs nothing."""

@@ -7,7 +7,7 @@ serves the page's three files. Needs no key: it listens on this machine only.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -25,7 +25,6 @@ _FOLDER = Path(__file__).with_name("page")
 _EVENTS = "/_emulator/events"
 _EVERY = 0.5  # seconds between two looks at what has changed
 _SHOWN = 200  # the newest generations
-_LONGEST_TEXT = 300
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; media-src 'self'; "
@@ -109,16 +108,5 @@ def _told(job: Job, now: float) -> dict[str, object]:
         "error": str(error) if error else None,
         "usd": usd(job.credits_used_at(now)),
         "client_request_id": job.record.client_request_id,
-        "request": shortened(job.request),
+        "request": job.request,
     }
-
-
-def shortened(value: object) -> object:
-    """Give a request to read: a data URI of megabytes is told by its size."""
-    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-        return f"{value[:60]}… ({len(value):,} characters)"
-    if isinstance(value, Mapping):
-        return {str(name): shortened(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [shortened(item) for item in value]
-    return value

@@ -1,6 +1,6 @@
 """What a video is to show, read from a create's body.
 
-Decodes the images that came along and fetches none: there is no internet here.
+Decodes the images that came along; fetches none itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import io
 import urllib.parse
 from collections.abc import Generator, Iterator, Mapping
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -23,8 +24,15 @@ from kling_async.emulator._refusals import Refusal
 _DEFAULT_LENGTH = 5
 _DEFAULT_ASPECT = "16:9"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Where a picture is looked for, in this order: the first is the one to show.
-_PICTURES = ("image_url", "image_list", "elements", "video_url")
+# Where pictures are looked for; they are shown one after another in this order.
+_PICTURES = (
+    "image_url",
+    "video_url",
+    "image_list",
+    "elements",
+    "tail_image_url",
+    "last_image_url",
+)
 
 
 @frozen(kw_only=True)
@@ -34,50 +42,60 @@ class Scene:
     Attributes:
         text: What a title card says, if there is no image.
         source: The name of the file that was not fetched, if any.
-        image: The picture to zoom into, as JPEG, reduced to what is needed.
+        images: The pictures to zoom into, one after another, as JPEG, reduced to
+            what is needed.
         aspect: Width and height, in proportion.
         length: How many seconds.
     """
 
     text: str
     source: str
-    image: bytes | None
+    images: tuple[bytes, ...]
     aspect: tuple[int, int]
     length: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for scenes that look the same."""
-        image = hashlib.sha256(self.image or b"").hexdigest()
-        seen = (self.text, self.source, image, self.aspect, self.length)
+        images = [hashlib.sha256(image).hexdigest() for image in self.images]
+        seen = (self.text, self.source, images, self.aspect, self.length)
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:32]
 
 
-def scene_of(body: Mapping[str, object], size: int) -> Generator[None, None, Scene]:
+def scene_of(
+    body: Mapping[str, object], size: int, fetched: Mapping[str, Image.Image]
+) -> Generator[None, None, Scene]:
     """Read a valid body, image by image, and return what it asks to see.
 
     Args:
         body: The create's body, as checked against the catalogue.
-        size: The video's longer side in pixels; an image is reduced to it.
+        size: The video's longer side in pixels; images are reduced to it.
+        fetched: The pictures behind addresses, as far as they are known.
 
     Raises:
         Refusal: An image cannot be decoded.
     """
-    pictured, address = next(_pictures(body), ("", ""))
-    image: Image.Image | None = None
+    decoded: dict[str, Image.Image] = {}
     for where, uri in _data_images(body):
-        decoded = _decoded(where, uri)
-        if where == pictured:
-            image = decoded
+        decoded[where] = _decoded(where, uri)
         yield
-    aspect = image.size if image else _aspect_of(body)
+    pictured = [
+        decoded.get(where) or fetched.get(address) for where, address in _pictures(body)
+    ]
+    images = [image for image in pictured if image is not None]
+    addresses = [address for _, address in _pictures(body)]
     return Scene(
         text=_text_of(body),
-        source="" if image else _file_name(address),
-        image=_reduced(image, size) if image else None,
-        aspect=aspect,
+        source="" if images or not addresses else _file_name(addresses[0]),
+        images=tuple(_reduced(image, size) for image in images),
+        aspect=images[0].size if images else _aspect_of(body),
         length=int(str(body.get("duration") or _DEFAULT_LENGTH)),
     )
+
+
+def addresses_in(body: Mapping[str, object]) -> list[str]:
+    """Return the addresses of the pictures and films that a body names."""
+    return [text for _, text in _pictures(body) if not _is_data(text)]
 
 
 def _texts_in(value: object, where: str = "") -> Iterator[tuple[str, str]]:
@@ -94,8 +112,12 @@ def _texts_in(value: object, where: str = "") -> Iterator[tuple[str, str]]:
 
 def _data_images(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for where, text in _texts_in(dict(body)):
-        if text[:11].lower() == "data:image/":
+        if _is_data(text):
             yield where, text
+
+
+def _is_data(text: str) -> bool:
+    return text[:11].lower() == "data:image/"
 
 
 def _pictures(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -105,19 +127,23 @@ def _pictures(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 def _decoded(where: str, uri: str) -> Image.Image:
     try:
-        data = base64.b64decode(uri.partition(",")[2], validate=True)
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        upright = ImageOps.exif_transpose(image)
-        return upright.convert("RGB")
+        return image_in(base64.b64decode(uri.partition(",")[2], validate=True))
     except Exception as error:  # decoders fail in every way on what is no image
         allowed = "an image that can be decoded"
         raise Refusal.over([Problem(where, shown(uri), allowed)]) from error
 
 
+def image_in(data: bytes) -> Image.Image:
+    """Decode an image, upright. What is none is an error of any kind."""
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
 def _reduced(image: Image.Image, size: int) -> bytes:
-    image.thumbnail((size, size))  # in place
+    small = image.copy()
+    small.thumbnail((size, size))  # in place
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=92)
+    small.save(file, "JPEG", quality=92)
     return file.getvalue()
 
 

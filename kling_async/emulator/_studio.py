@@ -63,7 +63,7 @@ class Job:
 
     Attributes:
         record: Which one it is.
-        request: The create's body.
+        request: The create's body, its long texts cut.
         scene: What its video shows.
         plan: What becomes of it, and when.
         price: What it costs if it succeeds, in credits.
@@ -110,6 +110,7 @@ class Studio:
         speed: How many times faster than the vendor.
         failure_rate: The share of generations that fail.
         account: Who pays.
+        max_running: How many may be unfinished at once; None for any number.
         ended: The generations that are over and settled, in the order they ended.
     """
 
@@ -117,7 +118,9 @@ class Studio:
     speed: float
     failure_rate: float
     account: Account
+    max_running: int | None = None
     ended: list[Job] = field(factory=list[Job], init=False)
+    _scenes: dict[str, Scene] = field(factory=dict[str, Scene], init=False)
     _jobs: dict[str, Job] = field(factory=dict[str, Job], init=False)
     _ids_by_file: dict[str, str] = field(factory=dict[str, str], init=False)
     _unsettled: list[tuple[float, str]] = field(
@@ -161,19 +164,35 @@ class Studio:
         """Take a valid create on.
 
         Raises:
-            Refusal: The credits do not suffice.
+            Refusal: Too many are unfinished, or the credits do not suffice.
         """
         self.settle(now)
-        if not self.account.hold(price):
+        self._require_room(now)
+        if not self.account.covers(price):
             raise Refusal(
                 HTTPStatus.FORBIDDEN,
                 "You've run out of credits. Please top up your balance to continue",
             )
+        # What looks the same is kept once.
+        scene = self._scenes.setdefault(scene.key, scene)
         job = self._draw(request, scene, price, now, client_request_id)
+        self.take_on(job)
+        return job
+
+    def take_on(self, job: Job) -> None:
+        """Add a generation, and set aside what it will cost."""
+        self.account.hold(job.price)
         self._jobs[job.id] = job
         self._ids_by_file[job.file_name] = job.id
         heapq.heappush(self._unsettled, (job.ends_at, job.id))
-        return job
+
+    def _require_room(self, now: float) -> None:
+        most = self.max_running
+        if most is not None and len(self._unsettled) >= most:
+            raise Refusal.too_many(
+                f"Too many generations at once: at most {most} may be unfinished",
+                self._unsettled[0][0] - now,
+            )
 
     def _draw(
         self,

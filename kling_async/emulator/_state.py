@@ -1,0 +1,202 @@
+"""Keeps what an emulator knows in a file, so that the next one goes on from there.
+
+What follows from the rest is not kept: balance, ledger and statuses are worked out
+from the generations and the time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import anyio
+from anyio import to_thread
+from attrs import asdict, define, field
+
+from kling_async._errors import ConfigurationError
+from kling_async._generation import GenerationError
+from kling_async.emulator._clock import Clock
+from kling_async.emulator._ledger import Account
+from kling_async.emulator._log import RequestLog, Row
+from kling_async.emulator._plan import Plan
+from kling_async.emulator._scene import Scene
+from kling_async.emulator._studio import CreateRecord, Job, Studio
+
+_VERSION = 1
+Json = Mapping[str, object]
+
+
+@define(eq=False)
+class StateFile:
+    """The file that one emulator at a time keeps its state in.
+
+    Attributes:
+        path: Where it is.
+        studio: The generations and the account.
+        log: The request log.
+        clock: What time it is.
+        in_threads: Whether the file is written in a worker thread.
+    """
+
+    path: Path
+    studio: Studio
+    log: RequestLog
+    clock: Clock
+    in_threads: bool = False
+    _turn: anyio.Lock = field(factory=anyio.Lock, init=False)
+    _asked: int = field(default=0, init=False)
+    _written: int = field(default=0, init=False)
+    # Each is encoded once; a save is as quick as writing the file.
+    _images: dict[str, str] = field(factory=dict[str, str], init=False)
+    _jobs: list[str] = field(factory=list[str], init=False)
+    _rows: list[str] = field(factory=list[str], init=False)
+
+    async def save(self) -> None:
+        """Write all that is known; who asks meanwhile shares the next writing."""
+        self._asked += 1
+        mine = self._asked
+        async with self._turn:
+            if self._written >= mine:
+                return
+            covered, text = self._asked, self._text()
+            if self.in_threads:
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(_replace, self.path, text)
+            else:
+                _replace(self.path, text)
+            self._written = covered
+
+    def save_now(self) -> None:
+        """Write all that is known, when nobody else does."""
+        _replace(self.path, self._text())
+
+    def load(self) -> None:
+        """Take over what the file says; if there is none, begin it.
+
+        Raises:
+            ConfigurationError: It cannot be read or written, or is something else.
+        """
+        try:
+            if self.path.exists():
+                self._take_over(json.loads(self.path.read_text("utf-8")))
+            self.save_now()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the state cannot be kept in {self.path}: {error.strerror}"
+            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigurationError(
+                f"{self.path} holds no emulator's state ({error!r}); "
+                "give another file, or move it away"
+            ) from error
+
+    def _take_over(self, data: Json) -> None:
+        if data["version"] != _VERSION:
+            raise ValueError(f"version {data['version']!r}")
+        self.clock.go_on_from(_number(data["saved_at"]))
+        images = {
+            key: base64.b64decode(_text(image))
+            for key, image in cast("Json", data["images"]).items()
+        }
+        self.studio.account = Account.opened(
+            _number(data["credits"]), at=_number(data["opened_at"])
+        )
+        for item in _objects(data["generations"]):
+            self.studio.take_on(_job_in(item, images))
+        for item in _objects(data["log"]):
+            job = self.studio.find(_text(item["inference_id"]))
+            # mypy cannot follow a mapping into keywords.
+            self.log.rows.append(Row(**item, job=job))  # type: ignore[arg-type]
+
+    def _text(self) -> str:
+        for job in islice(self.studio.jobs, len(self._jobs), None):
+            self._jobs.append(json.dumps(self._encoded(job)))
+        for row in islice(self.log.rows, len(self._rows), None):
+            self._rows.append(json.dumps(_encoded_row(row)))
+        first = self.studio.account.entries[0]
+        head = {
+            "version": _VERSION,
+            "saved_at": self.clock.now(),
+            "credits": first.credits,
+            "opened_at": first.at,
+            "images": self._images,
+        }
+        jobs, rows = ",\n".join(self._jobs), ",\n".join(self._rows)
+        more = f',\n"generations": [\n{jobs}\n],\n"log": [\n{rows}\n]}}\n'
+        return json.dumps(head)[:-1] + more
+
+    def _encoded(self, job: Job) -> Json:
+        scene = asdict(job.scene)
+        scene["images"] = [self._key_of(image) for image in job.scene.images]
+        return asdict(job) | {"scene": scene}
+
+    def _key_of(self, image: bytes) -> str:
+        key = hashlib.sha256(image).hexdigest()[:32]
+        self._images.setdefault(key, base64.b64encode(image).decode())
+        return key
+
+
+def _encoded_row(row: Row) -> Json:
+    known = asdict(row, recurse=False)
+    del known["job"]
+    return known
+
+
+def _job_in(data: Json, images: Mapping[str, bytes]) -> Job:
+    record, request, scene, plan = (
+        cast("dict[str, object]", data[name])
+        for name in ("record", "request", "scene", "plan")
+    )
+    keys = cast("list[object]", scene["images"])
+    width, height = cast("list[int]", scene["aspect"])
+    error = cast("dict[str, str] | None", plan["error"])
+    return Job(
+        record=CreateRecord(**record),  # type: ignore[arg-type] # as above
+        request=request,
+        scene=Scene(
+            text=_text(scene["text"]),
+            source=_text(scene["source"]),
+            images=tuple(images[_text(key)] for key in keys),
+            aspect=(width, height),
+            length=int(_number(scene["length"])),
+        ),
+        plan=Plan(
+            starts_after=_number(plan["starts_after"]),
+            ends_after=_number(plan["ends_after"]),
+            error=GenerationError(**error) if error else None,
+        ),
+        price=int(_number(data["price"])),
+        created_at=_number(data["created_at"]),
+    )
+
+
+def _objects(data: object) -> Iterator[dict[str, object]]:
+    return iter(cast("list[dict[str, object]]", data))
+
+
+def _number(data: object) -> float:
+    if not isinstance(data, int | float):
+        raise TypeError(f"{data!r} is no number")
+    return data
+
+
+def _text(data: object) -> str:
+    if not isinstance(data, str):
+        raise TypeError(f"{data!r} is no text")
+    return data
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also when the power fails."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
