@@ -46,6 +46,7 @@ _UNSENT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+_UNSENT_BY_AIOHTTP = {"ClientConnectorError", "ConnectionTimeoutError"}
 
 
 def translate(error: Exception, doing: str) -> TransportError:
@@ -56,15 +57,17 @@ def translate(error: Exception, doing: str) -> TransportError:
 
 
 def _is_unsent(error: Exception) -> bool:
-    """Whether the server certainly saw nothing of the request.
-
-    httpx-aiohttp (0.2.0) calls a connection that was reset under a request a
-    ConnectTimeout too: such a one counts only if below it lies a time-out.
-    """
+    """Whether the server certainly saw nothing of the request."""
     below = error.__cause__
-    if isinstance(error, httpx.ConnectTimeout) and below is not None:
-        return "Timeout" in type(below).__name__
+    if isinstance(error, httpx.ConnectTimeout) and _is_of_aiohttp(below):
+        # httpx-aiohttp 0.2.0 calls every lost connection so, even after sending.
+        names = {cls.__name__ for cls in type(below).__mro__}
+        return not names.isdisjoint(_UNSENT_BY_AIOHTTP)
     return isinstance(error, _UNSENT)
+
+
+def _is_of_aiohttp(error: BaseException | None) -> bool:
+    return type(error).__module__.partition(".")[0] == "aiohttp"
 
 
 @frozen(eq=False)

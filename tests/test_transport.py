@@ -11,11 +11,11 @@ import httpx
 import pytest
 import respx
 from attrs import frozen
+from clients import BASE_URL, ID, KEY, ONCE, PATH, QUEUED, client, over
 from raw_server import Peer, RawRequest, RawServer, answer, hang_up, reset, stay_silent
 
 from kling_async import (
     APIStatusError,
-    AsyncKling,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
@@ -34,44 +34,12 @@ from kling_async import (
 )
 from kling_async._transport import MAX_ANSWER, translate
 
-BASE_URL = "http://kling.test"
-ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
-QUEUED: Mapping[str, object] = {"id": ID, "status": "queued"}
-SOON = RetryPolicy(initial=0)
-ONCE = RetryPolicy(attempts=1)
-
-
-def client(
-    base_url: str = BASE_URL,
-    *,
-    retry: RetryPolicy = SOON,
-    timeout: float = 60,
-    hooks: Hooks | None = None,
-    http_client: httpx.AsyncClient | None = None,
-) -> AsyncKling:
-    """Make a client that waits for nothing between two attempts."""
-    return AsyncKling(
-        "some-key",
-        base_url=base_url,
-        retry=retry,
-        timeout=timeout,
-        hooks=hooks,
-        http_client=http_client,
-    )
-
-
-def over(
-    handler: Callable[[httpx.Request], object],
-) -> httpx.AsyncClient:
-    """Give an httpx client whose requests go to a function, async or not."""
-    return httpx.AsyncClient(transport=httpx.MockTransport(handler))  # type: ignore[arg-type]  # it takes both
-
 
 @pytest.fixture
 def api() -> Iterator[respx.Route]:
     """Stand in for the endpoint that tells of a generation."""
     with respx.mock(base_url=BASE_URL) as router:
-        yield router.get("/v2/video/generations", params={"generation_id": ID})
+        yield router.get(PATH, params={"generation_id": ID})
 
 
 # --- what a GET is repeated on
@@ -193,7 +161,7 @@ async def test_every_attempt_asks_for_the_same_generation_with_the_key(
             b"generation_id=88a64d31-cce4-41e8-b9d8-5392e8c2a6d4"
             b"%3Akling-video%2Fv2%2Fmaster%2Fimage-to-video"
         )
-        assert request.headers["authorization"] == "Bearer some-key"
+        assert request.headers["authorization"] == f"Bearer {KEY}"
         assert request.headers["accept"] == "application/json"
         assert request.headers["user-agent"].startswith("kling_async/")
 
@@ -216,7 +184,7 @@ async def test_every_exchange_is_told(api: respx.Route) -> None:
     ]
     assert {event.method for event in told} == {"GET"}
     assert all("?generation_id=88a64d31" in event.url for event in told)
-    assert "some-key" not in repr(told)
+    assert KEY not in repr(told)
 
 
 # --- errors of httpx and of what lies below
