@@ -1,0 +1,33 @@
+"""The command `kling-async`.
+
+It ends with one of these codes:
+
+    0    done
+    1    the generation failed, the API refused, or something could not be written
+    2    the command makes no sense, or the request was refused before it was sent
+    3    the time was up, or a create is unsettled: it may go on, and be billed
+    130  Ctrl-C (143 for SIGTERM): it goes on, and the way back to it is printed
+
+Results go to stdout, all else to stderr. Needs the extra ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name, and exit."""
+    try:
+        # Late, so that without typer there is a line to read and no traceback.
+        from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
+            raise
+        sys.exit(
+            f"kling-async needs {error.name}, which is not installed: "
+            'pip install "kling_async[cli]"'
+        )
+    app(prog_name="kling-async")

@@ -1,0 +1,134 @@
+"""The command as a whole: its subcommands, its global options, and every way out.
+
+Whatever happens below ends here in a code, and in a line on stderr if it is wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from kling_async import KlingError, __version__
+from kling_async.cli._demo import demo
+from kling_async.cli._emulator import emulator
+from kling_async.cli._exits import Exit, exit_for, told
+from kling_async.cli._follow import get, wait, watch
+from kling_async.cli._generate import generate
+from kling_async.cli._models import models
+from kling_async.cli._screen import Screen, ScreenHandler
+
+logger = logging.getLogger("kling_async")
+
+_ENDS = (
+    "Exit codes: 0 done; 1 the generation failed, the API refused, or a file could "
+    "not be written; 2 wrong usage or an invalid request; 3 timed out or unsettled; "
+    "130 Ctrl-C."
+)
+
+
+class Commands(TyperGroup):
+    """The subcommands, run so that no traceback reaches a user."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: ARG002, FBT001, FBT002 (Typer's own)
+        windows_expand_args: bool = True,  # noqa: FBT001, FBT002 (likewise)
+        **extra: object,
+    ) -> NoReturn:
+        """Run a command, and exit with its code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is
+        screen = Screen()
+        handler, level = ScreenHandler(screen), logger.level
+        logger.addHandler(handler)
+        try:
+            code = super().main(
+                args,
+                prog_name,
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                obj=screen,
+                **extra,
+            )
+        except Exception as error:  # noqa: BLE001 (the last resort)
+            code = _told(error, screen)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        sys.exit(code)
+
+
+def _told(error: Exception, screen: Screen) -> Exit:
+    match error:
+        case KlingError():
+            for line in told(error):
+                screen.error(line)
+            return exit_for(error)
+        case typer.TyperException():
+            screen.error(error.format_message())
+            return Exit.USAGE
+        case ModuleNotFoundError():
+            screen.error(error)  # a missing extra, which it names
+            return Exit.USAGE
+        case OSError(filename=str(name), strerror=str(reason)):
+            screen.error(f"{name}: {reason}")
+        case _:
+            logger.debug("this should not have happened", exc_info=error)
+            told_as = f"{type(error).__name__}: {error}"
+            screen.error(f"unexpected {told_as} (--verbose shows where)")
+    return Exit.FAILED
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kling-async {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")
+]
+
+
+def kling_async(
+    ctx: typer.Context,
+    *,
+    _version: Version = False,
+    verbose: Verbose = False,
+) -> None:
+    """Kling videos through the AI/ML API, and the API itself on your machine.
+
+    The key is read from AIMLAPI_KEY. No key? `kling-async demo` needs none.
+    """
+    if verbose:
+        logger.setLevel(logging.DEBUG)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(Exit.USAGE)
+
+
+app = typer.Typer(
+    cls=Commands,
+    callback=kling_async,
+    invoke_without_command=True,
+    epilog=_ENDS,
+    pretty_exceptions_enable=False,
+)
+for _command in (generate, get, watch, wait, models, emulator, demo):
+    app.command(_command.__name__)(_command)

@@ -1,0 +1,193 @@
+"""Generations under way, as a moving table on a terminal and as lines elsewhere.
+
+Shows what it is told; asks nobody, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Literal, Self
+
+from attrs import define, field
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from kling_async import Generation
+from kling_async.cli._screen import clock, in_words, one_line
+
+_REFRESHES_PER_SECOND = 10
+_BAR_CELLS = 24
+_LONG = 1.25
+_NOT_YET = 0.98  # what is overdue is never shown as done
+State = Literal["pending", "done", "failed", "left"]
+_MARKS: dict[State, tuple[str, str]] = {
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "left": ("…", "yellow"),
+}
+
+
+@define(eq=False, kw_only=True)
+class Row:
+    """One generation as it is shown.
+
+    Attributes:
+        label: What it is called, if there are several.
+        typical: How long it usually takes, in seconds, where that is known.
+        status: What it is doing.
+        state: Whether it is doing it still.
+        seconds: How long it took, once it has ended.
+    """
+
+    label: str = ""
+    typical: float | None = None
+    status: str = "sending"
+    state: State = "pending"
+    seconds: float | None = None
+    _began: float = field(factory=time.monotonic, init=False)
+    _spinner: Spinner = field(factory=lambda: Spinner("dots", style="cyan"), init=False)
+
+    @property
+    def elapsed(self) -> float:
+        """How long it has been going on, or took, in seconds."""
+        if self.seconds is not None:
+            return self.seconds
+        return time.monotonic() - self._began
+
+    def end(self, state: State) -> None:
+        """Stop its clock."""
+        self.seconds, self.state = self.elapsed, state
+
+    def cells(self, *, labelled: bool) -> list[Spinner | Text | ProgressBar]:
+        """Return it as a line of the table."""
+        style = "cyan"
+        mark: Spinner | Text = self._spinner
+        if self.state != "pending":
+            mark_text, style = _MARKS[self.state]
+            mark = Text(mark_text, style)
+        return [
+            mark,
+            *([Text(self.label, "bold")] if labelled else []),
+            Text(self.status, style),
+            self._bar(style),
+            Text(self._time(), "dim"),
+        ]
+
+    def _bar(self, style: str) -> ProgressBar:
+        total = self.typical
+        done = self.state == "done"
+        if total is None and not done:
+            pulses = self.state == "pending"
+            return ProgressBar(width=_BAR_CELLS, completed=0, pulse=pulses)
+        share = 1.0 if done else min(self.elapsed / (total or 1), _NOT_YET)
+        return ProgressBar(
+            total=1,
+            completed=share,
+            width=_BAR_CELLS,
+            complete_style=style,
+            finished_style=style,
+        )
+
+    def _time(self) -> str:
+        if self.typical is None or self.state != "pending":
+            return clock(self.elapsed)
+        if self.elapsed > _LONG * self.typical:
+            return f"{clock(self.elapsed)}, longer than usual"
+        return f"{clock(self.elapsed)} of about {clock(self.typical)}"
+
+
+@define(eq=False)
+class Progress:
+    """The generations of one command, shown while the block lasts.
+
+    Attributes:
+        console: Where.
+    """
+
+    console: Console
+    _rows: dict[str, Row] = field(factory=dict[str, Row], init=False)
+    _live: Live | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._table,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the last state on the screen, and let nothing move any more."""
+        for row in self._rows.values():
+            if row.state == "pending":
+                row.end("left")
+        if self._live is not None:
+            self._live.stop()
+
+    def add(self, key: str, *, label: str = "", typical: float | None = None) -> None:
+        """Begin to show a generation.
+
+        Args:
+            key: Its id, or the client request id of its create.
+            label: What to call it, if there are several.
+            typical: How long it usually takes, in seconds, where that is known.
+        """
+        self._rows[key] = Row(label=one_line(label), typical=typical)
+
+    def drop(self, key: str) -> None:
+        """Show no more of a generation."""
+        del self._rows[key]
+
+    def show(self, generation: Generation) -> None:
+        """Show what the server said of a generation."""
+        row, status = self._row_of(generation), one_line(generation.status)
+        if generation.is_terminal:
+            row.end("failed" if generation.failed else "done")
+        self._tell(row, status)
+
+    def say(self, generation: Generation, status: str) -> None:
+        """Show what is done about a generation."""
+        self._tell(self._row_of(generation), status)
+
+    def _row_of(self, generation: Generation) -> Row:
+        by_create = self._rows.get(generation.client_request_id or "")
+        return by_create or self._rows[generation.id]
+
+    def _tell(self, row: Row, status: str) -> None:
+        is_news, row.status = status != row.status, status
+        if self._live is not None:
+            self._live.refresh()
+        elif is_news:
+            label = f"{row.label} " if row.label else ""
+            line = f"{clock(row.elapsed)} {label}{row.status}"
+            self.console.print(Text(line), soft_wrap=True)
+
+    def _table(self) -> Table:
+        rows = self._rows.values()
+        labelled = any(row.label for row in rows)
+        table = Table.grid(padding=(0, 1))
+        for _ in range(4 + labelled):
+            table.add_column(no_wrap=True)
+        for row in rows:
+            table.add_row(*row.cells(labelled=labelled))
+        return table
+
+
+def usually(seconds: float | None) -> str:
+    """Return how long something usually takes as a clause to append."""
+    return "" if seconds is None else f", usually {in_words(seconds)}"
