@@ -14,6 +14,7 @@ from kling_async import models as catalogue
 from kling_async.cli import _options as options
 from kling_async.cli._screen import Screen, clock, in_words
 
+_SOURCES = {"page": " (says the vendor)", "run": " (one run that the vendor shows)"}
 _LISTED = 3  # that many lengths are listed, more are told as a range
 
 ModelId = Annotated[
@@ -142,8 +143,8 @@ def _times(model: catalogue.Model) -> Iterator[str]:
         for length, took in model.durations.items()
     ]
     if times:
-        who = "the vendor" if model.durations_by == "vendor" else "a reseller"
-        yield f"usually {', '.join(times)} (as {who} says)"
+        how = _SOURCES.get(model.durations_by or "", "")
+        yield f"usually {', '.join(times)}{how}"
 
 
 def _remarks(model: catalogue.Model) -> Iterator[str]:
@@ -151,4 +152,7 @@ def _remarks(model: catalogue.Model) -> Iterator[str]:
     if model.legacy_fields:
         older = ", ".join(model.legacy_fields)
         remarks.append(f"only the older of the vendor's schemas names {older}")
+    for name, instead in model.deprecated.items():
+        use = f"; use {instead}" if instead else ""
+        remarks.append(f"{name} is deprecated{use}")
     yield from ("", *(f"- {it}" for it in remarks)) if remarks else ()
