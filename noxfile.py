@@ -80,3 +80,4 @@ def bench(session: nox.Session) -> None:
     install(session, "bench", extra="all")
     page = "docs/benchmarks.md"
     session.run("python", "tests/bench/bench_client.py", "--write", page)
+    session.run("python", "tests/bench/bench_emulator.py")

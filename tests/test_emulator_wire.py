@@ -12,7 +12,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from kling_async.emulator import Emulator
+from kling_async.emulator import Emulator, Fault
 
 UNIVERSAL = "/v2/video/generations"
 LEGACY = "/v2/generate/video/kling/generation"
@@ -215,3 +215,36 @@ async def test_every_request_is_recorded() -> None:
     assert [(it.model, it.generation_id) for it in emulator.creates] == [
         (MASTER["model"], generation_id)
     ]
+
+
+PLAIN_POLLS = {
+    "queued": ("{id}", "some-key"),
+    "unknown": ("V1StGXR8Z5jdHi6BmyT8k", "some-key"),
+    "twice": ("{id}&generation_id={id}", "some-key"),
+    "wrong key": ("{id}", "wrong"),
+    "no key": ("{id}", ""),
+}
+
+
+@pytest.mark.parametrize("query, key", PLAIN_POLLS.values(), ids=PLAIN_POLLS)
+async def test_a_poll_is_answered_alike_on_its_quick_and_its_ordinary_way(
+    query: str, key: str
+) -> None:
+    """A rule that strikes nothing makes every request go the ordinary way."""
+    seen: list[object] = []
+    never = Fault("status", probability=0)
+    for faults in ((), (never,)):
+        emulator = Emulator(faults=faults, api_keys={"some-key"})
+        generation_id = (await create(emulator)).json()["id"]
+        escaped = query.format(id=generation_id.replace(":", "%3A"))
+        headers = {"Authorization": f"Bearer {key}", "X-Client-Request-Id": "poll-1"}
+        async with client_of(emulator) as client:
+            url = f"{UNIVERSAL}?generation_id={escaped}"
+            answer = await client.get(url, headers=headers)
+        told = answer.json()
+        for chance in ("requestId", "timestamp"):
+            told.pop(chance, None)
+        lengths = {"content-length"} if answer.is_error else set[str]()
+        kept = [it for it in answer.headers.multi_items() if it[0] not in lengths]
+        seen.append((answer.status_code, kept, told, emulator.requests))
+    assert seen[0] == seen[1]

@@ -19,7 +19,8 @@ from kling_async.emulator._account import AccountPages
 from kling_async.emulator._door import Endpoint
 from kling_async.emulator._faults import ActiveFault, Faults, faults_in
 from kling_async.emulator._here import is_loopback
-from kling_async.emulator._traffic import ADMIN, Traffic
+from kling_async.emulator._places import ADMIN
+from kling_async.emulator._traffic import Traffic
 
 
 def admin_routes(

@@ -18,9 +18,19 @@ from kling_async.emulator._account import AccountPages
 from kling_async.emulator._admin import admin_routes
 from kling_async.emulator._door import Door, Endpoint
 from kling_async.emulator._faults import Faults
-from kling_async.emulator._generations import PATHS, Generations
+from kling_async.emulator._generations import Generations
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._page import Page
+from kling_async.emulator._places import (
+    BALANCE,
+    FILES,
+    GENERATIONS,
+    LOGS,
+    METRICS,
+    MODELS,
+    TRANSACTIONS,
+)
+from kling_async.emulator._polls import Polls
 from kling_async.emulator._refusals import Refusal, error_body
 from kling_async.emulator._traffic import Exchange, Front, Traffic
 
@@ -52,29 +62,31 @@ def build_app(
             number.
     """
     keyed: dict[str, Endpoint] = {
-        "/v2/billing": account.balance,
-        "/v2/billing/transactions": account.transactions,
+        BALANCE: account.balance,
+        TRANSACTIONS: account.transactions,
     }
     if has_log:
-        keyed["/v2/logs"] = account.logs
+        keyed[LOGS] = account.logs
 
-    door = Door(models.clock, api_keys, rate_limit)
+    door = Door(generations.clock, api_keys, rate_limit)
 
+    polls = Polls(generations.studio, generations.clock, door)
     routes = [
         *(
             Route(path, door.before(generations.generations), methods=["GET", "POST"])
-            for path in PATHS
+            for path in GENERATIONS
         ),
         *(Route(path, door.before(endpoint)) for path, endpoint in keyed.items()),
-        Route("/v1/models", models.catalogue),
-        Route("/models/metrics", models.metrics),
-        Route("/files/{name}", generations.file, name="file"),
+        Route(MODELS, models.catalogue),
+        Route(METRICS, models.metrics),
+        Route(FILES + "{name}", generations.file, name="file"),
         *admin_routes(faults, traffic, account),
         *page.routes,
     ]
+    front = Middleware(Front, traffic, faults, polls, generations.note_failure)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Front, traffic, faults, generations.note_failure)],
+        middleware=[front],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},
     )
     app.router.redirect_slashes = False

@@ -17,6 +17,7 @@ from attrs import asdict, define, field, fields_dict, frozen
 
 from kling_async._errors import ConfigurationError
 from kling_async._fields import did_you_mean
+from kling_async.emulator._places import PLACES
 from kling_async.emulator._settings import is_number, is_whole, require
 
 Effect = Literal[
@@ -35,15 +36,6 @@ EFFECTS: tuple[Effect, ...] = get_args(Effect)
 # These need an answer that they can spoil, so the work is done first.
 SPOILERS = frozenset({"cut", "stall", "truncate", "wrong_type", "wrong_shape"})
 
-# The paths behind a short name; a star stands for anything.
-PLACES: Mapping[str, tuple[str, ...]] = {
-    "generations": ("/v2/video/generations", "/v2/generate/video/kling/generation"),
-    "files": ("/files/*",),
-    "logs": ("/v2/logs",),
-    "billing": ("/v2/billing", "/v2/billing/transactions"),
-    "models": ("/v1/models",),
-    "metrics": ("/models/metrics",),
-}
 _STATUSES = (200, 599)
 _AT_THE_DOOR = (401, 429)
 _MANY = 10**9

@@ -26,7 +26,7 @@ Planes = Sequence[Image.Image]
 
 
 def film_to(path: Path, scene: Scene, size: int) -> Generator[None]:
-    """Encode a scene into an MP4 file, a frame a step.
+    """Encode a scene into an MP4 file: a step to draw it, then one for each frame.
 
     Args:
         path: Where to write it; nothing whole is there before the last step.
@@ -40,6 +40,7 @@ def film_to(path: Path, scene: Scene, size: int) -> Generator[None]:
         stream = mp4.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         pictures = _pictures_of(scene, width, height)
+        yield
         for picture in _played(pictures, scene.length * FRAMES_PER_SECOND):
             mp4.mux(stream.encode(_frame_of(picture)))
             yield

@@ -16,7 +16,7 @@ from attrs import define
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
 from kling_async._catalogue import MODELS, problems_in
 from kling_async._errors import Problem
@@ -27,20 +27,17 @@ from kling_async.emulator._fetching import pictures_at
 from kling_async.emulator._here import is_loopback
 from kling_async.emulator._log import RequestLog, Row
 from kling_async.emulator._naming import is_well_formed, new_token
-from kling_async.emulator._pricing import price_of, usd
+from kling_async.emulator._places import GENERATIONS
+from kling_async.emulator._pricing import price_of
 from kling_async.emulator._refusals import Refusal
 from kling_async.emulator._scene import addresses_in, scene_of
 from kling_async.emulator._shelf import Shelf
 from kling_async.emulator._shortening import shortened
 from kling_async.emulator._state import StateFile
 from kling_async.emulator._studio import Job, Studio
+from kling_async.emulator._telling import answer_of
 from kling_async.emulator._traffic import Exchange, Traffic
 
-# Each path of creates and polls, with the status that a create has there.
-PATHS: Mapping[str, HTTPStatus] = {
-    "/v2/video/generations": HTTPStatus.OK,
-    "/v2/generate/video/kling/generation": HTTPStatus.CREATED,
-}
 # As a content network answers to a link whose time is over.
 _EXPIRED = """<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>
@@ -103,7 +100,7 @@ class Generations:
         finally:
             if self.state is not None:
                 await self.state.save()
-        http_status = PATHS[request.url.path]
+        http_status = GENERATIONS[request.url.path]
         return await self._tell(job, request, http_status, now=job.created_at)
 
     async def _accept(
@@ -127,7 +124,7 @@ class Generations:
 
     def note_failure(self, exchange: Exchange) -> None:
         """Write a create that the server has failed into the vendor's log."""
-        if exchange.record.method == "POST" and exchange.record.path in PATHS:
+        if exchange.record.method == "POST" and exchange.record.path in GENERATIONS:
             self._note(exchange, None)
 
     def _note(self, exchange: Exchange, job: Job | None) -> None:
@@ -162,23 +159,9 @@ class Generations:
     async def _tell(
         self, job: Job, request: Request, http_status: HTTPStatus, *, now: float
     ) -> Response:
-        status, spent = job.status_at(now), job.credits_used_at(now)
-        done = status == Status.COMPLETED
-        error = job.plan.error if status == Status.ERROR else None
-        usage = {"credits_used": spent, "usd_spent": usd(spent)}
-        body = {
-            "id": job.id,
-            "status": status,
-            "video": await self._video(job, request) if done else None,
-            "error": {"name": error.name, "message": error.message} if error else None,
-            "meta": {"usage": usage} if done or error else None,
-        }
-        headers = {
-            "x-inference-id": job.id,
-            "x-aimlapi-credits-used": str(spent),
-            "x-aimlapi-usd-spent": f"{usd(spent):.9f}",
-        }
-        return JSONResponse(body, http_status, headers)
+        done = job.status_at(now) == Status.COMPLETED
+        video = await self._video(job, request) if done else None
+        return answer_of(job, now, http_status=http_status, video=video)
 
     async def _video(self, job: Job, request: Request) -> dict[str, object]:
         path = await self.shelf.video_of(job.scene)

@@ -6,6 +6,7 @@ a time on the event loop where a test may turn the clock.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -55,11 +56,11 @@ class Shelf:
 
     async def finish(self, work: Generator[None, None, T]) -> T:
         """Do some work to its end, and give up between two steps if cancelled."""
-        try:
-            if self.in_threads:
-                return await to_thread.run_sync(_finish_in_thread, work)
-            # A thread's work takes no time on a virtual clock, which would run on
-            # to the next timeout meanwhile. A busy event loop holds it.
+        if self.in_threads:
+            return await to_thread.run_sync(_finish_in_thread, work)
+        # A thread's work takes no time on a virtual clock, which would run on
+        # to the next timeout meanwhile. A busy event loop holds it.
+        with contextlib.closing(work):
             while True:
                 try:
                     next(work)
@@ -67,8 +68,6 @@ class Shelf:
                     result: T = end.value
                     return result
                 await lowlevel.checkpoint()
-        finally:
-            work.close()
 
     def clear(self) -> None:
         """Remove all files. What is asked for afterwards is rendered again."""
@@ -88,10 +87,12 @@ class Shelf:
 
 
 def _finish_in_thread(work: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        from_thread.check_cancelled()
+    # Closed here, since a task that is cancelled for good leaves its thread behind.
+    with contextlib.closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            from_thread.check_cancelled()

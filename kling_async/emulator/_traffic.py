@@ -15,7 +15,6 @@ from http import HTTPStatus
 import httpx
 from anyio import CancelScope
 from attrs import define, evolve, field, frozen
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,10 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kling_async.emulator._effects import Call, carry_out
 from kling_async.emulator._faults import Fault, Faults
 from kling_async.emulator._naming import new_uuid
+from kling_async.emulator._places import ADMIN
+from kling_async.emulator._polls import Polls
 from kling_async.emulator._refusals import error_body
 
-ADMIN = "/_emulator/"  # paths of our own, with no vendor's behind them
-CLIENT_REQUEST_ID = "x-client-request-id"
+CLIENT_REQUEST_ID = b"x-client-request-id"
 _logger = logging.getLogger("kling_async.emulator")
 _KEPT_BY_THE_VENDOR = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _IN_SCOPE = "kling_async.exchange"
@@ -61,14 +61,23 @@ class Exchange:
     """One request under way: who asks, and what the endpoint found out about it.
 
     Attributes:
-        request_id: The server's id of it, told in an error's body.
         record: What will be recorded; the endpoint adds to it.
+        authorization: The header by which it shows its key.
         body: What was sent along.
     """
 
-    request_id: str
     record: RequestRecord
+    authorization: str
+    _chance: random.Random = field(alias="chance")
     body: bytes = b""
+    _request_id: str | None = field(default=None, init=False)
+
+    @property
+    def request_id(self) -> str:
+        """The server's id of it, told in an error's body and in the log."""
+        if self._request_id is None:
+            self._request_id = new_uuid(self._chance)
+        return self._request_id
 
     @staticmethod
     def of(connection: HTTPConnection) -> Exchange:
@@ -102,14 +111,18 @@ class Traffic:
 
     def begin(self, scope: Scope) -> Exchange:
         """Open the exchange of a request."""
-        asked = Headers(scope=scope).get(CLIENT_REQUEST_ID, "")
+        headers = dict(scope["headers"])
+        asked = headers.get(CLIENT_REQUEST_ID, b"").decode("latin-1")
         record = RequestRecord(
             method=scope["method"],
             path=scope["path"],
             status=0,
             client_request_id=asked if _KEPT_BY_THE_VENDOR.fullmatch(asked) else None,
         )
-        exchange = Exchange(request_id=new_uuid(self.chance), record=record)
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        exchange = Exchange(
+            record=record, authorization=authorization, chance=self.chance
+        )
         scope[_IN_SCOPE] = exchange
         return exchange
 
@@ -133,12 +146,14 @@ class Front:
         app: What is behind it.
         traffic: Where requests are recorded.
         faults: What goes wrong.
+        polls: The quick way of plain polls.
         on_refused: Told of a request that a fault has refused.
     """
 
     app: ASGIApp
     traffic: Traffic
     faults: Faults
+    polls: Polls
     on_refused: Callable[[Exchange], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,8 +167,21 @@ class Front:
                 self._close(exchange, message)
             await send(message)
 
+        plain = None
+        if not len(self.faults):
+            plain = self.polls.answer(scope, exchange.authorization)
+        if plain is None:
+            await self._see_through(exchange, scope, receive, send_traced)
+        else:
+            job, answer = plain
+            exchange.note(generation_id=job.id)
+            await answer(scope, receive, send_traced)
+
+    async def _see_through(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
-            await self.traffic.watch(self._answer, scope, receive, send_traced)
+            await self.traffic.watch(self._answer, scope, receive, send)
         except ClientDisconnect:
             return
         except httpx.TransportError:
@@ -162,7 +190,7 @@ class Front:
             _logger.exception("the emulator failed at %s", scope["path"])
             if exchange.record.status:
                 raise
-            await internal_error(exchange)(scope, receive, send_traced)
+            await internal_error(exchange)(scope, receive, send)
         finally:
             if not exchange.record.status:
                 self.traffic.records.append(exchange.record)
@@ -199,7 +227,8 @@ class Front:
         exchange.record = record
         self.traffic.records.append(record)
         if record.client_request_id:
-            MutableHeaders(scope=message)[CLIENT_REQUEST_ID] = record.client_request_id
+            echo = (CLIENT_REQUEST_ID, record.client_request_id.encode())
+            message["headers"] = [*message["headers"], echo]
 
 
 async def _body_from(receive: Receive) -> bytes:
