@@ -55,13 +55,18 @@ async def filmed(client: httpx.AsyncClient, body: Mapping[str, object]) -> bytes
     return (await client.get(polled["video"]["url"])).content
 
 
-def colours_in(film: bytes, frames: int) -> list[str]:
-    """Name the colour of so many frames, from the first to the last."""
+def frames_of(film: bytes) -> list[Image.Image]:
+    """Decode every frame."""
     with av.open(io.BytesIO(film), "r") as mp4:
-        images = [
+        return [
             cast("Image.Image", it.to_image())  # type: ignore[no-untyped-call] # PyAV's
             for it in mp4.decode(mp4.streams.video[0])
         ]
+
+
+def colours_in(film: bytes, frames: int) -> list[str]:
+    """Name the colour of so many frames, from the first to the last."""
+    images = frames_of(film)
     chosen = [images[n * (len(images) - 1) // (frames - 1)] for n in range(frames)]
     return [colour_of(image) for image in chosen]
 
@@ -130,6 +135,18 @@ async def test_several_pictures_follow_each_other(
     async with client_of(Emulator(speed=AT_ONCE, size=64)) as client:
         film = await filmed(client, body)
     assert colours_in(film, len(colours)) == colours
+
+
+async def test_a_picture_fades_into_the_next() -> None:
+    """In the middle there are frames of both."""
+    body, _ = SEVERAL["first and last"]
+    async with client_of(Emulator(speed=AT_ONCE, size=64)) as client:
+        frames = frames_of(await filmed(client, body))
+    mixed = 0
+    for frame in frames:
+        red, _, blue = cast("tuple[int, int, int]", frame.getpixel((32, 18)))
+        mixed += red > 60 and blue > 60
+    assert 5 <= mixed <= 12
 
 
 async def test_the_first_picture_gives_the_shape() -> None:

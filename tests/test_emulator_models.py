@@ -145,6 +145,17 @@ async def test_metrics_are_of_the_last_minutes_successes() -> None:
 
 
 @pytest.mark.looptime
+async def test_metrics_leave_failures_out() -> None:
+    """A model that fails every time is not measured."""
+    emulator = Emulator(speed=1e9, failure_rate=1)
+    async with client_of(emulator) as client:
+        headers = {"Authorization": "Bearer some-key"}
+        await client.post(PATH, json=BODY, headers=headers)
+    await anyio.sleep(1)
+    assert await metrics_of(emulator) == []
+
+
+@pytest.mark.looptime
 async def test_metrics_of_some_models() -> None:
     """By id or alias, repeated; a comma is part of a name."""
     emulator = Emulator(speed=1e9, size=64)
