@@ -210,18 +210,21 @@ class Transport:
         except TransportError as failure:
             tell(None, failure)
             raise
-        content, cut_off = await _read(response, started + limit)
-        tell(response.status_code, cut_off)
-        answer = Answer(
+        answer = await self._read(response, started + limit)
+        tell(answer.status_code, answer.cut_off)
+        if not answer.is_success:
+            raise self._refusal(session, answer)
+        return answer
+
+    async def _read(self, response: httpx.Response, deadline: float) -> Answer:
+        content, cut_off = await _read_body(response, deadline)
+        return Answer(
             status_code=response.status_code,
             headers=response.headers,
             content=content,
             cut_off=cut_off,
             redact=self.settings.api_key.redact,
         )
-        if not answer.is_success:
-            raise self._refusal(session, answer)
-        return answer
 
     def _refusal(self, session: Session, answer: Answer) -> KlingError:
         """Read an answer that is no success; a 429 pauses the whole client."""
@@ -249,7 +252,7 @@ async def _send(
         raise translate(error, f"{_what(request)} (timeout {limit:g} s)") from error
 
 
-async def _read(
+async def _read_body(
     response: httpx.Response, deadline: float
 ) -> tuple[bytes, KlingError | None]:
     """Read a body, bounded in size and time; give what came and what cut it off."""

@@ -65,7 +65,7 @@ class Answer:
     """
 
     status_code: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
     cut_off: KlingError | None = None
     redact: Callable[[str], str] = field(default=str, repr=False)
