@@ -240,6 +240,18 @@ async def test_a_read_timeout_before_or_after_the_work(
     assert len(emulator.creates) == creates
 
 
+async def test_nobody_waits_for_a_client_that_is_gone() -> None:
+    """A request that was to be answered late is over as soon as nobody listens."""
+    emulator = Emulator(faults=[Fault("delay", seconds=600)])
+    async with over_socket(emulator, timeout=0.2) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/v2/billing")
+        with anyio.fail_after(20):
+            while not emulator.requests:
+                await anyio.lowlevel.checkpoint()
+        assert emulator.requests[0].status == 0
+
+
 async def test_a_stall_ends_with_the_server() -> None:
     """It holds nobody up who wants to stop."""
     emulator = Emulator(faults=[Fault("stall", seconds=600)])

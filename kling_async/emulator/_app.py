@@ -5,7 +5,7 @@ Routes, keys and the form of errors; what is behind a path is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,59 +34,55 @@ from kling_async.emulator._polls import Polls
 from kling_async.emulator._refusals import Refusal, error_body
 from kling_async.emulator._traffic import Exchange, Front, Traffic
 
+_VERBS = {path: ["GET", "POST"] for path in GENERATIONS}
+
 
 def build_app(
     *,
     traffic: Traffic,
     faults: Faults,
-    api_keys: Collection[str] | None,
+    door: Door,
     generations: Generations,
     account: AccountPages,
     models: ModelPages,
     page: Page,
     has_log: bool,
-    rate_limit: int | None,
 ) -> Starlette:
     """Put the endpoints behind their paths.
 
     Args:
         traffic: Where every request is recorded.
         faults: What goes wrong.
-        api_keys: The keys that are taken; None for any that is not empty.
+        door: Who may come in, and how often.
         generations: Creates, polls and files.
         account: Balance, ledger and request log.
         models: Catalogue and metrics.
         page: The page to look at.
         has_log: Whether there is a request log.
-        rate_limit: How many requests a minute each key may make; None for any
-            number.
     """
     keyed: dict[str, Endpoint] = {
+        **dict.fromkeys(GENERATIONS, generations.generations),
         BALANCE: account.balance,
         TRANSACTIONS: account.transactions,
     }
     if has_log:
         keyed[LOGS] = account.logs
-
-    door = Door(generations.clock, api_keys, rate_limit)
-
     polls = Polls(generations.studio, generations.clock, door)
-    routes = [
-        *(
-            Route(path, door.before(generations.generations), methods=["GET", "POST"])
-            for path in GENERATIONS
-        ),
-        *(Route(path, door.before(endpoint)) for path, endpoint in keyed.items()),
-        Route(MODELS, models.catalogue),
-        Route(METRICS, models.metrics),
-        Route(FILES + "{name}", generations.file, name="file"),
-        *admin_routes(faults, traffic, account),
-        *page.routes,
-    ]
-    front = Middleware(Front, traffic, faults, polls, generations.note_failure)
     app = Starlette(
-        routes=routes,
-        middleware=[front],
+        routes=[
+            *(
+                Route(path, door.before(it), methods=_VERBS.get(path))
+                for path, it in keyed.items()
+            ),
+            Route(MODELS, models.catalogue),
+            Route(METRICS, models.metrics),
+            Route(FILES + "{name}", generations.file, name="file"),
+            *admin_routes(faults, traffic, account),
+            *page.routes,
+        ],
+        middleware=[
+            Middleware(Front, traffic, faults, polls, generations.note_failure)
+        ],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},
     )
     app.router.redirect_slashes = False

@@ -18,6 +18,7 @@ from kling_async._errors import ConfigurationError
 from kling_async.emulator._account import AccountPages
 from kling_async.emulator._app import build_app
 from kling_async.emulator._clock import Clock
+from kling_async.emulator._door import Door
 from kling_async.emulator._faults import Fault, Faults
 from kling_async.emulator._generations import Generations
 from kling_async.emulator._ledger import Account
@@ -153,11 +154,11 @@ class Emulator:
     def _build(self) -> ASGIApp:
         given, studio, clock = self._settings, self._studio, self._clock
         end = given.expire_after
+        keys = None if given.api_keys is None else frozenset(given.api_keys)
         return build_app(
             traffic=self._traffic,
             faults=self._faults,
-            api_keys=None if given.api_keys is None else frozenset(given.api_keys),
-            rate_limit=given.rate_limit,
+            door=Door(clock, keys, given.rate_limit),
             generations=Generations(
                 studio=studio,
                 shelf=self._shelf,
