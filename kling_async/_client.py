@@ -32,6 +32,7 @@ from kling_async._hooks import Hooks, Reporter, logger
 from kling_async._ids import client_request_id_from, require_generation_id
 from kling_async._media import inline_media
 from kling_async._params import GenerationParams
+from kling_async._poll_loop import PollLoops
 from kling_async._polling import Exponential, Polling
 from kling_async._requests import Request, build_request
 from kling_async._retrying import RetryPolicy
@@ -109,6 +110,7 @@ class AsyncKling:
             check_media=check_media,
         )
         self._connections = Connections(max_connections, http_client)
+        self._poll_loops = PollLoops()
         self._parent: AsyncKling | None = None
         self._is_closed = False
 
@@ -156,6 +158,7 @@ class AsyncKling:
         """
         other = copy.copy(self)
         other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
+        other._poll_loops = PollLoops()  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
@@ -247,6 +250,10 @@ class AsyncKling:
         ends. Given a `Generation`, that one is the first sight. Outages
         shorter than the timeout are outlived.
 
+        All who watch one generation with this client in one event loop share
+        its polls: whoever wants the next one soonest makes it, and all have
+        its news at once.
+
         Args:
             generation_or_id: Which.
             polling: When to poll, in place of the client's schedule.
@@ -258,22 +265,39 @@ class AsyncKling:
             APIStatusError: The server refuses to tell (401, 403), or goes on
                 refusing (such as 404).
         """
-        if timeout is not None:
-            require_timeout("timeout", timeout)
+        watch = self._watch(generation_or_id, polling, timeout)
+        if watch.last is not None:
+            yield watch.last
+        async for generation in watch:
+            yield generation
+
+    def _watch(
+        self,
+        generation_or_id: Generation | str,
+        polling: Polling | None,
+        timeout: float | None,
+    ) -> Watch:
         known = generation_or_id if isinstance(generation_or_id, Generation) else None
-        watch = Watch(
-            generation_id=known.id
-            if known
-            else require_generation_id(generation_or_id),
-            fetch=self._transport().fetch,
+        generation_id = known.id if known else require_generation_id(generation_or_id)
+        try:
+            if timeout is not None:
+                require_timeout("timeout", timeout)
+            transport = self._transport()
+            loop = self._poll_loops.join(
+                generation_id,
+                fetch=transport.fetch,
+                scope=transport.connections.here().scope,
+                reporter=self._settings.reporter,
+            )
+        except KlingError as error:
+            error.concerning(generation_id, known)
+            raise
+        return Watch(
+            loop=loop,
             polling=polling or self._settings.polling,
             timeout=timeout or self._settings.wait_timeout,
-            reporter=self._settings.reporter,
             last=known,
         )
-        async with aclosing(watch.changes()) as changes:
-            async for generation in changes:
-                yield generation
 
     async def wait(
         self,
@@ -295,13 +319,9 @@ class AsyncKling:
                 ``wait(error.generation_id)`` waits again.
             APIStatusError: As for `watch`.
         """
-        last: Generation | None = None
-        watching = self.watch(generation_or_id, polling=polling, timeout=timeout)
-        async with aclosing(watching) as changes:
-            async for generation in changes:
-                last = generation
-        if last is None:
-            raise ClientClosedError(CLOSED)
+        watch = self._watch(generation_or_id, polling, timeout)
+        while (last := watch.last) is None or not last.is_terminal:
+            await anext(watch)
         if not last.succeeded:
             raise GenerationFailedError(last)
         return last

@@ -90,7 +90,8 @@ class Hooks:
         on_retry: Told before every wait for another attempt or poll.
         on_created: Told of every accepted create, even one whose caller has
             been cancelled.
-        on_status: Told of every status that a watch yields.
+        on_status: Told once of every status that is seen of a generation, however
+            many watch it.
     """
 
     on_request: Callable[[RequestEvent], object] | None = None

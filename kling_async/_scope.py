@@ -96,6 +96,11 @@ class Job(Generic[T]):
         """Ask the work to stop; `finished` tells when it has."""
         self._cancelled.cancel()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the work has ended, however it did."""
+        return self._done.is_set()
+
     async def finished(self) -> None:
         """Wait for the end of the work, however it ends."""
         await self._done.wait()
@@ -132,8 +137,14 @@ class _Ending(Protocol):
 
 @define(eq=False)
 class Scope:
-    """The tasks of one client in one event loop."""
+    """The tasks of one client in one event loop.
 
+    Attributes:
+        naps: Sleeps of callers in their own tasks, for closing to cut short.
+        is_closed: Whether nothing starts here any more.
+    """
+
+    naps: set[anyio.CancelScope] = field(factory=set[anyio.CancelScope], init=False)
     _jobs: set[_Ending] = field(factory=set["_Ending"])
     is_closed: bool = False
 
@@ -176,6 +187,8 @@ class Scope:
         `asyncio.Task.cancel`, which no shield keeps off, ends the patience.
         """
         self.is_closed = True
+        for nap in list(self.naps):
+            nap.cancel()
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.is_essential:

@@ -1,158 +1,79 @@
-"""One generation followed to its end: polls, changes, outages, the deadline.
+"""One watch of a generation: news at its own pace, until its own deadline.
 
-A poll that fails is tried again when the next one is due. Only what cannot heal
-ends a watch early; nothing here ever forgets the id.
+Follows what the shared poll loop sees. Nothing here ever forgets the id.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol
+import copy
+from typing import Self
 
 import anyio
-from attrs import define, evolve, field
+from attrs import define, field
 
-from kling_async._errors import (
-    APIStatusError,
-    AuthenticationError,
-    KlingError,
-    PermissionDeniedError,
-    WaitTimeoutError,
-)
+from kling_async._errors import KlingError, WaitTimeoutError
 from kling_async._generation import Generation
-from kling_async._hooks import Reporter, RetryEvent, StatusEvent
-from kling_async._polling import Polling, PollState
-from kling_async._retrying import may_repeat_get
-
-# A generation may be unknown to the server for a moment after its create.
-REFUSAL_GRACE = 20.0
-
-
-class Fetch(Protocol):
-    """Asks the server for one generation, within some seconds."""
-
-    def __call__(self, generation_id: str, *, timeout: float) -> Awaitable[Generation]:
-        """Ask."""
-        ...
+from kling_async._poll_loop import Place, PollLoop, is_change
+from kling_async._polling import Polling
 
 
 @define(eq=False, kw_only=True)
 class Watch:
-    """The state of one watch.
+    """An iterator over what is new; between two steps it holds nothing open.
 
     Attributes:
-        generation_id: What is watched.
-        fetch: How to poll.
-        polling: When to poll.
-        timeout: How long to go on, in seconds.
-        reporter: Who is told.
-        last: The last observation.
-        chance: Where jitter comes from: numbers in [0, 1).
+        loop: Who polls.
+        polling: When to poll, by this watcher's wish.
+        timeout: How long to go on, in seconds from now.
+        last: What has been seen last; it is not given again.
+        deadline: When the time is up, on the event loop's clock.
     """
 
-    generation_id: str
-    fetch: Fetch
+    loop: PollLoop
     polling: Polling
     timeout: float
-    reporter: Reporter
     last: Generation | None = None
-    chance: Callable[[], float] = random.random
-    _polls: int = 0
-    _failure: KlingError | None = None
-    _refused_since: float = math.inf
-    _started: float = field(factory=anyio.current_time)
+    deadline: float = field(init=False)
+    nap: anyio.CancelScope = field(init=False)
+    _place: Place = field(init=False)
 
-    async def changes(self) -> AsyncGenerator[Generation, None]:
-        """Yield the first observation, then each change, the terminal one last.
+    def __attrs_post_init__(self) -> None:
+        self.deadline = anyio.current_time() + self.timeout
+        self._place = self.loop.enter(self.last)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Generation:
+        """Give the next change; the terminal one is the last.
 
         Raises:
             WaitTimeoutError: The time was up before the end.
-            APIStatusError: The server refuses to tell, and goes on refusing.
+            KlingError: There will be no more news.
         """
-        if self.last is not None:
-            self.reporter.status(StatusEvent(generation=self.last))
-            yield self.last
-        while self.last is None or not self.last.is_terminal:
-            await self._sleep()
-            seen = await self._poll()
-            if seen is None or not self._is_change(seen):
-                continue
-            self.last = self._remembered(seen)
-            self.reporter.status(StatusEvent(generation=self.last))
-            yield self.last
-
-    def _left(self) -> float:
-        return self._started + self.timeout - anyio.current_time()
-
-    def _is_change(self, seen: Generation) -> bool:
-        last = self.last
-        return last is None or (last.status, last.is_terminal) != (
-            seen.status,
-            seen.is_terminal,
-        )
-
-    def _remembered(self, seen: Generation) -> Generation:
-        """Keep the request id of the create, which polls do not tell."""
-        if self.last is None or self.last.client_request_id is None:
-            return seen
-        return evolve(seen, client_request_id=self.last.client_request_id)
-
-    async def _sleep(self) -> None:
-        if self.last is None and self._polls == 0:
-            return
-        delay = self._delay()
-        if self._failure is not None:
-            event = RetryEvent(attempt=self._polls, delay=delay, error=self._failure)
-            self.reporter.retry(event)
-        await anyio.sleep(min(delay, max(0.0, self._left())))
-        if self._left() <= 0:
-            raise self._timed_out()
-
-    def _delay(self) -> float:
-        state = PollState(
-            polls=self._polls,
-            elapsed=anyio.current_time() - self._started,
-            status=self.last.status if self.last else None,
-            chance=self.chance(),
-        )
-        return self.polling.delay(state)
-
-    async def _poll(self) -> Generation | None:
-        """Ask once; None when it failed in a way that may heal."""
-        left = self._left()
         try:
-            with anyio.fail_after(left):
-                seen = await self.fetch(self.generation_id, timeout=left)
-        except TimeoutError:
-            raise self._timed_out() from None
+            while self.last is None or not self.last.is_terminal:
+                while self._place.next is None:
+                    self._require_hope()
+                    await self.loop.wait(self)
+                seen, self._place = self._place.next
+                if is_change(self.last, seen):
+                    self.last = seen
+                    return seen
         except KlingError as error:
-            self._judge(error)
-            return None
-        finally:
-            self._polls += 1
-        self._refused_since = math.inf
-        self._failure = None
-        return seen
+            error.concerning(self.loop.generation_id, self.last)
+            raise
+        raise StopAsyncIteration
 
-    def _judge(self, error: KlingError) -> None:
-        """Pass over what may heal; raise what will not."""
-        error.concerning(self.generation_id, self.last)
-        now = anyio.current_time()
-        if not may_repeat_get(error):
-            self._refused_since = min(self._refused_since, now)
-            is_final = isinstance(error, AuthenticationError | PermissionDeniedError)
-            lasted = now - self._refused_since >= REFUSAL_GRACE
-            if is_final or lasted or not isinstance(error, APIStatusError):
-                raise error
-        else:
-            self._refused_since = math.inf
-        self._failure = error
+    def _require_hope(self) -> None:
+        if self.loop.error is not None:
+            raise _own(self.loop.error)
+        if anyio.current_time() >= self.deadline:
+            raise WaitTimeoutError(self.loop.generation_id, timeout=self.timeout)
 
-    def _timed_out(self) -> WaitTimeoutError:
-        return WaitTimeoutError(
-            self.generation_id,
-            timeout=self.timeout,
-            generation=self.last,
-        )
+
+def _own(error: KlingError) -> KlingError:
+    """Copy an error that many will raise: each raise writes into its traceback."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own

@@ -37,6 +37,7 @@ ROOMS = (
     "_connections",
     "_transport",
     "_submission",
+    "_poll_loop",
     "_watching",
     "_media",
     "_download",

@@ -7,50 +7,15 @@ import contextvars
 import gc
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
-import looptime
 import pytest
-import trio.lowlevel
-import trio.testing
+from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
 from kling_async._scope import Scope, at_loop_end, running_loop
-
-GUARD = 3600.0  # of jumping time: a deadlock fails at once
-
-
-def clock_that_jumps(backend: str) -> Mapping[str, object]:
-    """Let a loop's time run ahead whenever nothing else is left to do."""
-    if backend == "trio":
-        return {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return {"loop_factory": looptime.new_event_loop}
-
-
-def on_each_loop(test: Callable[[], Awaitable[None]]) -> Callable[[str], None]:
-    """Run an async test on asyncio and on trio, without waiting for any clock."""
-
-    async def guarded() -> None:
-        with anyio.fail_after(GUARD):
-            await test()
-
-    @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-    def run(backend: str) -> None:
-        options = dict(clock_that_jumps(backend))
-        anyio.run(guarded, backend=backend, backend_options=options)
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
-
-
-def living_tasks() -> int:
-    """Count the tasks of the running loop."""
-    if isinstance(running_loop(), asyncio.AbstractEventLoop):
-        return len(asyncio.all_tasks())
-    return trio.lowlevel.current_statistics().tasks_living
 
 
 async def one() -> int:
