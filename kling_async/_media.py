@@ -24,13 +24,21 @@ from kling_async._fields import Field, Medium, shown
 # What Kling and several resellers document; this vendor's pages name no limit.
 _SHORTEST_SIDE = 300
 _WIDEST = 2.5
-_ALLOWED: Mapping[Medium, tuple[str, ...]] = {
-    "image": ("image/jpeg", "image/png"),
-    "audio": ("audio/mpeg", "audio/wav", "audio/mp4", "audio/aac"),
+_IMAGES = ("image/jpeg", "image/png")
+_SOUNDS = ("audio/mpeg", "audio/wav", "audio/mp4", "audio/aac")
+_VIDEOS = ("video/mp4",)
+# None where a field is unknown to this version: whatever is taken anywhere.
+_ALLOWED: Mapping[Medium | None, tuple[str, ...]] = {
+    "image": _IMAGES,
+    "audio": _SOUNDS,
+    "video": _VIDEOS,
+    None: _IMAGES + _SOUNDS + _VIDEOS,
 }
-_IN_WORDS: Mapping[Medium, str] = {
+_IN_WORDS: Mapping[Medium | None, str] = {
     "image": "a JPEG or PNG image",
     "audio": "an MP3, WAV, M4A or AAC sound",
+    "video": "an MP4 video",
+    None: "a JPEG or PNG image, an MP3, WAV, M4A or AAC sound, or an MP4 video",
 }
 # The bytes that files begin with: where, which, and what it is. First fit counts.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -43,11 +51,9 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypM4A", "audio/mp4"),
     (4, b"ftyp", "video/mp4"),
     (0, b"ID3", "audio/mpeg"),
-    (0, b"\xff\xf1", "audio/aac"),
-    (0, b"\xff\xf9", "audio/aac"),
-    (0, b"\xff\xfb", "audio/mpeg"),
-    (0, b"\xff\xf3", "audio/mpeg"),
-    (0, b"\xff\xf2", "audio/mpeg"),
+    *((0, bytes((0xFF, mark)), "audio/aac") for mark in (0xF0, 0xF1, 0xF8, 0xF9)),
+    *((0, bytes((0xFF, mark)), "audio/mpeg") for mark in (0xFA, 0xFB, 0xF2, 0xF3)),
+    *((0, bytes((0xFF, mark)), "audio/mpeg") for mark in (0xE2, 0xE3)),
     (0, b"%PDF", "application/pdf"),
 )
 
@@ -97,8 +103,9 @@ class _Place:
         return _Place(f"{self.where}[{index}]", rule, self.check)
 
     @property
-    def medium(self) -> Medium:
-        return (self.rule and self.rule.medium) or "image"
+    def medium(self) -> Medium | None:
+        """What belongs here; None where this version does not know."""
+        return self.rule.medium if self.rule else None
 
     def refused(self, given: str, allowed: str, hint: str | None = None) -> Exception:
         return InvalidRequestError([Problem(self.where, given, allowed, hint)])
@@ -126,15 +133,18 @@ async def _inlined(place: _Place, value: object, problems: list[Problem]) -> obj
 
 def _data_uri(place: _Place, given: object) -> str:
     if isinstance(given, os.PathLike):
-        path = Path(cast("os.PathLike[str]", given))
+        path = Path(os.fsdecode(cast("os.PathLike[str]", given)))
         told = str(path)
         data = _read(place, path)
     else:
         data = bytes(cast("bytes", given))
         told = shown(data)
-    media_type = _type_of(data) or mimetypes.guess_type(told)[0]
+    media_type = _type_of(data)
+    if media_type == "video/mp4" and told.lower().endswith(".m4a"):
+        media_type = "audio/mp4"  # the same container; not every recorder brands it
     if place.check:
-        _require_sound(place, told, data)
+        _require_sound(place, told, data, media_type)
+    media_type = media_type or mimetypes.guess_type(told)[0]
     encoded = base64.b64encode(data).decode("ascii")
     return f"data:{media_type or 'application/octet-stream'};base64,{encoded}"
 
@@ -150,8 +160,8 @@ def _read(place: _Place, path: Path) -> bytes:
             raise _too_large(place, str(path), facts.st_size, limit)
         return path.read_bytes()
     except FileNotFoundError:
-        hint = f"The working directory is {Path.cwd()}."
-        raise place.refused(f"{path}, which is missing", "a file", hint) from None
+        missing = f"{path}, which is missing"
+        raise place.refused(missing, "a file", _where_it_was_looked_for(path)) from None
     except OSError as error:
         why = error.strerror or str(error)
         raise place.refused(f"{path}: {why}", "a file that can be read") from error
@@ -159,9 +169,16 @@ def _read(place: _Place, path: Path) -> bytes:
         raise place.refused(f"{path!r}: {error}", "the path of a file") from error
 
 
-def _require_sound(place: _Place, told: str, data: bytes) -> None:
+def _where_it_was_looked_for(path: Path) -> str | None:
+    if path.parts[:1] == ("~",):
+        return "`~` is a directory of that name here: give path.expanduser()."
+    return None if path.is_absolute() else f"The working directory is {Path.cwd()}."
+
+
+def _require_sound(
+    place: _Place, told: str, data: bytes, media_type: str | None
+) -> None:
     allowed, in_words = _ALLOWED[place.medium], _IN_WORDS[place.medium]
-    media_type = _type_of(data)
     if not data:
         raise place.refused(f"{told}, which is empty", in_words)
     if media_type not in allowed:
@@ -171,7 +188,7 @@ def _require_sound(place: _Place, told: str, data: bytes) -> None:
     limit = place.rule.max_bytes if place.rule else None
     if limit is not None and len(data) > limit:
         raise _too_large(place, told, len(data), limit)
-    if place.medium == "image":
+    if media_type in _IMAGES:
         _require_shape(place, told, data)
 
 
