@@ -31,6 +31,7 @@ from kling_async import (
     AsyncKling,
     ClientClosedError,
     ConfigurationError,
+    ConnectionFailedError,
     Hooks,
     RetryPolicy,
     Video,
@@ -388,6 +389,23 @@ def test_closing_where_another_loop_still_runs_is_told(
         assert "another event loop" in caplog.text
         portal.call(gc.collect)
         portal.call(asyncio.sleep, 0)
+
+
+def test_a_loop_that_ended_without_ceremony_is_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Closing elsewhere finds nothing to close there, and nothing to warn of."""
+    with served(SERVED) as server:
+        base_url = server.base_url
+    kling = client(base_url, retry=ONCE)
+    loop = asyncio.new_event_loop()
+    with pytest.raises(ConnectionFailedError):
+        loop.run_until_complete(kling.get(ID))
+    loop.close()
+    caplog.clear()
+    asyncio.run(kling.aclose())
+    assert kling.is_closed
+    assert [it for it in caplog.records if it.name == "kling_async"] == []
 
 
 def test_a_client_of_the_user_stays_in_its_loop() -> None:

@@ -221,10 +221,22 @@ async def test_the_size_of_every_jpeg_is_found(options: dict[str, object]) -> No
     assert "of 299 x 301 pixels" in problem.given
 
 
-async def test_fill_bytes_and_bare_markers_of_a_jpeg_are_skipped() -> None:
-    """They may stand before any marker (ITU-T T.81, section B.1.1.2)."""
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"\xff",
+        b"\xff\xff",
+        b"\xff\x01",
+        b"\xff\xc4\x00\x09\x00\x01\x02\x03\x04\x05\x06",
+    ],
+    ids=["fill-byte", "fill-bytes", "bare-marker", "huffman-table"],
+)
+async def test_what_may_stand_before_the_frame_of_a_jpeg_is_skipped(
+    before: bytes,
+) -> None:
+    """Fill bytes, markers without a length, tables (ITU-T T.81, section B.1.1)."""
     content = image(299, 301, "JPEG")
-    padded = content[:2] + b"\xff\x01" + b"\xff\xff" + content[2:]
+    padded = content[:2] + before + content[2:]
     assert "of 299 x 301 pixels" in (await refusal_of(padded)).given
 
 
@@ -454,6 +466,7 @@ async def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         "elements[1].reference_image_urls[2]",
         "dynamic_masks[0].mask",
     ]
+    assert caught.value.problems[2].allowed == "a JPEG or PNG image"
     assert "5 problems, nothing was sent" in str(caught.value)
 
 
