@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -14,7 +16,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "demo", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "demo", "browser", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -65,6 +67,19 @@ def demo(session: nox.Session) -> None:
     videos = list(folder.glob("*.mp4"))
     if len(videos) != 3:  # noqa: PLR2004 (as the demo promises)
         session.error(f"the demo left {len(videos)} videos, not 3")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Use the example app and the emulator's page in a real browser."""
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        if not (shutil.which("apt-get") and os.geteuid() == 0):
+            session.skip("needs chromium and chromium-driver, and root to install them")
+        packages = ("chromium", "chromium-driver")
+        session.run("apt-get", "update", "-qq", external=True)
+        session.run("apt-get", "install", "-y", "-qq", *packages, external=True)
+    install(session, "browser", extra="all")
+    session.run("pytest", "tests/browser", "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

@@ -45,6 +45,7 @@ ROOMS = (
     "_client",
     "__init__",
     "emulator",
+    "web",
     "cli",
     "__main__",
 )

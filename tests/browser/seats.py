@@ -1,0 +1,93 @@
+"""A browser, the example app, and an emulator behind it, each as it really runs."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from stage import App, Person
+
+from kling_async.emulator import Emulator
+
+FLAGS = """
+    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync
+    --window-size=1280,1000 --autoplay-policy=no-user-gesture-required
+""".split()
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Generator[webdriver.Chrome]:
+    """Open a browser, once for all tests."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert browser, "these tests need Debian's packages chromium and chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+@pytest.fixture
+def person(
+    chrome: webdriver.Chrome, request: pytest.FixtureRequest
+) -> Generator[Person]:
+    """Sit somebody down at the browser; each test's app is a site of its own."""
+    it = Person(chrome, request.node.name.removeprefix("test_"))
+    yield it
+    it.photograph("end")
+    first, *others = chrome.window_handles
+    for handle in others:
+        chrome.switch_to.window(handle)
+        chrome.close()
+    chrome.switch_to.window(first)
+    chrome.get("about:blank")
+    assert it.complaints() == []
+
+
+@pytest.fixture
+def emulator(request: pytest.FixtureRequest) -> Generator[Emulator]:
+    """Run an emulator beside the test, on an event loop of its own."""
+    marker = request.node.get_closest_marker("emulator")
+    options: dict[str, Any] = {"speed": 120.0} | (marker.kwargs if marker else {})
+    made = Emulator(**options)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(made) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def app(emulator: Emulator) -> Generator[App]:
+    """Serve the example app."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    serving = App(emulator, port)
+    serving.start()
+    try:
+        yield serving
+    finally:
+        serving.kill()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """Draw a picture to upload."""
+    path = tmp_path / "sunrise.png"
+    sky = Image.linear_gradient("L").resize((480, 640))
+    Image.merge("RGB", (sky, sky.rotate(180), sky.rotate(90))).save(path)
+    return path
