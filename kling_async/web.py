@@ -1,13 +1,8 @@
 """A generation's progress in a browser: Server-Sent Events for Starlette and FastAPI.
 
-    app = FastAPI(lifespan=kling_lifespan)
-
-    @app.get("/videos/{generation_id:path}/events")
-    async def events(request: Request, generation_id: str) -> Response:
-        return progress_events(request, generation_id)
-
-Needs the extra ``web``. However many browsers look at one generation, the client
-below polls for it once.
+`kling_lifespan` opens one client for an app, `progress_events` answers with the
+stream of one generation. Needs the extra ``web``. However many browsers look at one generation,
+the client below polls for it once.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ DOCUMENTS = {
 }
 SPEED = 5000
 PYTHON, SHELL = "python", "bash"
-RUN_ELSEWHERE = ("<!-- not run -->", "<!-- the demo command -->")
+RUN_ELSEWHERE = ("<!-- not run", "<!-- the demo command -->")
 THE_TEST_COMMAND = "<!-- the test command -->"
 
 
@@ -59,7 +59,7 @@ def blocks_in(path: Path) -> Iterator[Block]:
             if hidden := re.fullmatch(r"<!-- run\n(.*?)-->", marker, re.DOTALL):
                 yield Block(PYTHON, hidden[1], line + 1)
         elif token.type == "fence":
-            if marker not in (*RUN_ELSEWHERE, THE_TEST_COMMAND):
+            if not marker.startswith((*RUN_ELSEWHERE, THE_TEST_COMMAND)):
                 yield Block(token.info.strip(), token.content, line + 1)
             marker = ""
 
