@@ -14,7 +14,7 @@ author = "The kling_async authors"
 release = __version__
 extensions = [
     "model_tables",
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
 ]
@@ -32,3 +32,9 @@ autoclass_content = "class"
 napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# Notebooks are run at each build, against the emulator that they start themselves.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True

@@ -139,8 +139,11 @@ class Generation:
         """
         return self.succeeded or self.failed
 
-    def _repr_html_(self) -> str:
-        """Show the video in a notebook."""
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Show the video in a notebook, and a line elsewhere."""
+        return {"text/plain": repr(self), "text/html": self._as_html()}
+
+    def _as_html(self) -> str:
         caption = html.escape(f"{self.id} · {self.status}")
         if self.video is None or not self.video.url.startswith(("http:", "https:")):
             return f"<code>{caption}</code>"

@@ -1,8 +1,8 @@
 """A generation's progress in a browser: Server-Sent Events for Starlette and FastAPI.
 
 `kling_lifespan` opens one client for an app, `progress_events` answers with the
-stream of one generation. Needs the extra ``web``. However many browsers look at one generation,
-the client below polls for it once.
+stream of one generation. However many browsers look at a generation, the client
+polls for it once. Needs the extra ``web``.
 """
 
 from __future__ import annotations

@@ -155,7 +155,9 @@ def test_what_a_generation_is_compared_and_shown_by_leaves_the_raw_answer_out() 
 
 def shown(generation: Generation) -> str:
     """What a notebook shows of it."""
-    return generation._repr_html_()  # pyright: ignore[reportPrivateUsage]  # IPython's name
+    bundle = generation._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
+    assert bundle["text/plain"] == repr(generation)
+    return bundle["text/html"]
 
 
 def test_a_notebook_shows_the_video_in_a_player() -> None:

@@ -46,6 +46,7 @@ ROOMS = (
     "__init__",
     "emulator",
     "web",
+    "notebook",
     "cli",
     "__main__",
 )
