@@ -36,7 +36,7 @@ DOCUMENTS = {
 }
 SPEED = 5000
 PYTHON, SHELL = "python", "bash"
-RUN_ELSEWHERE = ("<!-- not run", "<!-- the demo command -->")
+RUN_ELSEWHERE = ("<!-- not run", "<!-- run by pytest -->", "<!-- the demo command -->")
 THE_TEST_COMMAND = "<!-- the test command -->"
 
 

@@ -47,6 +47,7 @@ ROOMS = (
     "emulator",
     "web",
     "notebook",
+    "pytest_plugin",
     "cli",
     "__main__",
 )
