@@ -140,7 +140,7 @@ def test_an_option_that_is_none_is_told(project: pytest.Pytester) -> None:
 
 
 def test_the_emulator_serves_on_a_socket_too(project: pytest.Pytester) -> None:
-    """For code that makes its own client, or is not Python; the clock is the real one."""
+    """For code that makes its own client, or is not Python; on the real clock."""
     result = run(
         project,
         """
@@ -181,7 +181,9 @@ def test_a_project_that_uses_none_of_it_pays_nothing(project: pytest.Pytester) -
 def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None:
     """The page for users' own tests, copied into a file as it stands."""
     text = (Path(__file__).parent.parent / "docs/how-to/testing.md").read_text("utf-8")
-    recipes = re.findall(r"<!-- run by pytest -->\n```python\n(.*?)```", text, re.DOTALL)
+    recipes = re.findall(
+        r"<!-- run by pytest -->\n```python\n(.*?)```", text, re.DOTALL
+    )
     count = sum(recipe.count("async def test_") for recipe in recipes)
     result = run(project, "\n".join(recipes))
     result.assert_outcomes(passed=count)
