@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import CodeType
 
@@ -94,12 +95,17 @@ async def run_shell(block: Block) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """Sit a reader down where the files lie that the documents speak of."""
+    loggers = [logging.getLogger(), logging.getLogger("kling_async")]
+    before = [(it, it.level, it.handlers[:]) for it in loggers]
     for name in ("mona.jpg", "scene.jpg", "last.jpg"):
         Image.linear_gradient("L").resize((400, 600)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for it, level, handlers in before:
+        it.setLevel(level)
+        it.handlers[:] = handlers
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
