@@ -41,7 +41,7 @@ class RetryPolicy:
     """How often and how long to try again.
 
     The wait before attempt n + 1 is random, evenly spread between 0 and
-    ``initial * factor ** n`` seconds (full jitter: "Exponential Backoff And
+    ``initial * factor ** (n - 1)`` seconds (full jitter: "Exponential Backoff And
     Jitter", AWS Architecture Blog, 2015), at most ``maximum``, and never less
     than the server's ``Retry-After`` (RFC 9110, section 10.2.3).
 

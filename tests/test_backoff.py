@@ -57,7 +57,7 @@ async def seconds_of(kling: AsyncKling) -> float:
 async def test_waits_are_spread_evenly_up_to_bounds_that_grow(
     api: respx.Route,
 ) -> None:
-    """Between 0 and ``initial * factor ** n``, at most ``maximum``; really waited."""
+    """From 0 to ``initial * factor ** (n - 1)``, ``maximum`` at most; really waited."""
     random.seed(7)
     told = list[RetryEvent]()
     policy = RetryPolicy(attempts=5, initial=1, factor=3, maximum=20)
