@@ -45,7 +45,8 @@ def types(session: nox.Session) -> None:
     """Check the types twice, as mypy and as pyright see them."""
     install(session, "types", extra="all")
     session.run("mypy")
-    session.run("basedpyright")
+    python = Path(session.bin) / "python"
+    session.run("basedpyright", "--pythonpath", str(python))
 
 
 @nox.session
