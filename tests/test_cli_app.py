@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import json
 import logging
 import re
@@ -94,6 +95,18 @@ def test_a_bug_is_one_line_unless_somebody_wants_to_see_it(
     assert ("Traceback" in result.stderr) is bool(extra)
 
 
+def test_of_a_group_of_errors_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there was a group."""
+
+    async def fail(_self: AsyncKling, _id: str) -> Generation:
+        raise ExceptionGroup("several", [OSError(28, "No space left", "film.mp4")])
+
+    monkeypatch.setattr(AsyncKling, "get", fail)
+    result = invoke("http://127.0.0.1:1", "get", "some-id")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert errors_in(result) == ["film.mp4: No space left"]
+
+
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     """What the operating system refuses is told with the file's name."""
     (tmp_path / "file").write_text("")
@@ -114,6 +127,21 @@ def test_without_typer_it_says_what_to_install(
         "kling-async needs typer, which is not installed: "
         'pip install "kling_async[cli]"'
     )
+
+
+def test_ctrl_c_while_it_is_still_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been sent by then, and no traceback is due."""
+
+    class Impatient(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "kling_async.cli._app":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Impatient(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "kling_async.cli._app")
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    assert ending.value.code == 130
 
 
 def test_another_import_that_fails_is_not_hidden(

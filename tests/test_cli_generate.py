@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import re
 import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import av
 import pytest
 from PIL import Image
 from shell import NEVER, errors_in, invoke, serving, signalled
 
-from kling_async import AsyncKling, DownloadError, Generation, InvalidRequestError
+from kling_async import (
+    AsyncKling,
+    DownloadError,
+    Generation,
+    InvalidRequestError,
+    SubmissionUncertainError,
+)
 from kling_async.cli._request import Wish, fitting_model
 from kling_async.cli._target import Target
 from kling_async.emulator import Emulator
@@ -335,8 +344,42 @@ def test_a_signal_does_not_lose_the_id(number: signal.Signals, code: int) -> Non
         result = invoke(emulator, "generate", *PROMPT, "--json")
         generation_id = emulator.creates[0].generation_id
     assert result.exit_code == code
-    assert f"\n{generation_id}\nresume with: kling-async wait" in result.stderr
+    resume = f"resume with: kling-async wait {generation_id}"
+    assert f"\n{generation_id} (queued)\n{resume}\n" in result.stderr
     assert json.loads(result.stdout)["id"] == generation_id
+
+
+def test_a_signal_while_downloading_tells_the_way_to_the_video(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been paid, and is not here yet."""
+
+    async def stop(_self: AsyncKling, _done: Generation, path: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep_forever()
+        return path
+
+    monkeypatch.setattr(AsyncKling, "download", stop)
+    result = invoke(emulator, "generate", *PROMPT)
+    generation_id = emulator.creates[0].generation_id
+    assert result.exit_code == 130
+    assert f"\n{generation_id} (completed)\nresume with: " in result.stderr
+
+
+def test_a_lost_answer_is_neither_success_nor_failure(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 3, and the id under which the vendor's log lists it."""
+
+    async def lose(_self: AsyncKling, *_: object, client_request_id: str) -> Generation:
+        since = dt.datetime(2026, 8, 1, tzinfo=dt.UTC)
+        raise SubmissionUncertainError(client_request_id=client_request_id, since=since)
+
+    monkeypatch.setattr(AsyncKling, "create", lose)
+    result = invoke(emulator, "generate", *PROMPT)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert re.search(r"client request id kling-[0-9a-f]{32} since", result.stderr)
+    assert len(errors_in(result)) == 1
 
 
 def test_a_download_that_fails_can_be_taken_up(

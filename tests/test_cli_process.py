@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import av
 import httpx
 import pytest
@@ -75,6 +76,23 @@ def test_the_emulator_takes_its_options(tmp_path: Path) -> None:
     assert "credits" in errors_in(result)[0]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_emulator_is_a_success(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal is how a server is meant to end."""
+    sleep_forever = anyio.sleep_forever
+
+    async def stop() -> None:
+        signal.raise_signal(number)
+        await sleep_forever()
+
+    monkeypatch.setattr(anyio, "sleep_forever", stop)
+    result = invoke(None, "emulator", "--port", "0")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 3
+
+
 def test_the_emulator_says_why_it_cannot_listen() -> None:
     """A port that is taken, a speed that is none: code 2 and a line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -110,7 +128,7 @@ def test_ctrl_c_ends_with_130_and_the_way_back(busy: Emulator) -> None:
     generation_id = busy.creates[0].generation_id
     resume = f"resume with: kling-async wait {generation_id} --output film.mp4"
     assert process.returncode == 130
-    assert errors.splitlines()[-2:] == [generation_id, resume]
+    assert errors.splitlines()[-2:] == [f"{generation_id} (queued)", resume]
     assert out == ""
 
 
@@ -138,11 +156,31 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
     """As of `kling-async models | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
-    for args in (["models"], ["models", "--json"]):
-        with started(None, *args, stdout=writing) as process:
-            _, errors = process.communicate()
-        assert (process.returncode, errors) == (1, "")
+    with serving() as emulator:
+        invoke(emulator, "generate", "--no-wait", *PROMPT)
+        generation_id = emulator.creates[0].generation_id
+        for args in (["models"], ["watch", generation_id, "--json"]):
+            with started(emulator, *args, stdout=writing) as process:
+                _, errors = process.communicate()
+            assert (process.returncode, errors) == (1, "")
     os.close(writing)
+
+
+def test_without_a_reader_of_its_news_it_still_brings_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been paid: what is not told does not stop it."""
+    monkeypatch.chdir(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (
+        serving() as emulator,
+        started(emulator, "generate", *PROMPT, stderr=writing) as process,
+    ):
+        path, _ = process.communicate()
+    os.close(writing)
+    assert process.returncode == 0
+    assert Path(path.strip()).stat().st_size > 0
 
 
 def test_a_terminal_without_unicode_gets_letters_instead(
@@ -154,6 +192,20 @@ def test_a_terminal_without_unicode_gets_letters_instead(
         _, errors = process.communicate()
     assert process.returncode == 2
     assert "\\u2192" in errors
+
+
+def test_help_is_quick_since_it_imports_no_emulator() -> None:
+    """What draws, films and serves is imported by the commands that need it."""
+    program = (
+        "import sys; from kling_async.cli import main; sys.argv[1:] = ['--help']\n"
+        "try: main()\n"
+        "finally: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    heavy = {"PIL", "av", "starlette", "uvicorn", "kling_async.emulator"}
+    assert heavy & set(done.stderr.split()) == set()
 
 
 def read_all(terminal: int) -> str:

@@ -30,4 +30,6 @@ def main() -> None:
             f"kling-async needs {error.name}, which is not installed: "
             'pip install "kling_async[cli]"'
         )
+    except KeyboardInterrupt:
+        sys.exit(130)
     app(prog_name="kling-async")

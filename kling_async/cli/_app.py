@@ -68,7 +68,9 @@ class Commands(TyperGroup):
         sys.exit(code)
 
 
-def _told(error: Exception, screen: Screen) -> Exit:
+def _told(error: BaseException, screen: Screen) -> Exit:
+    while isinstance(error, BaseExceptionGroup):  # of a task group: one is enough
+        error = error.exceptions[0]
     match error:
         case KlingError():
             for line in told(error):
@@ -80,6 +82,8 @@ def _told(error: Exception, screen: Screen) -> Exit:
         case ModuleNotFoundError():
             screen.error(error)  # a missing extra, which it names
             return Exit.USAGE
+        case BrokenPipeError():
+            pass  # nobody reads the results, so nobody wants more of them
         case OSError(filename=str(name), strerror=str(reason)):
             screen.error(f"{name}: {reason}")
         case _:

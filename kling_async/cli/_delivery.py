@@ -77,6 +77,7 @@ class Delivery:
             done = await kling.wait(this, timeout=self.timeout)
             if self.target is not None:
                 await self._write(kling, done, self.target)
+            self.ledger.done.add(done.id)
         except KlingError as error:
             self._errors.append(error)
 

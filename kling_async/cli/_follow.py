@@ -119,6 +119,8 @@ def watch(
             screen.json(as_json(generation))
         else:
             progress.show(generation)
+        if generation.is_terminal:
+            ledger.done.add(generation.id)
 
     async def work(kling: AsyncKling) -> Exit:
         with contextlib.nullcontext() if json else progress:
@@ -126,8 +128,8 @@ def watch(
         return worst([report(it, screen=screen, ledger=ledger) for it in errors])
 
     code = run(work, screen=screen, ledger=ledger)
-    if not json and (done := [it.id for it in ledger.finished]):
-        screen.note(f"write the video with: {resume_command(done)}")
+    if not json and (finished := ledger.finished):
+        screen.note(f"write the video with: {resume_command(finished)}", "")
     return code
 
 

@@ -106,6 +106,8 @@ class _Order:
         ledger, request_id = self.delivery.ledger, self.client_request_id
         if self.waits:
             ledger.announce = lambda it: self.delivery.screen.note(it.id)
+        else:
+            ledger.tell = lambda _: None
         ledger.create_under_way = request_id
         try:
             created = await kling.create(self.request, client_request_id=request_id)

@@ -178,7 +178,7 @@ class Progress:
             self.console.print(Text(line), soft_wrap=True)
 
     def _table(self) -> Table:
-        rows = self._rows.values()
+        rows = list(self._rows.values())  # a copy: this is another thread
         labelled = any(row.label for row in rows)
         table = Table.grid(padding=(0, 1))
         for _ in range(4 + labelled):

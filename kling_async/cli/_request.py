@@ -6,6 +6,7 @@ Whether the request is right is decided by the library.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,9 @@ def known_model(model: str) -> models.Model | None:
 
 def _local(text: str) -> str | Path:
     """Take what is no address for a path."""
-    return text if _NOT_LOCAL.match(text) else Path(text).expanduser()
+    if _NOT_LOCAL.match(text):
+        return text
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (raises where this does not)
 
 
 def _value(text: str, rule: models.Field | None) -> object:

@@ -37,12 +37,14 @@ class Ledger:
         announce: Told of each create, before all else.
         resume_options: What the command that resumes is to be given.
         create_under_way: The client request id of a create without an answer yet.
+        done: The ids of those with which the command has no more to do.
     """
 
     tell: Callable[[Generation], object] = lambda _: None
     announce: Callable[[Generation], object] = lambda _: None
     resume_options: tuple[str, ...] = ()
     create_under_way: str | None = None
+    done: set[str] = field(factory=set[str], init=False)
     last: dict[str, Generation | None] = field(
         factory=dict[str, Generation | None], init=False
     )
@@ -67,16 +69,18 @@ class Ledger:
         return Hooks(on_created=self.see, on_status=self.see)
 
     @property
-    def unfinished(self) -> list[str]:
-        """The ids of those that have not been seen to end."""
-        return [
-            it for it, seen in self.last.items() if not seen or not seen.is_terminal
-        ]
+    def unfinished(self) -> dict[str, str]:
+        """The last status of those of which more is to come, or to fetch."""
+        return {
+            it: seen.status if seen else "not seen yet"
+            for it, seen in self.last.items()
+            if it not in self.done and not (seen and seen.failed)
+        }
 
     @property
-    def finished(self) -> list[Generation]:
-        """Those that have a video."""
-        return [it for it in self.last.values() if it and it.succeeded]
+    def finished(self) -> list[str]:
+        """The ids of those that have a video."""
+        return [it for it, seen in self.last.items() if seen and seen.succeeded]
 
     def goes_on_after(self, error: KlingError) -> bool:
         """Whether there is more to come, or to fetch, of an error's generation."""
@@ -153,11 +157,11 @@ def report(error: KlingError, *, screen: Screen, ledger: Ledger) -> Exit:
 
 def tell_unfinished(screen: Screen, ledger: Ledger) -> None:
     """Tell what goes on at the server after an interruption."""
-    if ids := ledger.unfinished:
-        screen.note("interrupted; still running at the server, and billed:", "yellow")
-        for generation_id in ids:
-            screen.note(f"  {generation_id}", "bold")
-        screen.note(f"resume with: {ledger.resume_command(*ids)}", "")
+    if unfinished := ledger.unfinished:
+        screen.note("interrupted; at the server it goes on, and is billed:", "yellow")
+        for generation_id, status in unfinished.items():
+            screen.note(f"{generation_id} ({status})", "bold")
+        screen.note(f"resume with: {ledger.resume_command(*unfinished)}", "")
     if ledger.create_under_way is not None:
         screen.note(
             "interrupted before a create was answered: it may be running and billed; "

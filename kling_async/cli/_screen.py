@@ -6,8 +6,10 @@ Knows nothing of generations that are under way.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Self
 
@@ -53,8 +55,20 @@ def cost_in_words(credits_: float) -> str:
     return f"{credits_:,.0f} credits ({credits_ / CREDITS_PER_USD:.2f} USD)"
 
 
-def _console(*, stderr: bool) -> Console:
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+class _Stream(Console):
+    """A console that takes nothing for markup, and outlives its reader."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Say no more; without a reader of its results a command ends."""
+        self.quiet = True
+        # What is still buffered goes nowhere, so that the process ends in peace.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (a device, not a path)
+            os.dup2(nowhere.fileno(), self.file.fileno())
+        if not self.stderr:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 @frozen
@@ -66,8 +80,8 @@ class Screen:
         err: Where all else goes.
     """
 
-    out: Console = field(factory=lambda: _console(stderr=False))
-    err: Console = field(factory=lambda: _console(stderr=True))
+    out: Console = field(factory=lambda: _Stream(stderr=False))
+    err: Console = field(factory=lambda: _Stream(stderr=True))
 
     @classmethod
     def of(cls, ctx: typer.Context) -> Self:
