@@ -7,6 +7,7 @@ command that goes on with them. Knows nothing of what the command is for.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -117,6 +118,7 @@ def run(
             try:
                 return await work(kling)
             except anyio.get_cancelled_exc_class():
+                _leave_next_time(screen, ledger)
                 if ledger.create_under_way is not None:
                     screen.note(
                         "waiting for the answer to a create that is under way; "
@@ -171,6 +173,16 @@ def tell_unfinished(screen: Screen, ledger: Ledger) -> None:
         )
 
 
+def _leave_next_time(screen: Screen, ledger: Ledger) -> None:
+    """Let a second Ctrl-C end the process: the client waits for a create's answer."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        tell_unfinished(screen, ledger)
+        os._exit(Exit.INTERRUPTED)  # the event loop would wait on
+
+    signal.signal(signal.SIGINT, leave)
+
+
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Generator[list[int]]:
     """Let SIGTERM do what Ctrl-C does; the list tells whether it came."""
@@ -183,8 +195,10 @@ def _terminated_like_interrupted() -> Generator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came  # signals are the main thread's
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    interrupted = signal.getsignal(signal.SIGINT)
+    terminated = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGINT, interrupted)
