@@ -17,8 +17,17 @@ import pytest
 from rich.console import Console
 from shell import NEVER, errors_in, invoke, serving, signalled
 
-from kling_async import Generation, GenerationError, Status, Video
+from kling_async import (
+    Generation,
+    GenerationError,
+    NotFoundError,
+    ServerError,
+    Status,
+    Video,
+)
+from kling_async.cli._exits import Exit, worst
 from kling_async.cli._progress import Progress
+from kling_async.cli._running import Ledger
 from kling_async.cli._screen import one_line
 from kling_async.emulator import Emulator
 
@@ -206,6 +215,24 @@ def test_one_that_fails_does_not_stop_the_others() -> None:
     assert len(result.stdout.splitlines()) == 2
     assert result.exit_code == 3
     assert len(errors_in(result)) == 1
+
+
+def test_of_several_the_worst_code_counts() -> None:
+    """A failure is final, and comes before what may still end well."""
+    assert worst([Exit.DONE, Exit.UNSETTLED, Exit.FAILED, Exit.UNSETTLED]) == 1
+    assert worst([Exit.DONE, Exit.USAGE, Exit.UNSETTLED]) == 2
+    assert worst([Exit.UNSETTLED, Exit.DONE]) == 3
+    assert worst([]) == 0
+
+
+def test_there_is_no_way_back_to_what_nobody_knows() -> None:
+    """What was asked for and is unknown is not said to be billed."""
+    ledger = Ledger()
+    ledger.follow(["some-id"])
+    unknown = NotFoundError("no", status_code=404).concerning("some-id")
+    outage = ServerError("no", status_code=500).concerning("some-id")
+    assert not ledger.goes_on_after(unknown)
+    assert ledger.goes_on_after(outage)
 
 
 def test_one_file_is_not_enough_for_two_videos() -> None:

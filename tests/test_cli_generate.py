@@ -346,6 +346,7 @@ def test_a_signal_does_not_lose_the_id(number: signal.Signals, code: int) -> Non
     assert result.exit_code == code
     resume = f"resume with: kling-async wait {generation_id}"
     assert f"\n{generation_id} (queued)\n{resume}\n" in result.stderr
+    assert "before a create was answered" not in result.stderr
     assert json.loads(result.stdout)["id"] == generation_id
 
 
