@@ -116,6 +116,11 @@ class Reporter:
 
     hooks: Hooks = Hooks()
 
+    @property
+    def hears_requests(self) -> bool:
+        """Whether anyone wants to know of requests, of which there are many."""
+        return self.hooks.on_request is not None or logger.isEnabledFor(logging.DEBUG)
+
     def request(self, event: RequestEvent) -> None:
         """Tell that an exchange ended."""
         notify(_LOG.on_request, event)

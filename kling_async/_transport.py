@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import anyio
 import httpx
-from attrs import frozen
+from attrs import define, field, frozen
 
-from kling_async._connections import Connections, Session, phase_limits
+from kling_async._connections import Connections, Sender, Session, phase_limits
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
@@ -194,37 +194,32 @@ class Transport:
         """
         request.extensions["timeout"] = phase_limits(limit).as_dict()
         started = anyio.current_time()
-
-        def tell(status_code: int | None, error: KlingError | None) -> None:
+        received = _Received()
+        await received.receive(session.http, request, started + limit)
+        failure = received.failure(request, limit)
+        response = received.response
+        if self.settings.reporter.hears_requests:
             event = RequestEvent(
                 method=request.method,
                 url=str(request.url),
-                status_code=status_code,
+                status_code=response.status_code if response else None,
                 seconds=anyio.current_time() - started,
-                error=error,
+                error=failure,
             )
             self.settings.reporter.request(event)
-
-        try:
-            response = await _send(session.http, request, limit)
-        except TransportError as failure:
-            tell(None, failure)
-            raise
-        answer = await self._read(response, started + limit)
-        tell(answer.status_code, answer.cut_off)
+        if response is None:
+            assert failure is not None  # noqa: S101 (one of the two there is)
+            raise failure
+        answer = Answer(
+            status_code=response.status_code,
+            headers=response.headers,
+            content=bytes(received.content),
+            cut_off=failure,
+            redact=self.settings.api_key.redact,
+        )
         if not answer.is_success:
             raise self._refusal(session, answer)
         return answer
-
-    async def _read(self, response: httpx.Response, deadline: float) -> Answer:
-        content, cut_off = await _read_body(response, deadline)
-        return Answer(
-            status_code=response.status_code,
-            headers=response.headers,
-            content=content,
-            cut_off=cut_off,
-            redact=self.settings.api_key.redact,
-        )
 
     def _refusal(self, session: Session, answer: Answer) -> KlingError:
         """Read an answer that is no success; a 429 pauses the whole client."""
@@ -236,54 +231,56 @@ class Transport:
         return error
 
 
-async def _send(
-    http: httpx.AsyncClient, request: httpx.Request, limit: float
-) -> httpx.Response:
-    """Send a request; give the answer as soon as its headers are there."""
-    try:
-        with anyio.fail_after(limit + _SLACK):
-            return await http.send(
-                request, stream=True, auth=None, follow_redirects=False
-            )
-    except httpx.HTTPStatusError as error:  # from a hook of the user's own client
-        return error.response
-    except Exception as error:
-        _drop_frames(error)
-        raise translate(error, f"{_what(request)} (timeout {limit:g} s)") from error
+@define(eq=False)
+class _Received:
+    """What came back for one request, and what ended it before its end."""
 
+    response: httpx.Response | None = None
+    content: bytearray = field(factory=bytearray, repr=False)
+    error: Exception | None = None
 
-async def _read_body(
-    response: httpx.Response, deadline: float
-) -> tuple[bytes, KlingError | None]:
-    """Read a body, bounded in size and time; give what came and what cut it off."""
-    content = bytearray()
-    try:
-        with anyio.fail_after(deadline + _SLACK - anyio.current_time()):
+    async def receive(
+        self, http: Sender, request: httpx.Request, deadline: float
+    ) -> None:
+        """Send a request and read its answer, as far as it comes in time."""
+        with anyio.CancelScope(deadline=deadline + _SLACK) as scope:
             try:
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > MAX_ANSWER:
-                        raise OverflowError(f"it is larger than {MAX_ANSWER:,} bytes")
-                    if anyio.current_time() > deadline:
-                        raise TimeoutError("it trickles in too slowly")
-            finally:
-                await response.aclose()
-    except Exception as error:  # noqa: BLE001 (what came may be enough)
-        return bytes(content[:MAX_ANSWER]), _cut_off(response, error)
-    return bytes(content), None
+                self.response = await http.send(request)
+                await self._read(self.response, deadline)
+            except Exception as error:  # noqa: BLE001 (what came may be enough)
+                self.error = error
+        if scope.cancelled_caught:
+            self.error = TimeoutError()
 
+    async def _read(self, response: httpx.Response, deadline: float) -> None:
+        try:
+            async for chunk in response.aiter_bytes():
+                self.content += chunk
+                if len(self.content) > MAX_ANSWER:
+                    del self.content[MAX_ANSWER:]
+                    raise OverflowError(f"it is larger than {MAX_ANSWER:,} bytes")
+                if anyio.current_time() > deadline:
+                    raise TimeoutError("it trickles in too slowly")
+        finally:
+            await response.aclose()
 
-def _cut_off(response: httpx.Response, error: Exception) -> KlingError:
-    _drop_frames(error)
-    failure: KlingError
-    if isinstance(error, httpx.DecodingError | OverflowError):
-        message = f"the answer cannot be read: {error}"
-        failure = DecodeError(message, status_code=response.status_code)
-    else:
-        failure = translate(error, f"{_what(response.request)}, reading the answer")
-        failure.request_sent = True
-    failure.__cause__ = error
-    return failure
+    def failure(self, request: httpx.Request, limit: float) -> KlingError | None:
+        """Give the error as ours; None when all is well."""
+        if self.error is None:
+            return None
+        _drop_frames(self.error)
+        failure: KlingError
+        what = f"{request.method} {request.url.host}{request.url.path}"
+        if self.response is None:
+            failure = translate(self.error, f"{what} (timeout {limit:g} s)")
+        elif isinstance(self.error, httpx.DecodingError | OverflowError):
+            message = f"the answer cannot be read: {self.error}"
+            failure = DecodeError(message, status_code=self.response.status_code)
+        else:
+            failure = translate(self.error, f"{what}, reading the answer")
+            failure.request_sent = True
+        failure.__cause__ = self.error
+        return failure
 
 
 def _drop_frames(error: BaseException) -> None:
@@ -292,7 +289,3 @@ def _drop_frames(error: BaseException) -> None:
     while seen is not None and seen.__traceback__ is not None:
         seen.__traceback__ = None
         seen = seen.__cause__ or seen.__context__
-
-
-def _what(request: httpx.Request) -> str:
-    return f"{request.method} {request.url.host}{request.url.path}"

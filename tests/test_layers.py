@@ -34,6 +34,7 @@ ROOMS = (
     "_retrying",
     "_scope",
     "_settings",
+    "_pools",
     "_connections",
     "_transport",
     "_submission",
@@ -57,7 +58,7 @@ CORE = ROOMS[: ROOMS.index("__init__") + 1]
 THIRD_PARTIES: Mapping[str, tuple[str, ...] | None] = {
     "attrs": None,
     "anyio": None,
-    "httpx": ("_connections", "_transport", "_download", "_client"),
+    "httpx": ("_pools", "_connections", "_transport", "_download", "_client"),
     "tenacity": ("_retrying",),
     "trio": ("_scope",),
 }
