@@ -20,7 +20,7 @@ from kling_async._errors import (
     TransportError,
 )
 from kling_async._hooks import Reporter, RetryEvent
-from kling_async._retrying import RetryPolicy, retrying
+from kling_async._retrying import RetryPolicy, repeat
 from kling_async._transport import translate
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
@@ -103,9 +103,8 @@ class Download:
             except httpx.RequestError as error:
                 raise translate(error, f"downloading {self.url}") from error
 
-        loop = retrying(self.retry, _may_heal, before_wait)
         try:
-            await loop(attempt)
+            await repeat(attempt, self.retry, _may_heal, before_wait)
         except (TransportError, _InterruptedError) as error:
             raise DownloadError(f"{error}; nothing was written") from error
 

@@ -6,8 +6,8 @@ foreign errors, so that what it sees is what it decides on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeVar
 
 import anyio
 from attrs import field, frozen
@@ -30,6 +30,8 @@ from kling_async._errors import (
     TransportError,
 )
 from kling_async._polling import is_whole, require
+
+T = TypeVar("T")
 
 Uncertain = Literal["raise", "retry"]
 
@@ -110,18 +112,41 @@ def _is_unclear(error: BaseException) -> bool:
     return isinstance(error, DecodeError)
 
 
-def retrying(
+async def repeat(
+    attempt: Callable[[], Awaitable[T]],
     policy: RetryPolicy,
     may_repeat: Callable[[BaseException], bool],
     before_wait: Callable[[int, float, KlingError], None],
-) -> AsyncRetrying:
-    """Make the loop for one call: tenacity's state is not to be shared by tasks.
+) -> T:
+    """Make an attempt, and others where it may be repeated; raise the last error.
 
     Args:
+        attempt: What to make.
         policy: How often and how long.
         may_repeat: Which errors may be tried again.
         before_wait: Told the attempt's number, the wait in seconds, the error.
     """
+    try:
+        return await attempt()
+    except KlingError as error:
+        if not may_repeat(error):
+            raise
+        failed = [error]
+
+    async def next_attempt() -> T:
+        if failed:
+            raise failed.pop()
+        return await attempt()
+
+    # Only now: most calls never need it. Its state is not to be shared by tasks.
+    return await _retrying(policy, may_repeat, before_wait)(next_attempt)
+
+
+def _retrying(
+    policy: RetryPolicy,
+    may_repeat: Callable[[BaseException], bool],
+    before_wait: Callable[[int, float, KlingError], None],
+) -> AsyncRetrying:
     backoff = wait_random_exponential(
         multiplier=policy.initial,
         max=policy.maximum,

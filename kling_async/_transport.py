@@ -27,7 +27,7 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
-from kling_async._retrying import is_uncertain, may_repeat_get, retrying
+from kling_async._retrying import is_uncertain, may_repeat_get, repeat
 from kling_async._settings import Settings
 from kling_async._wire import Answer, decode_error, decode_polled
 
@@ -123,7 +123,7 @@ class Transport:
             event = RetryEvent(attempt=number, delay=delay, error=error)
             self.settings.reporter.retry(event)
 
-        return await retrying(self.settings.retry, may_repeat, before_wait)(attempt)
+        return await repeat(attempt, self.settings.retry, may_repeat, before_wait)
 
     async def in_scope(
         self,
