@@ -17,7 +17,7 @@ import anyio
 import httpx
 
 from kling_async._batch import Batch, Outcome
-from kling_async._connections import Connections, Session
+from kling_async._connections import Connections, Library, Session
 from kling_async._download import Download
 from kling_async._errors import (
     ClientClosedError,
@@ -73,6 +73,9 @@ class AsyncKling:
         max_connections: The most HTTP exchanges in flight at once.
         http_client: Your own httpx client, for proxies, TLS or a test
             transport. It stays yours: it is not closed here.
+        transport: What opens the connections, if there is no ``http_client``:
+            ``"httpx"``, or ``"aiohttp"`` (extra ``aiohttp``, asyncio alone),
+            which takes less CPU for each poll.
         hooks: Callables that are told of requests, retries, creates, statuses.
         endpoint: ``"universal"`` (``/v2/video/generations``), or ``"legacy"``
             (``/v2/generate/video/kling/generation``).
@@ -94,6 +97,7 @@ class AsyncKling:
         polling: Polling | None = None,
         max_connections: int = 100,
         http_client: httpx.AsyncClient | None = None,
+        transport: Library = "httpx",
         hooks: Hooks | None = None,
         endpoint: Endpoint = "universal",
         check_media: bool = True,
@@ -109,7 +113,7 @@ class AsyncKling:
             reporter=Reporter(hooks or Hooks()),
             check_media=check_media,
         )
-        self._connections = Connections(max_connections, http_client)
+        self._connections = Connections(max_connections, http_client, transport)
         self._poll_loops = PollLoops()
         self._parent: AsyncKling | None = None
         self._is_closed = False

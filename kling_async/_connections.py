@@ -10,7 +10,8 @@ import asyncio
 import ssl
 import weakref
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Literal, Protocol, get_args
 
 import anyio
 import httpx
@@ -29,6 +30,8 @@ _KEEPALIVE_EXPIRY = 4.0
 _CONNECT_LIMIT = 15.0
 _LIMIT = 60.0
 _USER_AGENT = f"kling_async/{__version__}"
+
+Library = Literal["httpx", "aiohttp"]
 
 
 class Sender(Protocol):
@@ -158,10 +161,12 @@ class Connections:
     Attributes:
         max_connections: How many exchanges may be in flight in one loop.
         http_client: The user's own client, if there is one.
+        library: What opens the connections of API calls, if there is none.
     """
 
     max_connections: int = 100
     http_client: httpx.AsyncClient | None = None
+    library: Library = "httpx"
     is_closed: bool = False
     _ssl: ssl.SSLContext | None = None
     _home: weakref.ref[object] | None = None
@@ -174,6 +179,7 @@ class Connections:
             raise ConfigurationError(
                 f"max_connections: given {self.max_connections!r}; allowed: 1 or more",
             )
+        _require_library(self.library, self.http_client)
         if self.http_client is None:
             self._ssl = httpx.create_ssl_context()
         else:
@@ -208,6 +214,12 @@ class Connections:
         return Session(_Lent(self.http_client), self.http_client, gate)
 
     def _open_own(self, loop: object, gate: anyio.Semaphore) -> Session:
+        if self.library == "aiohttp" and not isinstance(
+            loop, asyncio.AbstractEventLoop
+        ):
+            raise ConfigurationError(
+                "transport='aiohttp' runs on asyncio alone; leave it out on trio"
+            )
         files, routes = self._new_client(), Routes(self._open_route)
 
         async def close() -> None:
@@ -220,6 +232,14 @@ class Connections:
         return Session(http, files, gate, closing=at_loop_end(close))
 
     def _open_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
+        if self.library == "aiohttp":
+            import httpx_aiohttp  # noqa: PLC0415 (an extra)
+
+            return httpx_aiohttp.AiohttpTransport(
+                verify=self._ssl or True,
+                limits=_limits(self.max_connections),
+                proxy=proxy,
+            )
         return Shards(self.max_connections, self._new_pool, proxy)
 
     def _new_pool(
@@ -256,6 +276,24 @@ class Connections:
                     "connections were opened in: they end with that loop",
                 )
         self._sessions.clear()
+
+
+def _require_library(library: object, http_client: object) -> None:
+    if library not in get_args(Library):
+        allowed = " or ".join(map(repr, get_args(Library)))
+        raise ConfigurationError(f"transport: given {library!r}; allowed: {allowed}")
+    if library == "httpx":
+        return
+    if http_client is not None:
+        raise ConfigurationError(
+            f"transport: given {library!r} beside http_client; allowed: one of the "
+            "two, for an http_client brings a transport of its own",
+        )
+    if find_spec("httpx_aiohttp") is None:
+        raise ConfigurationError(
+            f"transport: given {library!r}, which is not installed: "
+            "pip install 'kling_async[aiohttp]'",
+        )
 
 
 def _limits(most: int) -> httpx.Limits:

@@ -51,9 +51,16 @@ _UNSENT_BY_AIOHTTP = {"ClientConnectorError", "ConnectionTimeoutError"}
 
 def translate(error: Exception, doing: str) -> TransportError:
     """Turn whatever httpx, or what lies below it, raised into one of our errors."""
-    cls = RequestTimeoutError if isinstance(error, _TIMEOUTS) else ConnectionFailedError
+    cls = RequestTimeoutError if _is_timeout(error) else ConnectionFailedError
     what = ": ".join(filter(None, (type(error).__name__, str(error))))
     return cls(f"{doing}: {what}", request_sent=not _is_unsent(error))
+
+
+def _is_timeout(error: Exception) -> bool:
+    below = error.__cause__
+    if _is_of_aiohttp(below):  # then httpx's class says little, see below
+        return isinstance(below, TimeoutError)
+    return isinstance(error, _TIMEOUTS)
 
 
 def _is_unsent(error: Exception) -> bool:

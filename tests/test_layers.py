@@ -59,6 +59,7 @@ THIRD_PARTIES: Mapping[str, tuple[str, ...] | None] = {
     "attrs": None,
     "anyio": None,
     "httpx": ("_pools", "_connections", "_transport", "_download", "_client"),
+    "httpx_aiohttp": ("_connections",),
     "tenacity": ("_retrying",),
     "trio": ("_scope",),
 }
