@@ -51,7 +51,7 @@ def _tells_all_problems(cls: type[RequestT]) -> type[RequestT]:
     # What must be given may be given in extra, too; Python is not to miss it.
     empty = {it.name: None for it in fields(cls) if it.default is NOTHING}
     # Looked up here, for these names do not exist where the class says it is from.
-    hints = get_type_hints(cls, include_extras=True)
+    hints = get_type_hints(cls)
     cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
 
     @functools.wraps(bare)

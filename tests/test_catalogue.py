@@ -355,6 +355,42 @@ def test_a_field_of_other_models_is_named_with_them() -> None:
     assert slip.hint == "Did you mean 'duration'?"
 
 
+def test_models_of_the_same_kind_come_to_mind_first() -> None:
+    """Even if others are more, or newer, or an older schema alone names the field."""
+    old = "kling-video/v1/pro/image-to-video"
+    (wrong,) = problems_in(old, {"image_url": IMAGE, "provider": "auto"})
+    assert str(wrong.hint).endswith(
+        "klingai/video-v3-omni-720p-image-to-video, "
+        "klingai/video-v3-omni-1080p-image-to-video."
+    )
+    (shape,) = problems_in(MASTER, {"image_url": IMAGE, "aspect_ratio": "16:9"})
+    assert str(shape.hint).endswith(
+        "kling-video/v1.6/standard/image-to-video, kling-video/v1.6/pro/image-to-video."
+    )
+
+
+def test_a_broken_rule_says_what_was_given_and_what_is_allowed() -> None:
+    """In words, for no one field is wrong in itself."""
+    body = {"image_url": IMAGE, "prompt": "a", "tail_image_url": IMAGE}
+    (silent,) = problems_in(OMNI, body)
+    (loud,) = problems_in(OMNI, {**body, "generate_audio": True})
+    (many,) = problems_in(
+        OMNI, {"image_url": IMAGE, "prompt": "a", "elements": [VIDEO_ELEMENT] * 3}
+    )
+    (both,) = problems_in(V3_TEXT, {"prompt": "a", "multi_prompt": ["a"]})
+    (neither,) = problems_in(V3_TEXT, {})
+    allowed = "False, since tail_image_url is given"
+    assert (silent.given, silent.allowed) == ("nothing, which means True", allowed)
+    assert (loud.given, loud.allowed) == ("True", allowed)
+    assert (many.given, many.allowed) == (
+        "3 of them",
+        "at most one element with a video_url",
+    )
+    assert both.given == "both prompt and multi_prompt"
+    assert neither.given == "neither prompt nor multi_prompt"
+    assert both.allowed == neither.allowed == "exactly one of prompt and multi_prompt"
+
+
 def test_the_nearest_spelling_is_one_that_was_not_given() -> None:
     """The vendor's own example names the last frame wrongly; who does is helped."""
     body = {"image_url": IMAGE, "prompt": "a", "last_image_url": IMAGE}

@@ -146,6 +146,14 @@ NESTED: Sequence[tuple[Field, object, list[str]]] = [
 ]
 
 
+def test_a_wrong_number_of_items_is_counted() -> None:
+    """The items themselves are not shown."""
+    two = evolve(IMAGES, min_items=2)
+    for given, told in (([], "0 items"), ([URL], "1 item"), ([URL] * 3, "3 items")):
+        (problem,) = problems_with("it", given, two)
+        assert problem.given == told
+
+
 @pytest.mark.parametrize("rule, value, places", NESTED)
 def test_every_problem_inside_is_told_with_its_place(
     rule: Field, value: object, places: list[str]
@@ -163,6 +171,8 @@ HINTS: Sequence[tuple[Field, object, str | None]] = [
     (IMAGES, URL, "Put it in a list."),
     (IMAGES, Path("cat.png"), "Put it in a list."),
     (IMAGE, "cat.png", "For a local file give pathlib.Path('cat.png')."),
+    (IMAGE, "cat", "For a local file give pathlib.Path('cat')."),
+    (IMAGE, f"!{LONG_BASE64}", "For a local file give pathlib.Path("),
     (IMAGE, "ftp://e.org/a.png", "The server fetches http and https addresses only."),
     (IMAGE, LONG_BASE64, "Bare base64? Put 'data:image/…;base64,' before it."),
     (IMAGE, "data:image/png,AAAA", "A data URI begins with its media type and"),
@@ -206,6 +216,7 @@ WORDED: Sequence[tuple[Field, str]] = [
         Field(type="string", choices=tuple(map(str, range(20)))),
         ", ".join(repr(str(number)) for number in range(16)) + " and 4 others",
     ),
+    (Field(type="integer", choices=tuple(range(16))), ", ".join(map(str, range(16)))),
     (YES, "True or False"),
     (VIDEO, "an http(s) address or a base64 data URI of a video"),
     (FREE, "a list, each item anything"),
@@ -225,6 +236,7 @@ def test_what_is_allowed_is_said_in_words(rule: Field, words: str) -> None:
 
 SHOWN: Sequence[tuple[object, str]] = [
     ("cat", "'cat'"),
+    ("a" * 60, repr("a" * 60)),
     ("a" * 61, f"'{'a' * 60}'… (1 more)"),
     (b"1234", "<4 bytes>"),
     (bytearray(5), "<5 bytes>"),
@@ -246,6 +258,9 @@ def test_a_problem_with_megabytes_is_short() -> None:
         for rule in (TEXT if isinstance(value, bytes) else IMAGE, WHOLE):
             (problem,) = problems_with("it", value, rule)
             assert len(str(problem)) < 500
+            assert shown(value).startswith(problem.given.rstrip("…"))
+    (exact,) = problems_with("it", ["x" * 60] * 3 + [0] * 3, WHOLE)
+    assert exact.given == shown(["x" * 60] * 3 + [0] * 3)[:180] + "…"
 
 
 NUMBERS: Sequence[tuple[Field, object, object]] = [

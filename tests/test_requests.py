@@ -377,6 +377,7 @@ def test_extra_fields_pass_through() -> None:
         )
     )
     assert [it.field for it in problems] == ["extra.image_url", "extra.model"]
+    assert problems[0].allowed == "only what is not given beside it"
 
 
 def test_what_is_required_may_come_by_way_of_extra() -> None:
