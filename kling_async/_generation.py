@@ -99,7 +99,11 @@ class Generation:
         status: How far it is.
         video: The result, once there is one.
         error: Why it failed, if it did.
-        credits_used: What it cost, in credits (2,000,000 are 1 USD).
+        credits_used: What it has cost so far, in credits (2,000,000 are 1 USD); a
+            video is charged once it is completed.
+        usd_spent: Likewise, in USD.
+        inference_id: The id that the vendor's request log and ledger list it
+            under; of a generation it is the same as ``id``.
         client_request_id: The id that the create was sent with. The vendor's
             request log lists it beside the generation's id.
         raw: The answer as it came, for what this class does not name.
@@ -110,6 +114,8 @@ class Generation:
     video: Video | None = None
     error: GenerationError | None = None
     credits_used: float | None = None
+    usd_spent: float | None = None
+    inference_id: str | None = None
     client_request_id: str | None = None
     raw: Mapping[str, object] = field(
         factory=dict[str, object],

@@ -108,15 +108,15 @@ def decode_created(answer: Answer, client_request_id: str) -> Generation:
         KlingError: No id is in it, neither in the body nor in the headers.
     """
     try:
-        body = _object(answer)
+        body = object_in(answer)
     except KlingError:
         body = {}
         if answer.inference_id is None:
             raise
-    generation_id = _text(body.get("id")) or answer.inference_id
+    generation_id = as_text(body.get("id")) or answer.inference_id
     if generation_id is None:
-        raise _unreadable(answer, "a create was answered without an id")
-    return _generation(generation_id, body, client_request_id)
+        raise unreadable(answer, "a create was answered without an id")
+    return _generation(answer, generation_id, body, client_request_id)
 
 
 def decode_polled(answer: Answer, generation_id: str) -> Generation:
@@ -126,21 +126,21 @@ def decode_polled(answer: Answer, generation_id: str) -> Generation:
         DecodeError: It says nothing of a generation, or speaks of another one.
         KlingError: Whatever cut it off.
     """
-    body = _object(answer)
-    told = _text(body.get("id"))
+    body = object_in(answer)
+    told = as_text(body.get("id"))
     if told is not None and not _same_generation(told, generation_id):
-        raise _unreadable(answer, f"asked for {generation_id}, answered for {told}")
-    generation = _generation(generation_id, body, None)
+        raise unreadable(answer, f"asked for {generation_id}, answered for {told}")
+    generation = _generation(answer, generation_id, body, None)
     says_nothing = generation.status == Status.UNKNOWN and generation.error is None
     if says_nothing and told is None and generation.video is None:
-        raise _unreadable(answer, "the answer says nothing of a generation")
+        raise unreadable(answer, "the answer says nothing of a generation")
     return generation
 
 
 def decode_error(answer: Answer) -> APIStatusError:
     """Turn an answer that is no success into the error that it means."""
     try:
-        body = _object(answer)
+        body = object_in(answer)
     except KlingError:
         body = {}
     code = answer.status_code
@@ -153,7 +153,7 @@ def decode_error(answer: Answer) -> APIStatusError:
         cls = ServerError
     if cls is PermissionDeniedError and _OUT_OF_CREDITS.search(message):
         cls = OutOfCreditsError
-    request_id = _text(body.get("requestId")) or answer.headers.get("x-request-id")
+    request_id = as_text(body.get("requestId")) or answer.headers.get("x-request-id")
     return cls(
         answer.redact(message)[: 4 * _SHOWN],
         status_code=code,
@@ -163,7 +163,7 @@ def decode_error(answer: Answer) -> APIStatusError:
     )
 
 
-def _object(answer: Answer) -> Mapping[str, object]:
+def object_in(answer: Answer) -> Mapping[str, object]:
     """Read a body; one that was cut off only after its last brace is whole."""
     value: object = None
     wrong: Exception | None = None
@@ -174,13 +174,13 @@ def _object(answer: Answer) -> Mapping[str, object]:
     if wrong and answer.cut_off is not None:
         raise answer.cut_off
     if wrong:
-        raise _unreadable(answer, "the answer is not JSON") from wrong
+        raise unreadable(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
-        raise _unreadable(answer, "the answer is not a JSON object")
+        raise unreadable(answer, "the answer is not a JSON object")
     return value
 
 
-def _unreadable(answer: Answer, message: str) -> DecodeError:
+def unreadable(answer: Answer, message: str) -> DecodeError:
     return DecodeError(message, status_code=answer.status_code, body=answer.text)
 
 
@@ -190,20 +190,31 @@ def _same_generation(told: str, asked: str) -> bool:
 
 
 def _generation(
+    answer: Answer,
     generation_id: str,
     body: Mapping[str, object],
     client_request_id: str | None,
 ) -> Generation:
-    status = _text(body.get("status"))
+    status = as_text(body.get("status"))
     return Generation(
         id=generation_id,
         status=Status(status.lower()) if status else Status.UNKNOWN,
         video=_video(body.get("video")),
         error=_failure(body.get("error")),
-        credits_used=_number(_at(body, "meta", "usage", "credits_used")),
+        credits_used=_spent(answer, body, "credits_used", "x-aimlapi-credits-used"),
+        usd_spent=_spent(answer, body, "usd_spent", "x-aimlapi-usd-spent"),
+        inference_id=answer.inference_id,
         client_request_id=client_request_id,
         raw=body,
     )
+
+
+def _spent(
+    answer: Answer, body: Mapping[str, object], name: str, header: str
+) -> float | None:
+    """What the body tells of money, else what the headers do."""
+    told = as_number(at(body, "meta", "usage", name))
+    return as_number(answer.headers.get(header)) if told is None else told
 
 
 def _video(value: object) -> Video | None:
@@ -211,14 +222,14 @@ def _video(value: object) -> Video | None:
         value = {"url": value}
     if not isinstance(value, dict):
         return None
-    url = _text(value.get("url"))
+    url = as_text(value.get("url"))
     if url is None:
         return None
-    size = _number(value.get("file_size"))
+    size = as_number(value.get("file_size"))
     return Video(
         url=url,
-        content_type=_text(value.get("content_type")),
-        file_name=_text(value.get("file_name")),
+        content_type=as_text(value.get("content_type")),
+        file_name=as_text(value.get("file_name")),
         file_size=None if size is None else int(size),
         extra={k: v for k, v in value.items() if k not in _VIDEO_FIELDS},
     )
@@ -229,21 +240,21 @@ def _failure(value: object) -> GenerationError | None:
         return None
     if isinstance(value, dict):
         return GenerationError(
-            name=_text(value.get("name")),
-            message=_text(value.get("message")),
+            name=as_text(value.get("name")),
+            message=as_text(value.get("message")),
         )
-    return GenerationError(message=_text(value) or repr(value)[:_SHOWN])
+    return GenerationError(message=as_text(value) or repr(value)[:_SHOWN])
 
 
 def _message_in(body: Mapping[str, object]) -> str | None:
     for value in (
         body.get("message"),
-        _at(body, "error", "message"),
+        at(body, "error", "message"),
         body.get("error"),
     ):
         if isinstance(value, list):
             return "\n".join(str(line) for line in value)
-        if text := _text(value):
+        if text := as_text(value):
             return text
     return None
 
@@ -279,13 +290,13 @@ def _date(value: str) -> dt.datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
 
 
-def _at(value: object, *keys: str) -> object:
+def at(value: object, *keys: str) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """Take text, and a number where text is promised (an id, say)."""
     if isinstance(value, bool):
         return None
@@ -294,7 +305,7 @@ def _text(value: object) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def _number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """Take a number, and text that is one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

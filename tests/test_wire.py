@@ -99,8 +99,42 @@ def test_a_finished_generation_is_read_as_documented() -> None:
             file_size=5150376,
         ),
         credits_used=2100000,
+        usd_spent=1.05,
     )
     assert generation.raw == FINISHED
+
+
+TRACED: Mapping[str, str] = {
+    "x-inference-id": UUID,
+    "x-aimlapi-credits-used": "2400000",
+    "x-aimlapi-usd-spent": "1.200000000",
+}
+
+
+def test_the_headers_tell_what_the_body_does_not() -> None:
+    """The id that the log and the ledger list it under, and what it has cost."""
+    for generation in (
+        decode_created(said({"id": UUID}, headers=TRACED), "request-1"),
+        decode_polled(said({"id": UUID, "status": "queued"}, headers=TRACED), UUID),
+    ):
+        assert generation.inference_id == UUID
+        assert (generation.credits_used, generation.usd_spent) == (2400000, 1.2)
+
+
+def test_the_body_counts_where_both_tell_of_money() -> None:
+    """Also when it says that it cost nothing."""
+    usage = {"credits_used": 0, "usd_spent": 0}
+    body = {"id": UUID, "status": "error", "meta": {"usage": usage}}
+    generation = decode_polled(said(body, headers=TRACED), UUID)
+    assert (generation.credits_used, generation.usd_spent) == (0, 0)
+
+
+@pytest.mark.parametrize("told", ["", "a lot", "nan", "-"])
+def test_money_that_is_no_number_is_not_told(told: str) -> None:
+    """A header of any content breaks no poll."""
+    headers = dict.fromkeys(TRACED, told)
+    generation = decode_polled(said({"id": UUID}, headers=headers), UUID)
+    assert (generation.credits_used, generation.usd_spent) == (None, None)
 
 
 @pytest.mark.parametrize(
