@@ -115,6 +115,18 @@ async def test_rendering_takes_no_time_on_a_turned_clock() -> None:
     assert anyio.current_time() == before
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize("path, status", [(PATH, 400), ("/elsewhere", 404)])
+async def test_a_refusal_takes_no_time_on_a_turned_clock(
+    path: str, status: int
+) -> None:
+    """No thread is waited for, beside which the clock would run on."""
+    async with client_of(Emulator()) as client:
+        for _ in range(50):
+            with anyio.fail_after(0.001):
+                assert (await client.post(path, json={})).status_code == status
+
+
 @pytest.mark.parametrize(
     "model, length, least, most",
     [

@@ -89,12 +89,13 @@ def build_app(
     return app
 
 
-def _refused(request: Request, error: Exception) -> Response:
+# Coroutines, both: Starlette would do a plain function in a worker thread.
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 (Starlette's handlers take any)
     return _error(request, error.status, error.message, error.headers)
 
 
-def _not_routed(request: Request, error: Exception) -> Response:
+async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (likewise)
     message = f"Cannot {request.method} {request.url.path}"
     return _error(request, error.status_code, message, error.headers or {})
