@@ -21,6 +21,7 @@ from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ClientClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -47,7 +48,9 @@ from kling_async._hooks import (
     RequestEvent,
     RetryEvent,
     StatusEvent,
+    UncertainEvent,
 )
+from kling_async._money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._polling import Exponential, Fixed, Polling, PollState
 from kling_async._requests import (
     Avatar,
@@ -69,6 +72,9 @@ __all__ = [
     "AuthenticationError",
     "Avatar",
     "BadRequestError",
+    "Balance",
+    "Budget",
+    "BudgetExceededError",
     "ClientClosedError",
     "ConfigurationError",
     "ConnectionFailedError",
@@ -85,6 +91,7 @@ __all__ = [
     "ImageToVideo",
     "InvalidRequestError",
     "KlingError",
+    "LogRow",
     "MotionControl",
     "MultiImageToVideo",
     "NotFoundError",
@@ -93,6 +100,7 @@ __all__ = [
     "PermissionDeniedError",
     "PollState",
     "Polling",
+    "Price",
     "Problem",
     "RateLimitError",
     "ReferenceToVideo",
@@ -106,7 +114,9 @@ __all__ = [
     "StatusEvent",
     "SubmissionUncertainError",
     "TextToVideo",
+    "Transaction",
     "TransportError",
+    "UncertainEvent",
     "Video",
     "VideoToVideo",
     "WaitTimeoutError",

@@ -16,25 +16,27 @@ from typing import Self, TypeVar, Unpack, overload
 import anyio
 import httpx
 
+from kling_async._account import Account, Accounts
+from kling_async._accounting import Accounting
 from kling_async._batch import Batch, Outcome
+from kling_async._budget import Spending
 from kling_async._connections import Connections, Library, Session
 from kling_async._download import Download
 from kling_async._errors import (
     ClientClosedError,
     DownloadError,
     GenerationFailedError,
-    InvalidRequestError,
     KlingError,
-    Problem,
 )
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter, logger
 from kling_async._ids import client_request_id_from, require_generation_id
 from kling_async._media import inline_media
+from kling_async._money import Budget
 from kling_async._params import GenerationParams
 from kling_async._poll_loop import PollLoops
 from kling_async._polling import Exponential, Polling
-from kling_async._requests import Request, build_request
+from kling_async._requests import Request, build_request, request_from
 from kling_async._retrying import RetryPolicy
 from kling_async._scope import CLOSED
 from kling_async._settings import (
@@ -53,7 +55,7 @@ from kling_async._wire import Endpoint, encode_request
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
 
 
-class AsyncKling:
+class AsyncKling(Accounting):
     """A client of Kling video generation through the AI/ML API.
 
     One is enough for a program: it is made without I/O, may be used from many
@@ -115,6 +117,7 @@ class AsyncKling:
         )
         self._connections = Connections(max_connections, http_client, transport)
         self._poll_loops = PollLoops()
+        self._accounts = Accounts()
         self._parent: AsyncKling | None = None
         self._is_closed = False
 
@@ -208,17 +211,19 @@ class AsyncKling:
 
         Raises:
             InvalidRequestError: The request cannot be right; nothing was sent.
-            SubmissionUncertainError: It was sent and its answer was lost.
+            SubmissionUncertainError: It was sent, its answer was lost, and the
+                vendor's log does not tell what became of it.
             APIStatusError: The server refused it.
-            TransportError: It certainly did not reach the server.
+            TransportError: It did not reach the server, or the log lists it as
+                failed: nothing is billed.
         """
-        checked = _request(request, params)
+        checked = request_from(request, params)
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
         body = await inline_media(checked.to_body(), check=self._settings.check_media)
         content = await anyio.to_thread.run_sync(encode_request, body)
         submission = Submission(
-            transport=transport,
+            account=self._accounts.of(transport),
             content=content,
             model=checked.model,
             client_request_id=request_id,
@@ -371,7 +376,7 @@ class AsyncKling:
         """
         if timeout is not None:
             require_timeout("timeout", timeout)
-        created = await self.create(_request(request, params))
+        created = await self.create(request_from(request, params))
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
@@ -388,6 +393,7 @@ class AsyncKling:
         requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest],
         *,
         max_in_flight: int = 32,
+        budget: Budget | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[Outcome[AnyRequest], None]:
         """Generate many at once; yield each outcome as it comes.
@@ -400,21 +406,31 @@ class AsyncKling:
             requests: Request objects, or mappings with ``model`` and fields;
                 any iterable or async iterable, read only as places get free.
             max_in_flight: How many may be under way at once.
+            budget: The most to spend, by what is charged and, for what is in
+                flight, by what was charged for the like or else by `price`. The
+                first request that does not fit, and all after it, become outcomes
+                with `BudgetExceededError`. Where no price is known the first
+                goes alone, to learn from its charge, and may pass the budget.
             timeout: As for `watch`, for each generation.
 
         Raises:
-            ConfigurationError: ``max_in_flight`` is less than 1.
+            ConfigurationError: ``max_in_flight`` is less than 1, or the budget
+                is no `Budget`.
             ClientClosedError: The client was closed.
         """
+        account = self._account()
+        spending = None if budget is None else Spending(budget, account.price)
 
         async def generate(request: AnyRequest) -> Generation:
-            if isinstance(request, Request):
-                return await self.generate(request, timeout=timeout)
-            built = build_request(request)
-            return await self.generate(built, timeout=timeout)
+            built = request if isinstance(request, Request) else build_request(request)
+
+            async def work() -> Generation:
+                return await self.generate(built, timeout=timeout)
+
+            return await (spending.run(built.to_body(), work) if spending else work())
 
         batch = Batch(requests, generate, max_in_flight)
-        scope = self._transport().connections.here().scope
+        scope = account.transport.connections.here().scope
         async with aclosing(batch.outcomes(scope)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
@@ -472,23 +488,11 @@ class AsyncKling:
             raise ClientClosedError(CLOSED)
         return Transport(self._settings, self._connections)
 
+    def _account(self) -> Account:
+        return self._accounts.of(self._transport())
+
 
 def _url_of(generation: Generation) -> str:
     if generation.video is None:
         raise DownloadError("there is no video to download (yet): wait for it first")
     return generation.video.url
-
-
-def _request(request: Request | None, params: Mapping[str, object]) -> Request:
-    if request is None:
-        return build_request(params)
-    if params:
-        given = ", ".join(params)
-        problem = Problem(
-            given,
-            "beside a request object",
-            "one of the two: a request object, or keywords",
-            "Use attrs.evolve(request, ...) to change a request",
-        )
-        raise InvalidRequestError([problem], model=request.model)
-    return request

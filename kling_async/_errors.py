@@ -16,6 +16,7 @@
     │   ├── RequestTimeoutError
     │   └── ConnectionFailedError
     ├── DecodeError                   the answer is not what the API promises
+    ├── BudgetExceededError           a create would pass the budget: not sent
     ├── SubmissionUncertainError      a create may or may not have been accepted
     ├── GenerationFailedError         the generation ended without a video
     ├── WaitTimeoutError              it had not ended when the time was up
@@ -258,6 +259,32 @@ class DecodeError(KlingError):
         super().__init__(f"{message} (HTTP {status_code}){shown}")
 
 
+class BudgetExceededError(KlingError):
+    """A create would pass the budget: nothing was sent, nothing is billed for it.
+
+    All amounts are in credits; 2,000,000 are 1 USD.
+
+    Attributes:
+        budget: The budget.
+        spent: What was spent of it by then.
+        in_flight: What is held for generations that had not ended.
+        needed: What this one would cost, None where nobody knows.
+    """
+
+    def __init__(
+        self, *, budget: float, spent: float, in_flight: float, needed: float | None
+    ) -> None:
+        self.budget = budget
+        self.spent = spent
+        self.in_flight = in_flight
+        self.needed = needed
+        cost = "its price is not known" if needed is None else f"it costs {needed:,.0f}"
+        super().__init__(
+            f"not created, since the budget of {budget:,.0f} credits would be passed: "
+            f"{spent:,.0f} are spent, {in_flight:,.0f} in flight, and {cost}",
+        )
+
+
 class SubmissionUncertainError(KlingError):
     """A create was sent, its answer was lost: it may be running and billed.
 
@@ -276,7 +303,8 @@ class SubmissionUncertainError(KlingError):
         super().__init__(
             "the answer to a create was lost, so it may be running and billed. Before "
             "you send it again, look in the vendor's request log for client request id "
-            f"{client_request_id} since {since.isoformat(timespec='seconds')}",
+            f"{client_request_id} since {since.isoformat(timespec='seconds')}: "
+            "reconcile(error.client_request_id, since=error.since) does",
         )
 
 

@@ -6,9 +6,10 @@ that no observer can lose a generation.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 from attrs import frozen
 
@@ -65,6 +66,31 @@ class CreatedEvent:
     model: str
 
 
+UncertainOutcome = Literal["lost", "found", "failed", "missing"]
+
+
+@frozen(kw_only=True)
+class UncertainEvent:
+    """The answer to a create was lost, or it is known what became of it.
+
+    Attributes:
+        client_request_id: The id that it was sent with.
+        model: The model asked for.
+        since: When it was first sent (UTC).
+        outcome: ``lost``, and then what the vendor's request log tells: ``found``,
+            it goes on as if nothing had happened; ``failed``, nothing is billed
+            and it may be sent again; ``missing``, it may be running and billed:
+            `AsyncKling.reconcile` looks again.
+        generation_id: The generation that was found.
+    """
+
+    client_request_id: str
+    model: str
+    since: dt.datetime
+    outcome: UncertainOutcome
+    generation_id: str | None = None
+
+
 @frozen(kw_only=True)
 class StatusEvent:
     """A watch saw a status for the first time, or a new one.
@@ -90,6 +116,8 @@ class Hooks:
         on_retry: Told before every wait for another attempt or poll.
         on_created: Told of every accepted create, even one whose caller has
             been cancelled.
+        on_uncertain: Told of every create whose answer was lost, and of what
+            became of it, even if its caller has been cancelled.
         on_status: Told once of every status that is seen of a generation, however
             many watch it.
     """
@@ -97,6 +125,7 @@ class Hooks:
     on_request: Callable[[RequestEvent], object] | None = None
     on_retry: Callable[[RetryEvent], object] | None = None
     on_created: Callable[[CreatedEvent], object] | None = None
+    on_uncertain: Callable[[UncertainEvent], object] | None = None
     on_status: Callable[[StatusEvent], object] | None = None
 
 
@@ -136,6 +165,11 @@ class Reporter:
         notify(_LOG.on_created, event)
         notify(self.hooks.on_created, event)
 
+    def uncertain(self, event: UncertainEvent) -> None:
+        """Tell that the answer to a create was lost, or what became of it."""
+        notify(_LOG.on_uncertain, event)
+        notify(self.hooks.on_uncertain, event)
+
     def status(self, event: StatusEvent) -> None:
         """Tell what a watch saw."""
         notify(_LOG.on_status, event)
@@ -170,6 +204,32 @@ def _log_created(event: CreatedEvent) -> None:
     )
 
 
+_IN_WORDS: Mapping[UncertainOutcome, tuple[int, str]] = {
+    "lost": (
+        logging.WARNING,
+        "lost the answer to a create: it may be running and billed",
+    ),
+    "found": (logging.INFO, "the vendor's log lists the lost create"),
+    "failed": (logging.WARNING, "the vendor's log lists the lost create as failed"),
+    "missing": (
+        logging.ERROR,
+        "a lost create was not found: it may be running and billed",
+    ),
+}
+
+
+def _log_uncertain(event: UncertainEvent) -> None:
+    level, words = _IN_WORDS[event.outcome]
+    logger.log(
+        level,
+        "%s (client request id %s since %s%s)",
+        words,
+        event.client_request_id,
+        event.since.isoformat(timespec="seconds"),
+        f", generation {event.generation_id}" if event.generation_id else "",
+    )
+
+
 def _log_status(event: StatusEvent) -> None:
     generation = event.generation
     level = logging.INFO if generation.is_terminal else logging.DEBUG
@@ -183,5 +243,6 @@ _LOG = Hooks(
     on_request=_log_request,
     on_retry=_log_retry,
     on_created=_log_created,
+    on_uncertain=_log_uncertain,
     on_status=_log_status,
 )

@@ -412,3 +412,23 @@ def build_request(params: Mapping[str, object]) -> Request:
     if problems:
         raise InvalidRequestError(problems, model=given.model)
     return Request(model=given.model, extra={**given.body, **given.extra})
+
+
+def request_from(request: Request | None, params: Mapping[str, object]) -> Request:
+    """Take a request object, or make one of keywords; not both.
+
+    Raises:
+        InvalidRequestError: There are both, or it cannot be right.
+    """
+    if request is None:
+        return build_request(params)
+    if params:
+        given = ", ".join(params)
+        problem = Problem(
+            given,
+            "beside a request object",
+            "one of the two: a request object, or keywords",
+            "Use attrs.evolve(request, ...) to change a request",
+        )
+        raise InvalidRequestError([problem], model=request.model)
+    return request

@@ -7,7 +7,7 @@ foreign errors, so that what it sees is what it decides on.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import anyio
 from attrs import field, frozen
@@ -33,7 +33,8 @@ from kling_async._polling import is_whole, require
 
 T = TypeVar("T")
 
-Uncertain = Literal["raise", "retry"]
+Uncertain = Literal["reconcile", "raise", "retry"]
+_UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
 
 _REQUEST_TIMEOUT = 408
 
@@ -55,8 +56,12 @@ class RetryPolicy:
         max_retry_after: The longest ``Retry-After`` honoured, in seconds; a
             longer one counts as this much.
         uncertain: What to do when a create was sent and its answer was lost.
-            ``"raise"`` raises `SubmissionUncertainError`. ``"retry"`` sends it
-            again, which may bill twice.
+            ``"reconcile"`` looks it up in the vendor's request log: found, it is
+            returned as if nothing had happened; failed, it is sent again;
+            neither in time, `SubmissionUncertainError` is raised. ``"raise"``
+            raises that at once. ``"retry"`` sends it again at once, which may
+            bill twice.
+        reconcile_timeout: How long to look for it, in seconds.
     """
 
     attempts: int = 5
@@ -64,21 +69,24 @@ class RetryPolicy:
     factor: float = 2.0
     maximum: float = 30.0
     max_retry_after: float = 60.0
-    uncertain: Uncertain = field(default="raise")
+    uncertain: Uncertain = field(default="reconcile")
+    reconcile_timeout: float = 60.0
 
     def __attrs_post_init__(self) -> None:
         if not is_whole(self.attempts) or self.attempts < 1:
             raise ConfigurationError(
                 f"attempts: given {self.attempts!r}; allowed: 1 or more",
             )
-        if self.uncertain not in ("raise", "retry"):
+        if self.uncertain not in _UNCERTAIN:
+            allowed = ", ".join(map(repr, _UNCERTAIN))
             raise ConfigurationError(
-                f"uncertain: given {self.uncertain!r}; allowed: 'raise' or 'retry'",
+                f"uncertain: given {self.uncertain!r}; allowed: {allowed}",
             )
         require("initial", self.initial, least=0)
         require("factor", self.factor, least=1)
         require("maximum", self.maximum, least=0)
         require("max_retry_after", self.max_retry_after, least=0)
+        require("reconcile_timeout", self.reconcile_timeout, least=0)
 
 
 def may_repeat_get(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """One create: sent once, and again only where that cannot bill twice.
 
 The billing rule at work. Knows no HTTP; which failure means what is decided in
-`_retrying`, how a request travels in `_transport`.
+`_retrying`, what the vendor's log proves in `_tracing`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import datetime as dt
 
 from attrs import define, field
 
+from kling_async._account import Account
 from kling_async._connections import Session
 from kling_async._errors import (
     ClientClosedError,
     KlingError,
     SubmissionUncertainError,
+    TransportError,
 )
 from kling_async._generation import Generation
-from kling_async._hooks import CreatedEvent, logger
+from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
+from kling_async._reconciling import adopted, search, with_status
 from kling_async._retrying import (
+    RetryPolicy,
     is_uncertain,
     may_repeat_create,
     may_repeat_create_at_own_risk,
 )
-from kling_async._transport import Transport
+from kling_async._tracing import Sent
 from kling_async._wire import decode_created
 
 
@@ -36,74 +40,145 @@ class Submission:
     """A create on its way.
 
     Attributes:
-        transport: How it is sent.
+        account: Whose it is, and how it is sent.
         content: The body.
         model: The model asked for.
         client_request_id: The id that it is sent with, each time.
         since: When it began.
     """
 
-    transport: Transport
+    account: Account
     content: bytes = field(repr=False)
     model: str
     client_request_id: str
     since: dt.datetime = field(factory=_now)
     _is_sent: bool = False
     _lost: SubmissionUncertainError | None = None
+    _failed: KlingError | None = None
+
+    @property
+    def _policy(self) -> RetryPolicy:
+        return self.account.transport.settings.retry
+
+    @property
+    def _reporter(self) -> Reporter:
+        return self.account.transport.settings.reporter
+
+    @property
+    def _sent(self) -> Sent:
+        return self.account.shared.tracer.sent_under(self.client_request_id)
 
     async def run(self) -> Generation:
         """Send it, and give what the server made of it.
 
         Raises:
-            SubmissionUncertainError: It was sent, and an answer was lost.
-            KlingError: The server refused it, or it certainly never got there.
+            SubmissionUncertainError: It was sent, its answer was lost, and the
+                vendor's log does not tell what became of it.
+            KlingError: The server refused it, it certainly never got there, or
+                the log lists it as failed.
         """
-        at_own_risk = self.transport.settings.retry.uncertain == "retry"
-        may_repeat = may_repeat_create_at_own_risk if at_own_risk else may_repeat_create
         try:
-            return await self.transport.repeat(self._attempt, may_repeat)
+            return await self.account.transport.repeat(self._attempt, self._may_repeat)
         except KlingError as error:
             if self._lost is None or self._lost is error:
                 raise
             # Whatever became of a later attempt, the lost one may be running.
             raise self._lost from self._lost.__cause__
 
+    def _may_repeat(self, error: BaseException) -> bool:
+        if error is self._failed:
+            return True
+        at_own_risk = self._policy.uncertain == "retry"
+        may_repeat = may_repeat_create_at_own_risk if at_own_risk else may_repeat_create
+        return may_repeat(error)
+
     async def _attempt(self) -> Generation:
         self._is_sent = False
         try:
-            return await self.transport.in_scope(self._send, is_essential=True)
-        except KlingError as error:
-            was_cut_off = self._is_sent and isinstance(error, ClientClosedError)
-            if not was_cut_off and not is_uncertain(error):
-                raise
-            self._lost = SubmissionUncertainError(
-                client_request_id=self.client_request_id,
-                since=self.since,
+            return await self.account.transport.in_scope(
+                self._send, is_essential=True, on_error=self._settle
             )
-            if error.generation_id is not None:
-                self._lost.concerning(error.generation_id)
-            raise self._lost from error
+        except ClientClosedError as error:
+            if not self._is_sent:
+                raise
+            raise self._uncertain(error) from error
 
     async def _send(self, session: Session) -> Generation:
         """Exchange once, in the client's own task: the caller may be gone."""
         self._is_sent = True
+        self._sent.posts += 1
         try:
             generation = await self._exchange(session)
-        except BaseException as error:
-            if is_uncertain(error) or not isinstance(error, KlingError):
-                logger.warning(
-                    "lost the answer to a create, which may be running and billed: "
-                    "look for client request id %s since %s in the vendor's log",
-                    self.client_request_id,
-                    self.since.isoformat(timespec="seconds"),
-                )
+        except KlingError as error:
+            if isinstance(error, TransportError) and not error.request_sent:
+                self._sent.posts -= 1
             raise
+        except BaseException:
+            self._tell("lost")
+            raise
+        self._sent.generations.add(generation.id)
         event = CreatedEvent(generation=generation, model=self.model)
-        self.transport.settings.reporter.created(event)
+        self._reporter.created(event)
         return generation
 
+    async def _settle(self, session: Session, error: KlingError) -> Generation:
+        """Find out what became of it, in the client's own task too."""
+        if not is_uncertain(error):
+            raise error
+        self._lost = self._uncertain(error)
+        self._tell("lost")
+        if self._policy.uncertain != "reconcile":
+            raise self._lost from error
+        trace = await search(
+            self.account,
+            session,
+            self.client_request_id,
+            since=self.since,
+            timeout=self._policy.reconcile_timeout,
+            sent=self._sent,
+        )
+        found = trace.found.inference_id if trace.found else None
+        self._tell(trace.verdict, found)
+        if found is not None:
+            self._lost = None
+            return await self._adopt(session, found)
+        if trace.verdict == "failed":
+            self._lost, self._failed = None, error
+            error.add_note("the vendor's log lists it as failed: nothing is billed")
+            raise error
+        if trace.failure is not None and not trace.is_read:
+            self._lost.add_note(f"its log could not be read: {trace.failure}")
+        raise self._lost from error
+
+    async def _adopt(self, session: Session, generation_id: str) -> Generation:
+        generation = adopted(generation_id, self.client_request_id)
+        self._reporter.created(CreatedEvent(generation=generation, model=self.model))
+        return await with_status(self.account, session, generation)
+
+    def _uncertain(self, error: KlingError) -> SubmissionUncertainError:
+        lost = SubmissionUncertainError(
+            client_request_id=self.client_request_id,
+            since=self.since,
+        )
+        if error.generation_id is not None:
+            lost.concerning(error.generation_id)
+        return lost
+
+    def _tell(
+        self, outcome: UncertainOutcome, generation_id: str | None = None
+    ) -> None:
+        event = UncertainEvent(
+            client_request_id=self.client_request_id,
+            model=self.model,
+            since=self.since,
+            outcome=outcome,
+            generation_id=generation_id,
+        )
+        self._reporter.uncertain(event)
+
     async def _exchange(self, session: Session) -> Generation:
-        request = self.transport.request(
+        transport = self.account.transport
+        request = transport.request(
             session,
             "POST",
             content=self.content,
@@ -112,6 +187,6 @@ class Submission:
                 "x-client-request-id": self.client_request_id,
             },
         )
-        limit = self.transport.settings.timeout
-        answer = await self.transport.exchange(session, request, limit)
+        limit = transport.settings.timeout
+        answer = await transport.exchange(session, request, limit)
         return decode_created(answer, self.client_request_id)

@@ -101,31 +101,43 @@ class Transport:
             generation_id: Which.
             timeout: Bounds each exchange, in seconds, beside the settings' own.
         """
-        query = f"?generation_id={quote(generation_id, safe='')}"
         limit = min(timeout, self.settings.timeout)
 
         async def get(session: Session) -> Generation:
-            request = self.request(session, "GET", query=query)
-            answer = await self.exchange(session, request, limit)
-            return decode_polled(answer, generation_id)
+            return await self.poll(session, generation_id, limit)
 
         async def attempt() -> Generation:
             return await self.in_scope(get)
 
         return await self.repeat(attempt, may_repeat_get)
 
+    async def poll(
+        self, session: Session, generation_id: str, limit: float
+    ) -> Generation:
+        """Ask for one generation once; a place in flight has to be taken."""
+        query = f"?generation_id={quote(generation_id, safe='')}"
+        request = self.request(session, "GET", query=query)
+        answer = await self.exchange(session, request, limit)
+        return decode_polled(answer, generation_id)
+
     async def repeat(
         self,
         attempt: Callable[[], Awaitable[T]],
         may_repeat: Callable[[BaseException], bool],
+        *,
+        pauses: bool = True,
     ) -> T:
         """Make an attempt, and others where it may be repeated; raise the last error.
 
-        A 429 keeps back every call of the client for as long as this one waits.
+        Args:
+            attempt: What to make.
+            may_repeat: After which errors.
+            pauses: Whether a 429 keeps back every call of the client for as long
+                as this one waits.
         """
 
         def before_wait(number: int, delay: float, error: KlingError) -> None:
-            if isinstance(error, RateLimitError):
+            if pauses and isinstance(error, RateLimitError):
                 self.connections.here().pause(delay)
             event = RetryEvent(attempt=number, delay=delay, error=error)
             self.settings.reporter.retry(event)
@@ -137,21 +149,26 @@ class Transport:
         work: Callable[[Session], Awaitable[T]],
         *,
         is_essential: bool = False,
+        on_error: Callable[[Session, KlingError], Awaitable[T]] | None = None,
     ) -> T:
         """Do work in the client's scope; a cancelled caller leaves at once.
 
         Args:
             work: What to do, once there is a place in flight.
             is_essential: Closing the client waits for it.
+            on_error: What to make of its error, in the scope too but without
+                the place.
         """
         session = self.connections.here()
         await session.take_place()
 
         async def placed() -> T:
             try:
-                return await work(session)
-            finally:
-                session.gate.release()
+                return await in_place(session, work)
+            except KlingError as error:
+                if on_error is None:
+                    raise
+                return await on_error(session, error)
 
         try:
             job = session.scope.start(placed, is_essential=is_essential)
@@ -165,19 +182,22 @@ class Transport:
         session: Session,
         method: Literal["GET", "POST"],
         *,
+        path: str | None = None,
         query: str = "",
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Request:
-        """Make a request to the generations endpoint.
+        """Make a request, to the generations endpoint unless a path is given.
 
         Raises:
             ConfigurationError: httpx takes the base URL for none.
         """
+        settings = self.settings
+        url = settings.url if path is None else settings.base_url + path
         try:
             request = session.http.build_request(
                 method,
-                self.settings.url + query,
+                url + query,
                 content=content,
                 headers={"accept": "application/json", **(headers or {})},
             )
@@ -191,9 +211,16 @@ class Transport:
         return request
 
     async def exchange(
-        self, session: Session, request: httpx.Request, limit: float
+        self,
+        session: Session,
+        request: httpx.Request,
+        limit: float,
+        *,
+        pauses: bool = True,
     ) -> Answer:
         """Send one request and read its answer, within ``limit`` seconds.
+
+        A 429 that says how long keeps the whole client back, if it ``pauses``.
 
         Raises:
             APIStatusError: The answer is no success.
@@ -225,17 +252,25 @@ class Transport:
             redact=self.settings.api_key.redact,
         )
         if not answer.is_success:
-            raise self._refusal(session, answer)
+            raise self._refusal(answer, session if pauses else None)
         return answer
 
-    def _refusal(self, session: Session, answer: Answer) -> KlingError:
-        """Read an answer that is no success; a 429 pauses the whole client."""
+    def _refusal(self, answer: Answer, paused: Session | None) -> KlingError:
+        """Read an answer that is no success; a 429 may pause a whole session."""
         error = decode_error(answer)
-        if isinstance(error, RateLimitError) and error.retry_after:
-            session.pause(min(error.retry_after, self.settings.retry.max_retry_after))
+        if paused and isinstance(error, RateLimitError) and error.retry_after:
+            paused.pause(min(error.retry_after, self.settings.retry.max_retry_after))
         if is_uncertain(error) and answer.inference_id:
             error.concerning(answer.inference_id)
         return error
+
+
+async def in_place(session: Session, work: Callable[[Session], Awaitable[T]]) -> T:
+    """Do work, and give back the place in flight that was taken for it."""
+    try:
+        return await work(session)
+    finally:
+        session.gate.release()
 
 
 @define(eq=False)

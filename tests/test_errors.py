@@ -15,6 +15,7 @@ from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ClientClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -86,6 +87,7 @@ SAMPLES: tuple[KlingError, ...] = (
         for cls in (TransportError, RequestTimeoutError, ConnectionFailedError)
     ),
     DecodeError("the answer is not JSON", status_code=200, body="<html>"),
+    BudgetExceededError(budget=4e6, spent=2e6, in_flight=1e6, needed=1.5e6),
     SubmissionUncertainError(client_request_id="request-1", since=SINCE),
     GenerationFailedError(FAILED),
     WaitTimeoutError("g-1", timeout=1800.0, generation=RUNNING),
@@ -297,6 +299,17 @@ def test_an_uncertain_submission_tells_what_to_look_for() -> None:
     assert "may be running and billed" in str(error)
     assert "Before you send it again, look" in str(error)
     assert (error.client_request_id, error.since) == ("request-1", SINCE)
+
+
+def test_a_budget_that_would_be_passed_is_told_in_figures() -> None:
+    """What there was, what is spent, what is in flight, what it would cost."""
+    error = BudgetExceededError(budget=4e6, spent=2e6, in_flight=1e6, needed=1.5e6)
+    assert str(error) == (
+        "not created, since the budget of 4,000,000 credits would be passed: "
+        "2,000,000 are spent, 1,000,000 in flight, and it costs 1,500,000"
+    )
+    unknown = BudgetExceededError(budget=1, spent=1, in_flight=0, needed=None)
+    assert str(unknown).endswith("and its price is not known")
 
 
 def test_a_failed_generation_tells_the_servers_reason() -> None:

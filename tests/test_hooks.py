@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import pytest
+from attrs import evolve
 
 from kling_async._errors import ConnectionFailedError, KlingError
 from kling_async._generation import Generation, Status, Video
@@ -17,11 +19,12 @@ from kling_async._hooks import (
     RequestEvent,
     RetryEvent,
     StatusEvent,
+    UncertainEvent,
     logger,
     notify,
 )
 
-Event = RequestEvent | RetryEvent | CreatedEvent | StatusEvent
+Event = RequestEvent | RetryEvent | CreatedEvent | UncertainEvent | StatusEvent
 
 QUEUED = Generation(id="g-1", status=Status.QUEUED, client_request_id="request-1")
 FINISHED = Generation(
@@ -49,6 +52,8 @@ def tell(reporter: Reporter, event: Event) -> None:
             reporter.retry(event)
         case CreatedEvent():
             reporter.created(event)
+        case UncertainEvent():
+            reporter.uncertain(event)
         case StatusEvent():
             reporter.status(event)
 
@@ -56,11 +61,28 @@ def tell(reporter: Reporter, event: Event) -> None:
 def hooks_into(record: Callable[[Event], object]) -> Hooks:
     """Make hooks that all end in one place."""
     return Hooks(
-        on_request=record, on_retry=record, on_created=record, on_status=record
+        on_request=record,
+        on_retry=record,
+        on_created=record,
+        on_uncertain=record,
+        on_status=record,
     )
 
 
-EVENTS: list[Event] = [REQUEST, RETRY, CREATED, STATUS]
+LOST = UncertainEvent(
+    client_request_id="request-1",
+    model="klingai/v2-master-image-to-video",
+    since=dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC),
+    outcome="lost",
+)
+EVENTS: list[Event] = [REQUEST, RETRY, CREATED, LOST, STATUS]
+HOOKS: Mapping[str, type] = {
+    "on_request": RequestEvent,
+    "on_retry": RetryEvent,
+    "on_created": CreatedEvent,
+    "on_uncertain": UncertainEvent,
+    "on_status": StatusEvent,
+}
 each_event = pytest.mark.parametrize(
     "event", EVENTS, ids=lambda event: type(event).__name__
 )
@@ -82,20 +104,14 @@ def test_each_hook_is_told_of_its_event(event: Event) -> None:
     assert told[0] is event
 
 
-@pytest.mark.parametrize("name", ["on_request", "on_retry", "on_created", "on_status"])
+@pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_alone_is_enough(name: str) -> None:
     """Each may be left out: the others' events reach nobody and break nothing."""
     told: list[Event] = []
     reporter = Reporter(Hooks(**{name: told.append}))
     for event in EVENTS:
         tell(reporter, event)
-    kind = {
-        "on_request": RequestEvent,
-        "on_retry": RetryEvent,
-        "on_created": CreatedEvent,
-        "on_status": StatusEvent,
-    }[name]
-    assert [type(event) for event in told] == [kind]
+    assert [type(event) for event in told] == [HOOKS[name]]
 
 
 @each_event
@@ -142,6 +158,10 @@ def status_of(name: str, video: Video | None = None) -> StatusEvent:
         (REQUEST, logging.DEBUG),
         (RETRY, logging.WARNING),
         (CREATED, logging.INFO),
+        (LOST, logging.WARNING),
+        (evolve(LOST, outcome="found", generation_id="g-1"), logging.INFO),
+        (evolve(LOST, outcome="failed"), logging.WARNING),
+        (evolve(LOST, outcome="missing"), logging.ERROR),
         (STATUS, logging.DEBUG),
         (status_of("generating"), logging.DEBUG),
         (status_of("completed"), logging.DEBUG),  # without a video: it goes on
@@ -176,6 +196,8 @@ def test_each_event_has_its_level_in_the_log(
         ),
         (RETRY, ["attempt 2", "1.2 s", "connection refused"]),
         (CREATED, ["g-1", "klingai/v2-master-image-to-video", "request-1"]),
+        (LOST, ["lost", "request-1", "2026-08-01T12:00:00+00:00"]),
+        (evolve(LOST, outcome="found", generation_id="g-1"), ["request-1", "g-1"]),
         (STATUS, ["g-1", "queued"]),
         (status_of("rendering"), ["g-1", "rendering", "unknown to this version"]),
     ],

@@ -10,11 +10,20 @@ from types import FunctionType, ModuleType
 import pytest
 
 import kling_async
-from kling_async import KlingError, _errors, _generation, _hooks, _polling, _retrying
+from kling_async import (
+    KlingError,
+    _errors,
+    _generation,
+    _hooks,
+    _money,
+    _polling,
+    _retrying,
+)
 
 CONTRACT = {
     "client": {"AsyncKling", "Outcome", "RetryPolicy", "Exponential", "Fixed", "Hooks"},
     "answers": {"Generation", "GenerationError", "Status", "Video"},
+    "money": {"Balance", "Budget", "LogRow", "Price", "Transaction"},
     "requests": {
         "Avatar",
         "Effects",
@@ -29,6 +38,7 @@ CONTRACT = {
         "APIStatusError",
         "AuthenticationError",
         "BadRequestError",
+        "BudgetExceededError",
         "ClientClosedError",
         "ConfigurationError",
         "ConnectionFailedError",
@@ -126,7 +136,7 @@ def test_every_error_is_exported() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [_errors, _generation, _hooks, _polling, _retrying],
+    [_errors, _generation, _hooks, _money, _polling, _retrying],
     ids=lambda module: module.__name__,
 )
 def test_every_class_that_users_meet_is_exported(module: ModuleType) -> None:

@@ -15,6 +15,7 @@ from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ClientClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -103,6 +104,7 @@ FINAL = tuple(  # the same again would end the same
         GenerationFailedError(FAILED),
         WaitTimeoutError("g-1", timeout=1.0),
         DownloadError("disk full"),
+        BudgetExceededError(budget=1, spent=1, in_flight=0, needed=1),
         ValueError("a bug"),
         TimeoutError("not translated"),
         OSError("not translated"),
@@ -164,7 +166,8 @@ def test_at_ones_own_risk_lost_answers_are_repeated_too(row: Decision) -> None:
 def test_the_default_policy_never_risks_a_second_bill() -> None:
     """Five attempts, half a second to half a minute, a Retry-After of a minute."""
     policy = RetryPolicy()
-    assert policy.uncertain == "raise"
+    assert policy.uncertain == "reconcile"
+    assert policy.reconcile_timeout == 60
     assert (policy.attempts, policy.initial, policy.factor) == (5, 0.5, 2.0)
     assert (policy.maximum, policy.max_retry_after) == (30.0, 60.0)
 
@@ -185,7 +188,9 @@ def test_a_policy_is_a_frozen_value() -> None:
         {"factor": 1},
         {"maximum": 0},
         {"max_retry_after": 0},
+        {"reconcile_timeout": 0},
         {"uncertain": "retry"},
+        {"uncertain": "raise"},
     ],
     ids=repr,
 )
@@ -201,7 +206,7 @@ def test_the_bounds_themselves_are_allowed(options: dict[str, float]) -> None:
         *(("attempts", value, "1 or more") for value in (0, -1, math.nan, "5", None)),
         *(
             (name, value, "0 or more, finite")
-            for name in ("initial", "maximum", "max_retry_after")
+            for name in ("initial", "maximum", "max_retry_after", "reconcile_timeout")
             for value in (-0.1, math.nan, math.inf, "1", None)
         ),
         *(
@@ -209,8 +214,8 @@ def test_the_bounds_themselves_are_allowed(options: dict[str, float]) -> None:
             for value in (0.9, -2, math.nan, math.inf, "2", None)
         ),
         *(
-            ("uncertain", value, "'raise' or 'retry'")
-            for value in ("reconcile", "", None, True)
+            ("uncertain", value, "'reconcile', 'raise', 'retry'")
+            for value in ("perhaps", "", None, True)
         ),
     ],
     ids=repr,

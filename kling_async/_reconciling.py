@@ -1,0 +1,108 @@
+"""A create whose answer was lost: adopted where the vendor's log lists it.
+
+Joins what `_tracing` finds out with the account that is asked. Nothing is ever
+sent again from here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import anyio
+from attrs import evolve
+
+from kling_async._account import Account
+from kling_async._connections import Session
+from kling_async._errors import KlingError
+from kling_async._generation import Generation, Status
+from kling_async._money import LogRow
+from kling_async._tracing import Sent, Trace
+from kling_async._transport import in_place
+from kling_async._wire_account import Page
+
+# How long to ask for the status of what was found; its id is safe by then.
+_STATUS_LIMIT = 10.0
+
+
+async def search(
+    account: Account,
+    session: Session,
+    client_request_id: str,
+    *,
+    since: dt.datetime,
+    timeout: float,
+    sent: Sent | None = None,
+) -> Trace:
+    """Look for a create in the log; to be called in the client's scope.
+
+    Args:
+        account: Whose log.
+        session: Where to ask.
+        client_request_id: What the create was sent with.
+        since: When it was sent first.
+        timeout: How long to look, in seconds.
+        sent: What this client has sent under that id; None after a crash.
+    """
+    deadline = anyio.current_time() + timeout
+    trace = Trace(client_request_id, since=since, deadline=deadline, sent=sent)
+
+    async def read_page(period: str, offset: int, left: float) -> Page[LogRow]:
+        return await account.read_log_page(session, period, offset, left)
+
+    await account.shared.tracer.look_for(trace, read_page)
+    return trace
+
+
+def adopted(generation_id: str, client_request_id: str) -> Generation:
+    """Make the generation that a row of the log stands for: it tells no status."""
+    return Generation(
+        id=generation_id,
+        status=Status.UNKNOWN,
+        inference_id=generation_id,
+        client_request_id=client_request_id,
+    )
+
+
+async def with_status(
+    account: Account, session: Session, generation: Generation
+) -> Generation:
+    """Ask once for the status of an adopted generation, in the client's scope.
+
+    Without an answer it stays unknown; whoever watches it will see.
+    """
+
+    async def poll(session: Session) -> Generation:
+        return await account.transport.poll(session, generation.id, _STATUS_LIMIT)
+
+    try:
+        with anyio.fail_after(_STATUS_LIMIT):
+            await session.take_place()
+        seen = await in_place(session, poll)
+    except (KlingError, TimeoutError):
+        return generation
+    request_id = generation.client_request_id
+    return evolve(seen, id=generation.id, client_request_id=request_id)
+
+
+async def find(
+    account: Account, client_request_id: str, *, since: dt.datetime, timeout: float
+) -> Generation | None:
+    """Look for a create that another process sent; a cancelled caller leaves.
+
+    Raises:
+        KlingError: The log could not be read.
+    """
+    session = account.transport.connections.here()
+
+    async def look() -> Generation | None:
+        trace = await search(
+            account, session, client_request_id, since=since, timeout=timeout
+        )
+        if trace.found is not None and trace.found.inference_id is not None:
+            generation = adopted(trace.found.inference_id, client_request_id)
+            return await with_status(account, session, generation)
+        if trace.failure is not None and not trace.is_read:
+            raise trace.failure
+        return None
+
+    return await session.scope.start(look).result()
