@@ -17,7 +17,7 @@ import kling_async
 from kling_async import AsyncKling, Generation, cli, models
 from kling_async.cli import _options
 from kling_async.cli._app import app
-from kling_async.cli._screen import clock, in_words, size_in_words
+from kling_async.cli._words import clock, in_words, size_in_words
 
 COMMANDS = {"generate", "get", "watch", "wait", "models", "emulator", "demo"}
 
@@ -116,16 +116,17 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_typer_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The core is light, and the command is an extra."""
     monkeypatch.setitem(sys.modules, "typer", None)
     monkeypatch.delitem(sys.modules, "kling_async.cli._app")
     with pytest.raises(SystemExit) as ending:
         cli.main()
-    assert ending.value.code == (
-        "kling-async needs typer, which is not installed: "
-        'pip install "kling_async[cli]"'
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: kling-async needs typer, which is not installed: "
+        'pip install "kling_async[cli]"\n'
     )
 
 

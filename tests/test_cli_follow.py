@@ -28,7 +28,7 @@ from kling_async import (
 from kling_async.cli._exits import Exit, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import Ledger
-from kling_async.cli._screen import one_line
+from kling_async.cli._words import one_line
 from kling_async.emulator import Emulator
 
 

@@ -26,10 +26,11 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
             raise
-        sys.exit(
-            f"kling-async needs {error.name}, which is not installed: "
-            'pip install "kling_async[cli]"'
+        sys.stderr.write(
+            f"error: kling-async needs {error.name}, which is not installed: "
+            'pip install "kling_async[cli]"\n'
         )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     app(prog_name="kling-async")

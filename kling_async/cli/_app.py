@@ -134,5 +134,6 @@ app = typer.Typer(
     epilog=_ENDS,
     pretty_exceptions_enable=False,
 )
+# A command is a function in a module of its own, listed here.
 for _command in (generate, get, watch, wait, models, emulator, demo):
     app.command(_command.__name__)(_command)

@@ -15,14 +15,9 @@ from kling_async import AsyncKling, Generation, KlingError
 from kling_async.cli._exits import Exit, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import Ledger, report
-from kling_async.cli._screen import (
-    Screen,
-    as_json,
-    cost_in_words,
-    one_line,
-    size_in_words,
-)
+from kling_async.cli._screen import Screen
 from kling_async.cli._target import Target
+from kling_async.cli._words import as_json, cost_in_words, one_line, size_in_words
 
 
 @define(eq=False, kw_only=True)

@@ -18,7 +18,8 @@ from kling_async import AsyncKling, Exponential, ImageToVideo, KlingError, model
 from kling_async.cli._exits import Exit, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import Ledger, report, until_interrupted
-from kling_async.cli._screen import Screen, size_in_words
+from kling_async.cli._screen import Screen
+from kling_async.cli._words import size_in_words
 
 if TYPE_CHECKING:
     from kling_async.cli._pictures import Picture

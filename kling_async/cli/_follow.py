@@ -16,8 +16,9 @@ from kling_async.cli._delivery import Delivery
 from kling_async.cli._exits import Exit, resume_command, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import Ledger, report, run
-from kling_async.cli._screen import Screen, as_json, as_lines
+from kling_async.cli._screen import Screen
 from kling_async.cli._target import Target
+from kling_async.cli._words import as_json, as_lines
 
 
 def get(ctx: typer.Context, ids: options.Ids, *, json: options.Json = False) -> Exit:

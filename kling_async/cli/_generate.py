@@ -14,8 +14,9 @@ from kling_async.cli._exits import Exit
 from kling_async.cli._progress import usually
 from kling_async.cli._request import Wish, known_model
 from kling_async.cli._running import run
-from kling_async.cli._screen import Screen, one_line
+from kling_async.cli._screen import Screen
 from kling_async.cli._target import Target
+from kling_async.cli._words import one_line
 
 
 def generate(

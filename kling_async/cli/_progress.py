@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import Generation
-from kling_async.cli._screen import clock, in_words, one_line
+from kling_async.cli._words import clock, in_words, one_line
 
 _REFRESHES_PER_SECOND = 10
 _BAR_CELLS = 24
