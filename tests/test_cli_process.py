@@ -76,6 +76,47 @@ def test_the_emulator_takes_its_options(tmp_path: Path) -> None:
     assert "credits" in errors_in(result)[0]
 
 
+def test_the_emulator_fails_by_the_rules_of_a_file_and_keeps_its_state(
+    tmp_path: Path,
+) -> None:
+    """The first answer is lost by rule; what was accepted is known after a restart."""
+    rules, state = tmp_path / "faults.json", tmp_path / "state.json"
+    rules.write_text('{"effect": "status", "status": 418, "nth": 1}', "utf-8")
+    args = ("emulator", "--port", "0", "--state", str(state), "--json")
+    with started(None, *args, "--faults", str(rules)) as process:
+        assert process.stdout is not None
+        env = json.loads(process.stdout.readline())
+        refused = invoke(None, "generate", "--no-wait", *PROMPT, env=env)
+        created = invoke(None, "generate", "--no-wait", "--json", *PROMPT, env=env)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    generation_id = json.loads(created.stdout)["id"]
+    with started(None, *args) as process:
+        assert process.stdout is not None
+        env = json.loads(process.stdout.readline())
+        found = invoke(None, "get", generation_id, "--json", env=env)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert (refused.exit_code, "418" in errors_in(refused)[0]) == (1, True)
+    assert json.loads(found.stdout)["id"] == generation_id
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [(None, "cannot read"), ("{", "no JSON"), ('{"effect": "rain"}', "effect")],
+)
+def test_rules_that_cannot_be_read_are_told(
+    content: str | None, told: str, tmp_path: Path
+) -> None:
+    """Code 2 and a line, before anything listens."""
+    rules = tmp_path / "faults.json"
+    if content is not None:
+        rules.write_text(content, "utf-8")
+    result = invoke(None, "emulator", "--port", "0", "--faults", rules)
+    assert result.exit_code == 2
+    assert told in errors_in(result)[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_emulator_is_a_success(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import anyio
 import typer
 
+from kling_async._errors import ConfigurationError
 from kling_async._settings import BASE_URL_VARIABLE, KEY_VARIABLES
 from kling_async.cli import _options as options
 from kling_async.cli._exits import Exit
@@ -35,6 +37,26 @@ Credits = Annotated[
 ]
 
 
+FailureRate = Annotated[
+    float, typer.Option(min=0, max=1, help="The share of generations that fail.")
+]
+RateLimit = Annotated[
+    int | None, typer.Option(help="Requests a minute for each key; then 429.")
+]
+MaxRunning = Annotated[
+    int | None, typer.Option(help="Generations at once; a further create is a 429.")
+]
+Faults = Annotated[
+    Path | None,
+    typer.Option(help="A JSON file of rules for what goes wrong.", metavar="FILE"),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(help="Keep generations and account in FILE.", metavar="FILE"),
+]
+Size = Annotated[int, typer.Option(help="The videos' longer side, in pixels.")]
+
+
 def emulator(
     ctx: typer.Context,
     *,
@@ -43,6 +65,12 @@ def emulator(
     speed: Speed = 60,
     seed: Seed = 0,
     credits_: Credits = None,
+    failure_rate: FailureRate = 0,
+    rate_limit: RateLimit = None,
+    max_running: MaxRunning = None,
+    faults: Faults = None,
+    state: State = None,
+    size: Size = 320,
     json: options.Json = False,
 ) -> Exit:
     """Serve the API on this machine: no key, no network, no bill, real videos.
@@ -53,9 +81,21 @@ def emulator(
 
     async def work() -> NoReturn:
         # Late: it takes a while, and needs the extra `emulator`.
-        from kling_async.emulator import Emulator  # noqa: PLC0415 (as said above)
+        from kling_async.emulator import Emulator, faults_in  # noqa: PLC0415
 
-        set_up = partial(Emulator, host=host, port=port, speed=speed, seed=seed)
+        set_up = partial(
+            Emulator,
+            host=host,
+            port=port,
+            speed=speed,
+            seed=seed,
+            failure_rate=failure_rate,
+            rate_limit=rate_limit,
+            max_running=max_running,
+            faults=faults_in(await _read(faults)) if faults else (),
+            state=state,
+            size=size,
+        )
         server = set_up() if credits_ is None else set_up(credits=credits_)
         async with server:
             _announce(screen, server.base_url, speed, is_json=json)
@@ -66,6 +106,14 @@ def emulator(
     # A signal is how a server is meant to end.
     is_clean = code in {Exit.INTERRUPTED, Exit.TERMINATED}
     return Exit.DONE if is_clean else code
+
+
+async def _read(path: Path) -> str:
+    try:
+        return await anyio.Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigurationError(f"faults: cannot read {path}: {why}") from error
 
 
 def _announce(screen: Screen, url: str, speed: float, *, is_json: bool) -> None:
