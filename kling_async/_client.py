@@ -29,7 +29,7 @@ from kling_async._errors import (
     KlingError,
 )
 from kling_async._generation import Generation, Video
-from kling_async._hooks import Hooks, Reporter, logger
+from kling_async._hooks import Hooks, Reporter
 from kling_async._ids import client_request_id_from, require_generation_id
 from kling_async._media import inline_media
 from kling_async._money import Budget
@@ -47,10 +47,10 @@ from kling_async._settings import (
     find_key,
     require_timeout,
 )
-from kling_async._submission import Submission
+from kling_async._submission import Submission, warn_of_left
 from kling_async._transport import Transport
 from kling_async._watching import Watch
-from kling_async._wire import Endpoint, encode_request
+from kling_async._wire import Endpoint, encode_request, is_bulky
 
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
 
@@ -221,7 +221,10 @@ class AsyncKling(Accounting):
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
         body = await inline_media(checked.to_body(), check=self._settings.check_media)
-        content = await anyio.to_thread.run_sync(encode_request, body)
+        if is_bulky(body):
+            content = await anyio.to_thread.run_sync(encode_request, body)
+        else:
+            content = encode_request(body)
         submission = Submission(
             account=self._accounts.of(transport),
             content=content,
@@ -380,12 +383,7 @@ class AsyncKling(Accounting):
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
-            logger.warning(
-                "left generation %s before its end; it goes on and is billed: "
-                "wait(%r) goes on with it",
-                created.id,
-                created.id,
-            )
+            warn_of_left(created)
             raise
 
     async def generate_many(

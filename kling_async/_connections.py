@@ -21,7 +21,7 @@ from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling import is_whole
 from kling_async._pools import Routes, Shards
-from kling_async._scope import CLOSED, Scope, at_loop_end, running_loop
+from kling_async._scope import CLOCK_TICK, CLOSED, Scope, at_loop_end, running_loop
 from kling_async._version import __version__
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -137,12 +137,15 @@ class Session:
         """Wait for the end of a pause and for a place in flight."""
         while True:
             # An event cannot do: the pause may grow while it lasts.
-            while (left := self.resume_at - anyio.current_time()) > 0:  # noqa: ASYNC110
+            while (left := self._left_of_pause()) > 0:  # noqa: ASYNC110
                 await anyio.sleep(left)
             await self.gate.acquire()
-            if self.resume_at <= anyio.current_time():
+            if self._left_of_pause() <= 0:
                 return
             self.gate.release()
+
+    def _left_of_pause(self) -> float:
+        return self.resume_at - anyio.current_time() - CLOCK_TICK
 
     async def aclose(self, patience: float) -> None:
         """End the tasks, then close the sockets."""

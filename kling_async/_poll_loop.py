@@ -29,7 +29,7 @@ from kling_async._generation import Generation
 from kling_async._hooks import Reporter, RetryEvent, StatusEvent
 from kling_async._polling import Polling, PollState
 from kling_async._retrying import may_repeat_get
-from kling_async._scope import CLOSED, Job, Scope
+from kling_async._scope import CLOCK_TICK, CLOSED, Job, Scope
 
 # A generation may be unknown to the server for a moment after its create.
 REFUSAL_GRACE = 20.0
@@ -141,7 +141,7 @@ class PollLoop:
         try:
             with watcher.nap:
                 now = anyio.current_time()
-                if due > now:
+                if due > now + CLOCK_TICK:
                     await anyio.sleep(min(due, watcher.deadline) - now)
                 else:
                     watcher.nap.deadline = watcher.deadline
@@ -158,8 +158,7 @@ class PollLoop:
 
     def _current_poll(self) -> Job[None]:
         if self._poll is None or self._poll.is_over:
-            left = max(it.deadline for it in self._waiting) - anyio.current_time()
-            self._poll = self.scope.start(lambda: self._ask(left))
+            self._poll = self.scope.start(self._ask)
         return self._poll
 
     def _due(self, watcher: Watcher) -> float:
@@ -184,10 +183,12 @@ class PollLoop:
             )
             self.reporter.retry(event)
 
-    async def _ask(self, left: float) -> None:
+    async def _ask(self) -> None:
         """Poll once; what fails in a way that may heal is only noted."""
+        now = anyio.current_time()
+        until = max((it.deadline for it in self._waiting), default=now)
         try:
-            seen = await self.fetch(self.generation_id, timeout=left)
+            seen = await self.fetch(self.generation_id, timeout=until - now)
         except Exception as error:  # noqa: BLE001 (told to all who watch)
             self._judge(_as_ours(error))
         else:
@@ -220,7 +221,7 @@ class PollLoop:
         is_final = isinstance(error, AuthenticationError | PermissionDeniedError)
         lasted = now - self._refused_since >= REFUSAL_GRACE
         if is_final or lasted or not isinstance(error, APIStatusError):
-            self.error = error.with_traceback(None)
+            self.error = error
             self._wake_all()
         else:
             self._failure = error

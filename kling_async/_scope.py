@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 CLOSED = "the client is closed; make a new AsyncKling"
 
+# asyncio may end a sleep early, by its clock's resolution: what is nearer is now.
+CLOCK_TICK = 1e-6
+
 
 def running_loop() -> object:
     """Give the event loop that runs: asyncio's, else trio's token."""

@@ -19,7 +19,13 @@ from kling_async._errors import (
     TransportError,
 )
 from kling_async._generation import Generation
-from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
+from kling_async._hooks import (
+    CreatedEvent,
+    Reporter,
+    UncertainEvent,
+    UncertainOutcome,
+    logger,
+)
 from kling_async._reconciling import adopted, search, with_status
 from kling_async._retrying import (
     RetryPolicy,
@@ -53,6 +59,7 @@ class Submission:
     client_request_id: str
     since: dt.datetime = field(factory=_now)
     _is_sent: bool = False
+    _is_left: bool = False
     _lost: SubmissionUncertainError | None = None
     _failed: KlingError | None = None
 
@@ -102,6 +109,11 @@ class Submission:
             if not self._is_sent:
                 raise
             raise self._uncertain(error) from error
+        except KlingError:
+            raise
+        except BaseException:  # the caller was cancelled
+            self._is_left = True
+            raise
 
     async def _send(self, session: Session) -> Generation:
         """Exchange once, in the client's own task: the caller may be gone."""
@@ -117,8 +129,7 @@ class Submission:
             self._tell("lost")
             raise
         self._sent.generations.add(generation.id)
-        event = CreatedEvent(generation=generation, model=self.model)
-        self._reporter.created(event)
+        self._accepted(generation)
         return generation
 
     async def _settle(self, session: Session, error: KlingError) -> Generation:
@@ -152,8 +163,13 @@ class Submission:
 
     async def _adopt(self, session: Session, generation_id: str) -> Generation:
         generation = adopted(generation_id, self.client_request_id)
-        self._reporter.created(CreatedEvent(generation=generation, model=self.model))
+        self._accepted(generation)
         return await with_status(self.account, session, generation)
+
+    def _accepted(self, generation: Generation) -> None:
+        self._reporter.created(CreatedEvent(generation=generation, model=self.model))
+        if self._is_left:
+            warn_of_left(generation)
 
     def _uncertain(self, error: KlingError) -> SubmissionUncertainError:
         lost = SubmissionUncertainError(
@@ -190,3 +206,13 @@ class Submission:
         limit = transport.settings.timeout
         answer = await transport.exchange(session, request, limit)
         return decode_created(answer, self.client_request_id)
+
+
+def warn_of_left(generation: Generation) -> None:
+    """Log the id of a generation whose caller has been cancelled."""
+    logger.warning(
+        "left generation %s before its end; it goes on and is billed: "
+        "wait(%r) goes on with it",
+        generation.id,
+        generation.id,
+    )

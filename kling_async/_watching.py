@@ -15,6 +15,7 @@ from kling_async._errors import KlingError, WaitTimeoutError
 from kling_async._generation import Generation
 from kling_async._poll_loop import Place, PollLoop, is_change
 from kling_async._polling import Polling
+from kling_async._scope import CLOCK_TICK
 
 
 @define(eq=False, kw_only=True)
@@ -68,7 +69,7 @@ class Watch:
     def _require_hope(self) -> None:
         if self.loop.error is not None:
             raise _own(self.loop.error)
-        if anyio.current_time() >= self.deadline:
+        if anyio.current_time() + CLOCK_TICK >= self.deadline:
             raise WaitTimeoutError(self.loop.generation_id, timeout=self.timeout)
 
 

@@ -40,6 +40,7 @@ PATHS: Mapping[Endpoint, str] = {
 }
 
 _SHOWN = 500
+_BULKY = 64 * 1024
 _SEARCHED = 64 * 1024
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
 _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
@@ -85,6 +86,15 @@ class Answer:
         """The body's beginning, to show to a person."""
         beginning = self.content[:_SEARCHED].decode(errors="replace")
         return self.redact(beginning)[:_SHOWN]
+
+
+def is_bulky(value: object) -> bool:
+    """Whether so much text is in it that writing it would hold up an event loop."""
+    if isinstance(value, str):
+        return len(value) > _BULKY
+    if isinstance(value, Mapping):
+        return any(map(is_bulky, value.values()))
+    return isinstance(value, list | tuple) and any(map(is_bulky, value))
 
 
 def encode_request(body: Mapping[str, object]) -> bytes:

@@ -31,7 +31,11 @@ from kling_async import (
     StatusEvent,
     WaitTimeoutError,
 )
+from kling_async._hooks import Reporter
+from kling_async._poll_loop import PollLoops
 from kling_async._polling import PollState
+from kling_async._scope import Scope
+from kling_async._watching import Watch
 
 LIFE: Mapping[int, Told] = {0: "queued", 25: "generating", 95: done()}
 WHOLE = ["queued", "generating", "completed"]
@@ -199,15 +203,43 @@ async def test_a_refusal_reaches_all_and_each_has_an_error_of_its_own() -> None:
 
 
 @on_each_loop
-async def test_what_is_no_error_of_ours_reaches_all_too() -> None:
-    """A bug in a user's own httpx client ends the watch, and hangs nobody."""
-    api = Api({0: "queued", 5: ValueError("a bug")})
+async def test_a_refusal_reaches_those_who_sleep_at_once() -> None:
+    """Their own next poll may be an hour away."""
+    api = Api({0: "queued", 25: httpx.Response(401)})
     async with api.client() as kling:
-        viewers = [Viewer(api, kling, timeout=60) for _ in range(3)]
-        await all_watch(viewers)
-    for viewer in viewers:
-        assert viewer.error is not None
-        assert viewer.error.generation_id == ID
+        calm = Viewer(api, kling, Fixed(3600), timeout=math.inf)
+        await all_watch([calm, Viewer(api, kling)])
+    assert isinstance(calm.error, AuthenticationError)
+    assert api.now == pytest.approx(30)
+
+
+@on_each_loop
+async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
+    """What should never come out of a poll is not asked for again at once."""
+    asked: list[str] = []
+
+    async def fetch(generation_id: str, *, timeout: float) -> Generation:
+        asked.append(generation_id)
+        await anyio.sleep(timeout / 100)
+        raise ValueError("a bug")
+
+    scope, loops = Scope(), PollLoops()
+    loop = loops.join(ID, fetch=fetch, scope=scope, reporter=Reporter())
+    watches = [Watch(loop=loop, polling=Fixed(10), timeout=100) for _ in range(3)]
+    errors: list[KlingError] = []
+
+    async def watch(it: Watch) -> None:
+        with pytest.raises(KlingError, match="ValueError: a bug") as caught:
+            await anext(it)
+        errors.append(caught.value)
+
+    async with anyio.create_task_group() as tasks:
+        for it in watches:
+            tasks.start_soon(watch, it)
+    assert asked == [ID]
+    assert [it.generation_id for it in errors] == [ID] * 3
+    assert {type(it.__cause__) for it in errors} == {ValueError}
+    assert scope.naps == set()
 
 
 @on_each_loop
@@ -273,9 +305,9 @@ async def test_each_id_has_a_loop_of_its_own() -> None:
     """Two generations are polled side by side."""
     api = Api({0: done()})
     async with api.client() as kling:
-        for generation_id in ("g-1", "g-2"):
+        for generation_id in ("one", "other"):
             assert (await kling.wait(generation_id)).id == generation_id
-    assert api.ids == ["g-1", "g-2"]
+    assert api.ids == ["one", "other"]
 
 
 @on_each_loop
@@ -313,6 +345,18 @@ async def test_each_watcher_has_its_own_deadline() -> None:
 
 
 @on_each_loop
+async def test_a_poll_may_take_as_long_as_any_watcher_has_time() -> None:
+    """One in a hurry leaves, and the poll goes on for the others."""
+    api = Api({0: done()}, latency=20)
+    async with api.client() as kling:
+        hasty, calm = Viewer(api, kling, timeout=5), Viewer(api, kling)
+        await all_watch([hasty, calm])
+    assert isinstance(hasty.error, WaitTimeoutError)
+    assert (calm.seen, calm.times) == (["completed"], [20])
+    assert api.polls == [0]
+
+
+@on_each_loop
 async def test_a_watcher_that_brings_what_it_knows_is_not_told_of_it_again() -> None:
     """What the loop saw before may be older than what it brings."""
     api = Api({0: "queued", 15: "generating", 45: done()})
@@ -340,6 +384,25 @@ async def test_a_watcher_that_brings_old_news_has_the_new_with_the_next_poll() -
             tasks.start_soon(viewer.watch)
     assert (viewer.seen, viewer.times) == (WHOLE, [42, 50, 100])
     assert other.seen == WHOLE
+
+
+@on_each_loop
+async def test_what_was_no_news_for_those_who_waited_is_news_for_the_next() -> None:
+    """The last observation is the last, whoever knew it before."""
+    api = Api({0: "queued", 5: "generating", 95: done()})
+    async with api.client() as kling:
+        early = Viewer(api, kling, timeout=7)
+        knowing = Viewer(api, kling, known=Generation(id=ID, status=Status.GENERATING))
+        late = Viewer(api, kling)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(early.watch)
+            await anyio.sleep(6)
+            tasks.start_soon(knowing.watch)
+            await anyio.sleep(8)
+            tasks.start_soon(late.watch)
+    assert early.seen == ["queued"]
+    assert knowing.seen == late.seen == ["generating", "completed"]
+    assert late.times == [14, 100]
 
 
 @on_each_loop
@@ -386,8 +449,10 @@ async def test_hooks_hear_of_each_status_once_however_many_watch() -> None:
     """One event for each change that was seen, in order."""
     told: list[StatusEvent] = []
     api = Api(LIFE)
+    known = Generation(id=ID, status=Status.QUEUED)
     async with api.client(hooks=Hooks(on_status=told.append)) as kling:
-        await all_watch([Viewer(api, kling) for _ in range(5)])
+        knowing = [Viewer(api, kling, known=known) for _ in range(3)]
+        await all_watch([*knowing, *(Viewer(api, kling) for _ in range(5))])
     assert [it.generation.status for it in told] == WHOLE
 
 
@@ -441,16 +506,23 @@ async def test_when_the_last_watcher_leaves_nothing_goes_on() -> None:
 @on_each_loop
 async def test_whoever_comes_when_all_is_over_asks_anew() -> None:
     """A finished generation's link may have expired; a refusal may have been lifted."""
-    api = Api({0: httpx.Response(401), 5: done(), 7: done("done again")})
+    api = Api({0: "queued", 5: done(), 7: done("done again"), 9: httpx.Response(401)})
+    api.life = {**api.life, 11: done("at last")}
     async with api.client() as kling:
-        refused = kling.watch(ID)
-        with pytest.raises(AuthenticationError):
-            await anext(refused)
+        slow = kling.watch(ID)
+        assert (await anext(slow)).status == "queued"
         await anyio.sleep(5)
-        assert (await kling.wait(ID)).status == "completed"
+        assert (await kling.wait(ID, polling=Fixed(1))).status == "completed"
         await anyio.sleep(2)
         assert (await kling.wait(ID)).status == "done again"
-    assert api.polls == [0, 5, 7]
+        await anyio.sleep(2)
+        other = kling.watch(ID)
+        with pytest.raises(AuthenticationError):
+            await anext(other)
+        await anyio.sleep(2)
+        assert (await kling.wait(ID)).status == "at last"
+        assert [it.status async for it in slow] == ["completed"]
+    assert api.polls == [0, 5, 7, 9, 11]
 
 
 @pytest.mark.looptime

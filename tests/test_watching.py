@@ -219,6 +219,28 @@ async def test_a_schedule_knows_the_status_that_was_given() -> None:
     assert (noting.states[0].polls, noting.states[0].status) == (0, "queued")
 
 
+class Hair:
+    """A schedule of ten seconds and a hair, finer than any clock."""
+
+    asked = 0
+
+    def delay(self, _: PollState, /) -> float:
+        """Refuse to be asked over and over."""
+        self.asked += 1
+        assert self.asked < 100
+        return 10 + 1e-10
+
+
+@on_each_loop
+async def test_a_time_finer_than_the_clock_is_no_reason_to_spin() -> None:
+    """Asyncio ends a sleep a nanosecond early; the clock may stand still then."""
+    api = Api({0: "queued"})
+    async with api.client(polling=Hair()) as kling:
+        with pytest.raises(WaitTimeoutError):
+            await statuses(kling, timeout=60 + 7e-10)
+    assert api.polls == [0, 10, 20, 30, 40, 50]
+
+
 class Broken:
     """A schedule that is none."""
 

@@ -21,7 +21,10 @@ ONCE = RetryPolicy(attempts=1)
 EVERY_TEN = Fixed(10)
 
 Told = httpx.Response | Exception | Mapping[str, object] | str
-"""A status, a body, a whole answer, or how the network fails."""
+"""A whole answer, how the network fails, a body, or only a status."""
+
+Life = Mapping[int, Told]
+"""What is told from which age on, in order."""
 
 
 def done(status: str = "completed") -> Mapping[str, object]:
@@ -31,19 +34,26 @@ def done(status: str = "completed") -> Mapping[str, object]:
 
 @define(eq=False)
 class Api:
-    """Answers polls by the seconds since it was made.
+    """Answers polls by the age of the generation; accepts creates.
 
     Attributes:
-        life: What is told from when on, in order.
+        life: What is told of a generation. One that was not created here is as
+            old as the API.
         latency: How long each answer takes, in seconds.
+        lives: What is told of some of those created here, by number from 0.
+        refusals: What is answered to some of the creates, by number from 0.
         polls: When each poll came.
         ids: Which generation each poll asked for.
+        creates: When each create came.
     """
 
-    life: Mapping[int, Told]
+    life: Life
     latency: float = 0.0
+    lives: Mapping[int, Life] = field(factory=dict[int, Life])
+    refusals: Mapping[int, Told] = field(factory=dict[int, Told])
     polls: list[float] = field(factory=list[float])
     ids: list[str] = field(factory=list[str])
+    creates: list[float] = field(factory=list[float])
     _since: float = field(factory=anyio.current_time)
 
     @property
@@ -51,26 +61,30 @@ class Api:
         """How old it is."""
         return anyio.current_time() - self._since
 
-    def told_at(self, time: float) -> Told:
-        """Give what is told at a time."""
-        return [it for since, it in self.life.items() if since <= time][-1]
-
     async def answer(self, request: httpx.Request) -> httpx.Response:
-        """Answer a poll."""
-        self.polls.append(round(self.now, 3))
-        generation_id = request.url.params["generation_id"]
-        self.ids.append(generation_id)
-        if self.latency:
+        """Answer a create or a poll."""
+        if request.method == "POST":
+            number = len(self.creates)
+            self.creates.append(round(self.now, 3))
             await anyio.sleep(self.latency)
-        told = self.told_at(self.now)
-        if isinstance(told, Exception):
-            raise told
-        if isinstance(told, httpx.Response):
-            return httpx.Response(
-                told.status_code, content=told.content, headers=told.headers
-            )
-        body = {"status": told} if isinstance(told, str) else told
-        return httpx.Response(200, json={"id": generation_id, **body})
+            told = self.refusals.get(number, {"id": f"g-{number}", "status": "queued"})
+            return _answer(told)
+        generation_id = request.url.params["generation_id"]
+        self.polls.append(round(self.now, 3))
+        self.ids.append(generation_id)
+        await anyio.sleep(self.latency)
+        return _answer(self._told_of(generation_id))
+
+    def _told_of(self, generation_id: str) -> Told:
+        life, age = self.life, self.now
+        if generation_id.startswith("g-"):
+            number = int(generation_id.removeprefix("g-"))
+            life = self.lives.get(number, life)
+            age -= self.creates[number] + self.latency
+        told = [it for since, it in life.items() if since <= age + 1e-3][-1]
+        if isinstance(told, str):
+            told = {"status": told}
+        return {"id": generation_id, **told} if isinstance(told, Mapping) else told
 
     def client(
         self,
@@ -94,3 +108,13 @@ class Api:
                 transport=httpx.MockTransport(self.answer),
             ),
         )
+
+
+def _answer(told: Told) -> httpx.Response:
+    if isinstance(told, Exception):
+        raise told
+    if isinstance(told, httpx.Response):
+        return httpx.Response(
+            told.status_code, content=told.content, headers=told.headers
+        )
+    return httpx.Response(200, json=told)
