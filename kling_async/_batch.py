@@ -13,6 +13,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Mapping,
 )
 from contextlib import AsyncExitStack, aclosing
 from typing import Generic, TypeVar
@@ -22,7 +23,9 @@ from anyio.abc import TaskGroup
 from attrs import define, frozen
 
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._fields import shown
 from kling_async._generation import Generation
+from kling_async._polling import is_whole
 from kling_async._scope import Scope
 
 RequestT = TypeVar("RequestT")
@@ -66,9 +69,14 @@ class Batch(Generic[RequestT]):
     max_in_flight: int
 
     def __attrs_post_init__(self) -> None:
-        if self.max_in_flight < 1:
+        if not is_whole(self.max_in_flight) or self.max_in_flight < 1:
             raise ConfigurationError(
                 f"max_in_flight: given {self.max_in_flight!r}; allowed: 1 or more",
+            )
+        if not _are_many(self.requests):
+            raise ConfigurationError(
+                f"requests: given {shown(self.requests)}; allowed: a list of requests, "
+                "or any other iterable of them, sync or async",
             )
 
     async def outcomes(self, scope: Scope) -> AsyncGenerator[Outcome[RequestT], None]:
@@ -124,6 +132,12 @@ class Batch(Generic[RequestT]):
             generation=failure.generation,
             error=failure,
         )
+
+
+def _are_many(given: object) -> bool:
+    if isinstance(given, (str, bytes, Mapping)):
+        return False
+    return isinstance(given, Iterable | AsyncIterable)
 
 
 async def _ended(finished: Callable[[], Awaitable[None]]) -> None:

@@ -26,8 +26,11 @@ from kling_async._errors import (
     ClientClosedError,
     DownloadError,
     GenerationFailedError,
+    InvalidRequestError,
     KlingError,
+    Problem,
 )
+from kling_async._fields import shown
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter
 from kling_async._ids import client_request_id_from, require_generation_id
@@ -412,15 +415,18 @@ class AsyncKling(Accounting):
             timeout: As for `watch`, for each generation.
 
         Raises:
-            ConfigurationError: ``max_in_flight`` is less than 1, or the budget
-                is no `Budget`.
+            ConfigurationError: An argument makes no sense.
             ClientClosedError: The client was closed.
+            Exception: Whatever ``requests`` raises, once the outcomes of those
+                before are told.
         """
+        if timeout is not None:
+            require_timeout("timeout", timeout)
         account = self._account()
         spending = None if budget is None else Spending(budget, account.price)
 
         async def generate(request: AnyRequest) -> Generation:
-            built = request if isinstance(request, Request) else build_request(request)
+            built = _one_of_many(request)
 
             async def work() -> Generation:
                 return await self.generate(built, timeout=timeout)
@@ -494,3 +500,12 @@ def _url_of(generation: Generation) -> str:
     if generation.video is None:
         raise DownloadError("there is no video to download (yet): wait for it first")
     return generation.video.url
+
+
+def _one_of_many(given: object) -> Request:
+    if isinstance(given, Request):
+        return given
+    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+        return build_request(given)
+    allowed = "a request object, or a mapping of field names to values"
+    raise InvalidRequestError([Problem("request", shown(given), allowed)])
