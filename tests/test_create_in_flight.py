@@ -23,6 +23,7 @@ from clients import (
     client,
     create,
 )
+from local_media import image
 from raw_server import (
     Peer,
     RawRequest,
@@ -277,7 +278,9 @@ async def cancelled_at(nth: int) -> tuple[int, int, list[str]]:
     hooks = Hooks(on_created=lambda event: known.append(event.generation.id))
     mine = httpx.AsyncClient(transport=httpx.MockTransport(accept))
     async with mine, client(http_client=mine, hooks=hooks) as kling:
-        attempt = CancelledAt(create(kling), nth)
+        # Reading a picture comes before sending it, with a checkpoint of its own.
+        creating = kling.create(model=MODEL, image_url=image(), prompt="A cat")
+        attempt = CancelledAt(creating, nth)
 
         async def call() -> None:
             await attempt
