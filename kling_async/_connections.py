@@ -137,15 +137,15 @@ class Session:
         """Wait for the end of a pause and for a place in flight."""
         while True:
             # An event cannot do: the pause may grow while it lasts.
-            while (left := self._left_of_pause()) > 0:  # noqa: ASYNC110
+            while (left := self._left_of_pause()) > CLOCK_TICK:  # noqa: ASYNC110
                 await anyio.sleep(left)
             await self.gate.acquire()
-            if self._left_of_pause() <= 0:
+            if self._left_of_pause() <= CLOCK_TICK:
                 return
             self.gate.release()
 
     def _left_of_pause(self) -> float:
-        return self.resume_at - anyio.current_time() - CLOCK_TICK
+        return self.resume_at - anyio.current_time()
 
     async def aclose(self, patience: float) -> None:
         """End the tasks, then close the sockets."""
