@@ -21,20 +21,23 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 import httpx
 import httpx_aiohttp
 import requests
+from attrs import frozen
 from stub import GENERATION_ID, stub_server
 
 from kling_async import AsyncKling, Fixed
+from kling_async._connections import Library
 
 PATH = "/v2/video/generations"
 QUERY = {"generation_id": GENERATION_ID}
 HEADERS = {"authorization": "Bearer some-key", "accept": "application/json"}
 ROUNDS = 5
-WATCHERS = 10_000
+WATCHERS = (100, 5_000, 20_000)
 
 Ask = Callable[[], Awaitable[object]]
 
@@ -82,6 +85,9 @@ async def rates(url: str, at_once: int, polls: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     async with (
         AsyncKling("some-key", base_url=url, max_connections=at_once) as kling,
+        AsyncKling(
+            "some-key", base_url=url, max_connections=at_once, transport="aiohttp"
+        ) as kling_aiohttp,
         httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as plain,
         httpx.AsyncClient(base_url=url, transport=pool, timeout=60) as over_aiohttp,
         aiohttp.ClientSession(url, headers=HEADERS, connector=connector) as session,
@@ -89,6 +95,7 @@ async def rates(url: str, at_once: int, polls: int) -> dict[str, list[float]]:
         clients: dict[str, Ask] = {
             "bare httpx": asking_httpx(plain),
             "kling_async": lambda: kling.get(GENERATION_ID),
+            "kling_async, aiohttp": lambda: kling_aiohttp.get(GENERATION_ID),
             "httpx over aiohttp": asking_httpx(over_aiohttp),
             "bare aiohttp": asking_aiohttp(session),
         }
@@ -143,12 +150,22 @@ def resident() -> int:
     return pages * resource.getpagesize()
 
 
-async def bytes_per_watcher(url: str) -> float:
-    """Give what each of many waiting watches adds to the process, in bytes."""
-    async with AsyncKling("some-key", base_url=url, polling=Fixed(3600)) as kling:
-        await kling.get(GENERATION_ID)
+@frozen
+class Waiting:
+    """What many waiting watches cost: bytes for each, polls per second of the rest."""
 
-        left = set(range(WATCHERS))
+    watchers: int
+    each: float
+    rate: float
+
+
+async def waiting(url: str, watchers: int, transport: Library) -> Waiting:
+    """Let so many watches wait; measure their memory, then `get` beside them."""
+    async with AsyncKling(
+        "some-key", base_url=url, polling=Fixed(3600), transport=transport
+    ) as kling:
+        await rate(lambda: kling.get(GENERATION_ID), at_once=100, polls=500)
+        left = set(range(watchers))
         all_wait = asyncio.Event()
 
         async def watch(number: int) -> None:
@@ -159,14 +176,34 @@ async def bytes_per_watcher(url: str) -> float:
 
         gc.collect()
         before = resident()
-        tasks = [asyncio.create_task(watch(n)) for n in range(WATCHERS)]
+        tasks = [asyncio.create_task(watch(n)) for n in range(watchers)]
         await all_wait.wait()
         gc.collect()
         used = resident() - before
+        polls = [
+            await rate(lambda: kling.get(GENERATION_ID), at_once=100, polls=1000)
+            for _ in range(ROUNDS)
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return used / WATCHERS
+    return Waiting(watchers, used / watchers, statistics.median(polls))
+
+
+def waiting_table(url: str) -> list[str]:
+    """Measure and write the table of waiting watches."""
+    head = [
+        "| below | waiting | memory each | in all | polls/s beside them |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for transport in get_args(Library):
+        for watchers in WATCHERS:
+            it = asyncio.run(waiting(url, watchers, transport))
+            head.append(
+                f"| {transport} | {it.watchers:,} | {it.each / 1000:.1f} kB "
+                f"| {it.each * it.watchers / 1e6:.0f} MB | {it.rate:,.0f} |"
+            )
+    return [*head, ""]
 
 
 def seconds_to_import(statement: str) -> float:
@@ -211,11 +248,11 @@ def report(url: str) -> list[str]:
         "",
         *polls_table(url, 1, 2000),
         *polls_table(url, 100, 3000),
-        "## Memory",
+        "## Watches that wait",
         "",
-        f"{WATCHERS:,} watches that wait take",
-        f"{asyncio.run(bytes_per_watcher(url)) / 1000:.1f} kB each.",
+        "Each of another generation; beside them `get` asks over 100 connections.",
         "",
+        *waiting_table(url),
         "## Import",
         "",
         *import_lines(),
