@@ -97,3 +97,4 @@ def bench(session: nox.Session) -> None:
     page = "docs/benchmarks.md"
     session.run("python", "tests/bench/bench_client.py", "--write", page)
     session.run("python", "tests/bench/bench_emulator.py")
+    session.run("python", "tests/bench/reconcile.py")
