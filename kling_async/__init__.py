@@ -50,8 +50,17 @@ from kling_async._hooks import (
     StatusEvent,
     UncertainEvent,
 )
+from kling_async._learned_file import load_learned, save_learned
+from kling_async._learning import Learned
 from kling_async._money import Balance, Budget, LogRow, Price, Transaction
-from kling_async._polling import Exponential, Fixed, Polling, PollState
+from kling_async._polling import (
+    Completion,
+    Exponential,
+    Fixed,
+    LearningPolling,
+    Polling,
+    PollState,
+)
 from kling_async._requests import (
     Avatar,
     Effects,
@@ -76,6 +85,7 @@ __all__ = [
     "Budget",
     "BudgetExceededError",
     "ClientClosedError",
+    "Completion",
     "ConfigurationError",
     "ConnectionFailedError",
     "CreatedEvent",
@@ -91,6 +101,8 @@ __all__ = [
     "ImageToVideo",
     "InvalidRequestError",
     "KlingError",
+    "Learned",
+    "LearningPolling",
     "LogRow",
     "MotionControl",
     "MultiImageToVideo",
@@ -121,7 +133,9 @@ __all__ = [
     "VideoToVideo",
     "WaitTimeoutError",
     "__version__",
+    "load_learned",
     "models",
+    "save_learned",
 ]
 
 # Tracebacks, the docs and pickles are to show the names that users import.

@@ -7,7 +7,7 @@ in from outside, so the same state gives the same delay.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -24,12 +24,36 @@ class PollState:
         elapsed: Seconds since the watch began.
         status: The last status seen, None before the first answer.
         chance: A random number in [0, 1), for jitter.
+        age: Seconds since the create; None where that is not known, as of a
+            generation that another process created.
+        model: The id of its model, None where that is not known.
+        video_length: The length of its video, in seconds, if it has one to choose.
     """
 
     polls: int
     elapsed: float
     status: Status | None = None
     chance: float = 0.5
+    age: float | None = None
+    model: str | None = None
+    video_length: float | None = None
+
+
+@frozen(kw_only=True)
+class Completion:
+    """How long a generation took that ended in a video, as its polls can tell.
+
+    Attributes:
+        model: The id of its model.
+        video_length: The length of its video, in seconds, if it has one to choose.
+        after: Its age, in seconds, when it was last seen unfinished.
+        by: Its age, in seconds, when it was seen finished.
+    """
+
+    model: str
+    video_length: float | None
+    after: float
+    by: float
 
 
 class Polling(Protocol):
@@ -37,6 +61,15 @@ class Polling(Protocol):
 
     def delay(self, state: PollState, /) -> float:
         """Tell how many seconds to wait before the next poll."""
+        ...
+
+
+@runtime_checkable
+class LearningPolling(Polling, Protocol):
+    """A schedule that is told how long generations took."""
+
+    def observe(self, completion: Completion, /) -> None:
+        """Take note of one; called once for each generation, and must not wait."""
         ...
 
 

@@ -34,6 +34,9 @@ ROOMS = (
     "_money",
     "_pricing",
     "_wire_account",
+    "_pacing",
+    "_learning",
+    "_learned_file",
     "_retrying",
     "_scope",
     "_settings",
@@ -72,7 +75,7 @@ THIRD_PARTIES: Mapping[str, tuple[str, ...] | None] = {
     "trio": ("_scope",),
 }
 STANDARD = {
-    "json": ("_wire",),
+    "json": ("_wire", "_learned_file"),
     "logging": ("_hooks",),
     "asyncio": ("_scope", "_connections"),
     "ssl": ("_connections",),
