@@ -36,6 +36,7 @@ from kling_async._hooks import Hooks, Reporter
 from kling_async._ids import client_request_id_from, require_generation_id
 from kling_async._media import inline_media
 from kling_async._money import Budget
+from kling_async._origins import Origins
 from kling_async._params import GenerationParams
 from kling_async._poll_loop import PollLoops
 from kling_async._polling import Exponential, Polling
@@ -119,7 +120,8 @@ class AsyncKling(Accounting):
             check_media=check_media,
         )
         self._connections = Connections(max_connections, http_client, transport)
-        self._poll_loops = PollLoops()
+        self._origins = Origins()
+        self._poll_loops = PollLoops(self._origins)
         self._accounts = Accounts()
         self._parent: AsyncKling | None = None
         self._is_closed = False
@@ -168,7 +170,7 @@ class AsyncKling(Accounting):
         """
         other = copy.copy(self)
         other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
-        other._poll_loops = PollLoops()  # noqa: SLF001 (its own)
+        other._poll_loops = PollLoops(self._origins)  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
@@ -234,7 +236,10 @@ class AsyncKling(Accounting):
             model=checked.model,
             client_request_id=request_id,
         )
-        return await submission.run()
+        scope = transport.connections.here().scope
+        created = await submission.run()
+        self._origins.note(created.id, body, scope)
+        return created
 
     async def get(self, generation_id: str) -> Generation:
         """Ask for a generation as it is now.

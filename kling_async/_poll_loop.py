@@ -26,8 +26,9 @@ from kling_async._errors import (
     PermissionDeniedError,
 )
 from kling_async._generation import Generation
-from kling_async._hooks import Reporter, RetryEvent, StatusEvent
-from kling_async._polling import Polling, PollState
+from kling_async._hooks import Reporter, RetryEvent, StatusEvent, notify
+from kling_async._origins import Origin, Origins
+from kling_async._polling import Completion, LearningPolling, Polling, PollState
 from kling_async._retrying import may_repeat_get
 from kling_async._scope import CLOCK_TICK, CLOSED, Job, Scope
 
@@ -79,6 +80,7 @@ class PollLoop:
         fetch: How to poll.
         scope: Where the loop runs.
         reporter: Who is told, once for all watchers.
+        origins: Where the generation may be known from.
         chance: Where jitter comes from: numbers in [0, 1).
         last: What was seen last.
         error: Why there will be no more polls, if it ended so.
@@ -89,6 +91,7 @@ class PollLoop:
     fetch: Fetch
     scope: Scope
     reporter: Reporter
+    origins: Origins
     chance: Callable[[], float] = random.random
     last: Generation | None = None
     error: KlingError | None = None
@@ -103,8 +106,12 @@ class PollLoop:
     _told: Generation | None = field(default=None, init=False)
     _failure: KlingError | None = field(default=None, init=False)
     _refused_since: float = field(default=math.inf, init=False)
+    _origin: Origin | None = field(init=False)
+    _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._origin = self.origins.of(self.generation_id, self.scope)
+        self._unfinished_at = self._origin.created if self._origin else self._started
         self._polled_at = self._started
         self._chance = self.chance()
 
@@ -165,11 +172,15 @@ class PollLoop:
         """When a watcher wants the next poll; one that knows nothing wants it now."""
         if watcher.last is None and not self._polls:
             return self._started
+        origin = self._origin
         state = PollState(
             polls=self._polls,
             elapsed=self._polled_at - self._started,
             status=watcher.last.status if watcher.last else None,
             chance=self._chance,
+            age=self._polled_at - origin.created if origin else None,
+            model=origin.model if origin else None,
+            video_length=origin.video_length if origin else None,
         )
         return self._polled_at + checked_delay(watcher.polling, state)
 
@@ -185,14 +196,18 @@ class PollLoop:
 
     async def _ask(self) -> None:
         """Poll once; what fails in a way that may heal is only noted."""
-        now = anyio.current_time()
-        until = max((it.deadline for it in self._waiting), default=now)
+        asked_at = anyio.current_time()
+        until = max((it.deadline for it in self._waiting), default=asked_at)
         try:
-            seen = await self.fetch(self.generation_id, timeout=until - now)
+            seen = await self.fetch(self.generation_id, timeout=until - asked_at)
         except Exception as error:  # noqa: BLE001 (told to all who watch)
             self._judge(_as_ours(error))
         else:
             self._refused_since = math.inf
+            if seen.is_terminal:
+                self._teach(seen)
+            else:
+                self._unfinished_at = asked_at
             self._see(seen)
         self._polls += 1
         self._polled_at = anyio.current_time()
@@ -208,6 +223,22 @@ class PollLoop:
             self._end.next = (seen, end := Place())
             self._end = end
             self._wake_all()
+
+    def _teach(self, ended: Generation) -> None:
+        """Tell the schedules that learn how long the video took."""
+        origin = self._origin
+        self.origins.forget(self.generation_id)
+        if origin is None or not ended.succeeded:
+            return
+        completion = Completion(
+            model=origin.model,
+            video_length=origin.video_length,
+            after=self._unfinished_at - origin.created,
+            by=anyio.current_time() - origin.created,
+        )
+        for polling in {id(it.polling): it.polling for it in self._waiting}.values():
+            if isinstance(polling, LearningPolling):
+                notify(polling.observe, completion)
 
     def _judge(self, error: KlingError) -> None:
         """Pass over what may heal; end with what will not."""
@@ -243,6 +274,7 @@ class PollLoops:
     A loop lives as long as somebody watches; then it is forgotten.
     """
 
+    _origins: Origins
     _loops: weakref.WeakValueDictionary[tuple[Scope, str], PollLoop] = field(
         factory=weakref.WeakValueDictionary[tuple[Scope, str], PollLoop],
         init=False,
@@ -260,6 +292,7 @@ class PollLoops:
                 fetch=fetch,
                 scope=scope,
                 reporter=reporter,
+                origins=self._origins,
             )
         return loop
 

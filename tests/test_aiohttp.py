@@ -121,7 +121,7 @@ async def test_a_lost_create_is_sent_once(
         posts += request.method == "POST"
         await script(request, peer)
 
-    retry = RetryPolicy(initial=0)
+    retry = RetryPolicy(initial=0, uncertain="raise")
     async with asking(count, timeout=0.2, retry=retry) as (_, kling):
         with pytest.raises(SubmissionUncertainError) as caught:
             await create(kling)

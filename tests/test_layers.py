@@ -39,6 +39,7 @@ ROOMS = (
     "_learned_file",
     "_retrying",
     "_scope",
+    "_origins",
     "_settings",
     "_pools",
     "_connections",

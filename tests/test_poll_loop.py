@@ -32,6 +32,7 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async._hooks import Reporter
+from kling_async._origins import Origins
 from kling_async._poll_loop import PollLoops
 from kling_async._polling import PollState
 from kling_async._scope import Scope
@@ -223,7 +224,7 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
         await anyio.sleep(timeout / 100)
         raise ValueError("a bug")
 
-    scope, loops = Scope(), PollLoops()
+    scope, loops = Scope(), PollLoops(Origins())
     loop = loops.join(ID, fetch=fetch, scope=scope, reporter=Reporter())
     watches = [Watch(loop=loop, polling=Fixed(10), timeout=100) for _ in range(3)]
     errors: list[KlingError] = []
