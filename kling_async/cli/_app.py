@@ -15,12 +15,16 @@ import typer
 from typer.core import TyperGroup
 
 from kling_async import KlingError, __version__
+from kling_async.cli._balance import balance
 from kling_async.cli._demo import demo
 from kling_async.cli._emulator import emulator
 from kling_async.cli._exits import Exit, exit_for, told
 from kling_async.cli._follow import get, wait, watch
 from kling_async.cli._generate import generate
+from kling_async.cli._log import log
 from kling_async.cli._models import models
+from kling_async.cli._price import price
+from kling_async.cli._reconcile import reconcile
 from kling_async.cli._screen import Screen, ScreenHandler
 
 logger = logging.getLogger("kling_async")
@@ -135,5 +139,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # A command is a function in a module of its own, listed here.
-for _command in (generate, get, watch, wait, models, emulator, demo):
+for _command in (
+    generate,
+    get,
+    watch,
+    wait,
+    models,
+    price,
+    balance,
+    log,
+    reconcile,
+    emulator,
+    demo,
+):
     app.command(_command.__name__)(_command)

@@ -58,6 +58,9 @@ _WORDS = {
     "`await kling.get(generation_id)` gives a fresh one": (
         "the command below gets a fresh one"
     ),
+    "reconcile(error.client_request_id, since=error.since) does": (
+        "`kling-async reconcile ID` does"
+    ),
     "Others can be given in extra={...}.": (
         "--set 'extra={\"field\": value}' passes on what is unknown."
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +20,34 @@ def completed_models(incomplete: str) -> list[tuple[str, str]]:
     return [(it.id, it.kind) for it in found]
 
 
-def _positive(seconds: float | None) -> float | None:
+def positive(seconds: float | None) -> float | None:
     """Refuse a time before it costs money; not a number is none either."""
     if seconds is not None and not seconds > 0:
         message = f"given {seconds:g}; allowed: seconds, more than 0"
         raise typer.BadParameter(message)
     return seconds
+
+
+_MOMENT = re.compile(r"([0-9]{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str) -> dt.datetime | dt.timedelta:
+    """Read a time: how long ago, such as 24h, or a date with its time zone.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    if found := _MOMENT.fullmatch(text.strip()):
+        return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        time = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        time = None
+    if time is None:
+        message = f"given {text}; allowed: 30m, 24h, 7d, or 2026-08-01T12:00:00Z"
+        raise typer.BadParameter(message, param_hint="--since")
+    return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 Model = Annotated[
@@ -179,13 +203,20 @@ Timeout = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="How long to wait; by default half an hour.",
-        callback=_positive,
+        callback=positive,
         rich_help_panel=RESULT,
     ),
 ]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=RESULT),
+]
+Since = Annotated[
+    str,
+    typer.Option(
+        metavar="AGO|TIME",
+        help="From when on: 30m, 24h or 7d ago, at most 92d; or a time (UTC).",
+    ),
 ]
 Ids = Annotated[
     list[str], typer.Argument(metavar="ID...", help="What create answered.")

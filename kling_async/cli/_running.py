@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -171,6 +172,8 @@ def tell_unfinished(screen: Screen, ledger: Ledger) -> None:
             f"{ledger.create_under_way}",
             "yellow",
         )
+        found = shlex.join(["kling-async", "reconcile", ledger.create_under_way])
+        screen.note(f"find it with: {found}", "")
 
 
 def _leave_next_time(screen: Screen, ledger: Ledger) -> None:
