@@ -20,15 +20,13 @@ from kling_async._account import Account, Accounts
 from kling_async._accounting import Accounting
 from kling_async._batch import Batch, Outcome
 from kling_async._budget import Spending
-from kling_async._connections import Connections, Library, Session
-from kling_async._download import Download
+from kling_async._connections import Connections, Library
+from kling_async._download import Download, path_from
 from kling_async._errors import (
     ClientClosedError,
     DownloadError,
     GenerationFailedError,
-    InvalidRequestError,
     KlingError,
-    Problem,
 )
 from kling_async._fields import shown
 from kling_async._generation import Generation, Video
@@ -40,7 +38,7 @@ from kling_async._origins import Origins
 from kling_async._params import GenerationParams
 from kling_async._poll_loop import PollLoops
 from kling_async._polling import Exponential, Polling
-from kling_async._requests import Request, build_request, request_from
+from kling_async._requests import Request, request_from, request_of_many
 from kling_async._retrying import RetryPolicy
 from kling_async._scope import CLOSED
 from kling_async._settings import (
@@ -51,7 +49,7 @@ from kling_async._settings import (
     find_key,
     require_timeout,
 )
-from kling_async._submission import Submission, warn_of_left
+from kling_async._submission import Submission
 from kling_async._transport import Transport
 from kling_async._watching import Watch
 from kling_async._wire import Endpoint, encode_request, is_bulky
@@ -391,7 +389,7 @@ class AsyncKling(Accounting):
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
-            warn_of_left(created)
+            self._settings.reporter.left(created)
             raise
 
     async def generate_many(
@@ -431,7 +429,7 @@ class AsyncKling(Accounting):
         spending = None if budget is None else Spending(budget, account.price)
 
         async def generate(request: AnyRequest) -> Generation:
-            built = _one_of_many(request)
+            built = request_of_many(request)
 
             async def work() -> Generation:
                 return await self.generate(built, timeout=timeout)
@@ -465,27 +463,26 @@ class AsyncKling(Accounting):
             DownloadError: There is no video, its link has expired, the server
                 failed for good, or the file cannot be written.
         """
-        transport = self._transport()
         if isinstance(generation_or_video, Video):
-            return await self._download(transport, generation_or_video.url, Path(path))
-        generation = generation_or_video
+            return await self._download(generation_or_video.url, path)
+        generation = _generation_from(generation_or_video)
         try:
-            url = _url_of(generation)
-            return await self._download(transport, url, Path(path))
-        except DownloadError as error:
+            return await self._download(_url_of(generation), path)
+        except KlingError as error:
             error.concerning(generation.id, generation)
             raise
 
-    async def _download(self, transport: Transport, url: str, path: Path) -> Path:
+    async def _download(self, url: str, path: str | os.PathLike[str]) -> Path:
+        transport = self._transport()
         settings = transport.settings
         download = Download(
             url=url,
-            target=path,
+            target=path_from(path),
             timeout=settings.timeout,
             retry=settings.retry,
             reporter=settings.reporter,
         )
-        session: Session = transport.connections.here()
+        session = transport.connections.here()
         job = session.scope.start(lambda: download.run(session))
         try:
             return await job.result()
@@ -501,16 +498,19 @@ class AsyncKling(Accounting):
         return self._accounts.of(self._transport())
 
 
-def _url_of(generation: Generation) -> str:
-    if generation.video is None:
-        raise DownloadError("there is no video to download (yet): wait for it first")
-    return generation.video.url
-
-
-def _one_of_many(given: object) -> Request:
-    if isinstance(given, Request):
+def _generation_from(given: object) -> Generation:
+    if isinstance(given, Generation):
         return given
-    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
-        return build_request(given)
-    allowed = "a request object, or a mapping of field names to values"
-    raise InvalidRequestError([Problem("request", shown(given), allowed)])
+    raise DownloadError(
+        f"cannot download {shown(given)}: give a Generation or a Video, such as "
+        "`await kling.get(generation_id)`",
+    )
+
+
+def _url_of(generation: Generation) -> str:
+    if generation.video is not None:
+        return generation.video.url
+    if generation.failed:
+        reason = generation.error or "the server gave no reason"
+        raise DownloadError(f"there is no video, since it failed: {reason}")
+    raise DownloadError("there is no video to download yet: wait for it first")

@@ -6,8 +6,12 @@ connection drops, and take the target's name only when all of them are there.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import secrets
 from pathlib import Path
+from typing import cast
 
 import anyio
 import httpx
@@ -26,6 +30,21 @@ from kling_async._transport import translate
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _MAY_HEAL = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({401, 403, 404, 410})
+
+
+def path_from(given: object) -> Path:
+    """Take the path of a file.
+
+    Raises:
+        DownloadError: No file can have it.
+    """
+    if isinstance(given, str | os.PathLike):
+        path = Path(cast("str | os.PathLike[str]", given))
+        if "\0" not in str(path):
+            return path
+    raise DownloadError(
+        f"path: given {given!r}; allowed: where to write the file, a str or a Path",
+    )
 
 
 class _InterruptedError(KlingError):
@@ -57,8 +76,8 @@ class Download:
     _part: Path = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        name = f".{self.target.name}.{secrets.token_hex(4)}.part"
-        self._part = self.target.with_name(name)
+        # Short, since the target's own name may be as long as names can be.
+        self._part = self.target.parent / f".kling-{secrets.token_hex(4)}.part"
 
     async def run(self, session: Session) -> Path:
         """Fetch, check, and give the file its name.
@@ -68,17 +87,24 @@ class Download:
         """
         try:
             await self._refuse_bad_target()
-            async with await anyio.open_file(self._part, "xb") as file:
-                await self._fetch_all(session, file)
+            await self._write_part(session)
             await anyio.Path(self._part).replace(self.target)
         except OSError as error:
             raise DownloadError(
                 f"cannot write {self.target}: {error.strerror or error}",
             ) from error
         finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.Path(self._part).unlink(missing_ok=True)
+            with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
+                await anyio.Path(self._part).unlink()
         return self.target
+
+    async def _write_part(self, session: Session) -> None:
+        file = await anyio.open_file(self._part, "xb")
+        try:
+            await self._fetch_all(session, file)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await file.aclose()
 
     async def _refuse_bad_target(self) -> None:
         target = anyio.Path(self.target)
@@ -100,7 +126,9 @@ class Download:
         async def attempt() -> None:
             try:
                 await self._fetch(session, file)
-            except httpx.RequestError as error:
+            except (KlingError, OSError):
+                raise
+            except Exception as error:
                 raise translate(error, f"downloading {self.url}") from error
 
         try:
@@ -109,6 +137,7 @@ class Download:
             raise DownloadError(f"{error}; nothing was written") from error
 
     async def _fetch(self, session: Session, file: anyio.AsyncFile[bytes]) -> None:
+        self._require_caller()
         request = self._request(session)
         response = await session.files.send(
             request,
@@ -121,6 +150,10 @@ class Download:
             await self._copy(response, file)
         finally:
             await response.aclose()
+
+    def _require_caller(self) -> None:
+        if self.is_abandoned:
+            raise DownloadError(f"downloading {self.url} was cancelled")
 
     def _request(self, session: Session) -> httpx.Request:
         if not self.url.startswith(("http://", "https://")):
@@ -160,7 +193,8 @@ class Download:
             raise DownloadError(
                 f"{self.url} answered {code}{hint if code in _GONE else ''}",
             )
-        if code == _PARTIAL and not _begins_at(response, self._written):
+        begin, total = _range_of(response) if code == _PARTIAL else (0, None)
+        if begin not in (0, self._written):
             self._etag = None
             raise _InterruptedError(f"{self.url} answered with another range")
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -168,22 +202,22 @@ class Download:
         kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind.startswith("text/") or kind in ("application/json", "application/xml"):
             raise DownloadError(f"{self.url} answered with {kind}, not with a video")
-        if code == _OK:
+        if begin == 0:
             self._written = 0
             await file.seek(0)
             await file.truncate()
         self._etag = _strong(response.headers.get("etag"))
         length = response.headers.get("content-length", "")
-        self._length = self._written + int(length) if length.isdecimal() else None
+        in_full = self._written + int(length) if length.isdecimal() else None
+        self._length = total or in_full
 
     async def _copy(
         self,
         response: httpx.Response,
         file: anyio.AsyncFile[bytes],
     ) -> None:
-        async for chunk in response.aiter_raw(64 * 1024):
-            if self.is_abandoned:
-                raise DownloadError(f"downloading {self.url} was cancelled")
+        async for chunk in response.aiter_raw():
+            self._require_caller()
             await file.write(chunk)
             self._written += len(chunk)
         if self._length is not None and self._written != self._length:
@@ -199,9 +233,13 @@ def _may_heal(error: BaseException) -> bool:
     return isinstance(error, TransportError | _InterruptedError)
 
 
-def _begins_at(response: httpx.Response, offset: int) -> bool:
-    content_range: str = response.headers.get("content-range", "")
-    return content_range.startswith(f"bytes {offset}-")
+def _range_of(response: httpx.Response) -> tuple[int, int | None]:
+    """Read where a part begins, and how long the whole is (RFC 9110, section 14.4)."""
+    told = response.headers.get("content-range", "")
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told)
+    if found is None:
+        return -1, None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
 def _strong(etag: str | None) -> str | None:

@@ -170,6 +170,15 @@ class Reporter:
         notify(_LOG.on_uncertain, event)
         notify(self.hooks.on_uncertain, event)
 
+    def left(self, generation: Generation) -> None:
+        """Warn that whoever wanted it has gone; it goes on all the same."""
+        logger.warning(
+            "left generation %s before its end; it goes on and is billed: "
+            "wait(%r) goes on with it",
+            generation.id,
+            generation.id,
+        )
+
     def status(self, event: StatusEvent) -> None:
         """Tell what a watch saw."""
         notify(_LOG.on_status, event)

@@ -432,3 +432,17 @@ def request_from(request: Request | None, params: Mapping[str, object]) -> Reque
         )
         raise InvalidRequestError([problem], model=request.model)
     return request
+
+
+def request_of_many(given: object) -> Request:
+    """Take one of many requests: an object, or a mapping to make one of.
+
+    Raises:
+        InvalidRequestError: It is neither, or it cannot be right.
+    """
+    if isinstance(given, Request):
+        return given
+    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+        return build_request(given)
+    allowed = "a request object, or a mapping of field names to values"
+    raise InvalidRequestError([Problem("request", shown(given), allowed)])

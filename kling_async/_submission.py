@@ -19,13 +19,7 @@ from kling_async._errors import (
     TransportError,
 )
 from kling_async._generation import Generation
-from kling_async._hooks import (
-    CreatedEvent,
-    Reporter,
-    UncertainEvent,
-    UncertainOutcome,
-    logger,
-)
+from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
 from kling_async._reconciling import adopted, search, with_status
 from kling_async._retrying import (
     RetryPolicy,
@@ -169,7 +163,7 @@ class Submission:
     def _accepted(self, generation: Generation) -> None:
         self._reporter.created(CreatedEvent(generation=generation, model=self.model))
         if self._is_left:
-            warn_of_left(generation)
+            self._reporter.left(generation)
 
     def _uncertain(self, error: KlingError) -> SubmissionUncertainError:
         lost = SubmissionUncertainError(
@@ -206,13 +200,3 @@ class Submission:
         limit = transport.settings.timeout
         answer = await transport.exchange(session, request, limit)
         return decode_created(answer, self.client_request_id)
-
-
-def warn_of_left(generation: Generation) -> None:
-    """Log the id of a generation whose caller has been cancelled."""
-    logger.warning(
-        "left generation %s before its end; it goes on and is billed: "
-        "wait(%r) goes on with it",
-        generation.id,
-        generation.id,
-    )

@@ -207,7 +207,23 @@ async def test_a_schedule_of_ones_own_is_told_what_is_known() -> None:
     assert api.polls == [0, 11, 23, 36]
     told = {(it.polls, round(it.elapsed), it.status) for it in noting.states}
     assert told == {(1, 0, "queued"), (2, 11, "queued"), (3, 23, "generating")}
-    assert all(0 <= it.chance < 1 for it in noting.states)
+    chances = {it.polls: it.chance for it in noting.states}
+    assert all(0 <= it < 1 for it in chances.values())
+    assert len(set(chances.values())) == 3
+
+
+@on_each_loop
+async def test_a_schedule_may_leave_no_time_between_polls() -> None:
+    """One poll after another, each when the one before is answered."""
+
+    class Hasty:
+        def delay(self, _: PollState, /) -> float:
+            return 0
+
+    api = Api({0: "queued", 7: done()}, latency=2)
+    async with api.client(polling=Hasty()) as kling:
+        await statuses(kling)
+    assert api.polls == [0, 2, 4, 6]
 
 
 @on_each_loop

@@ -1,0 +1,663 @@
+"""A video on its way to a file: whole or not at all, and resumed where it broke."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import av
+import httpx
+import pytest
+from raw_server import (
+    Peer,
+    RawRequest,
+    RawServer,
+    Script,
+    answer,
+    answering,
+    hang_up,
+    reset,
+    stay_silent,
+)
+
+from kling_async import (
+    AsyncKling,
+    ClientClosedError,
+    DownloadError,
+    Generation,
+    GenerationError,
+    Hooks,
+    KlingError,
+    RetryEvent,
+    RetryPolicy,
+    Status,
+    TextToVideo,
+    Video,
+)
+from kling_async.emulator import Emulator, Fault
+
+BASE_URL = "http://kling.test"
+FILM = bytes(range(256)) * 1000
+OTHER = FILM[::-1]
+TAG, OTHER_TAG = '"one"', '"other"'
+ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
+
+
+def client(
+    *, attempts: int = 3, timeout: float = 30, hooks: Hooks | None = None
+) -> AsyncKling:
+    """Give a client that waits for nothing between two attempts."""
+    return AsyncKling(
+        "some-key",
+        base_url=BASE_URL,
+        timeout=timeout,
+        retry=RetryPolicy(attempts=attempts, initial=0),
+        hooks=hooks,
+    )
+
+
+def video(server: RawServer) -> Video:
+    """Give the video that a server has."""
+    return Video(url=f"{server.base_url}/output.mp4")
+
+
+def whole(content: bytes = FILM, etag: str = TAG, *, sent: int | None = None) -> bytes:
+    """Give the answer that brings all, or its beginning with so many bytes of it."""
+    head = answer(content, content_type="video/mp4", etag=etag)
+    return head[: len(head) - len(content) + (len(content) if sent is None else sent)]
+
+
+def part(begin: int, end: int = len(FILM), content: bytes = FILM) -> bytes:
+    """Give the answer that brings a part."""
+    return answer(
+        content[begin:end],
+        "206 Partial Content",
+        content_type="video/mp4",
+        etag=TAG,
+        content_range=f"bytes {begin}-{end - 1}/{len(content)}",
+    )
+
+
+def in_turn(*scripts: Script | bytes) -> Script:
+    """Let each request meet the next script; bytes are sent, then it hangs up."""
+    left = list(scripts)
+
+    async def script(request: RawRequest, peer: Peer) -> None:
+        now = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(now, bytes):
+            await peer.send(now)
+            peer.hang_up()
+        else:
+            await now(request, peer)
+
+    return script
+
+
+def files_in(folder: Path) -> list[str]:
+    """List a folder, hidden files too."""
+    return sorted(os.listdir(folder))  # noqa: PTH208 (names are enough)
+
+
+async def until_empty(folder: Path) -> None:
+    """Wait until no file is left."""
+    with anyio.fail_after(10):
+        while files_in(folder):  # noqa: ASYNC110 (nobody tells of a file's end)
+            await asyncio.sleep(0.01)
+
+
+# --- the whole way
+
+
+async def test_a_generated_video_is_there_and_plays(tmp_path: Path) -> None:
+    """From the emulator over a socket: a Generation or a Video, a str or a Path."""
+    async with (
+        Emulator(speed=1e6, size=128) as emulator,
+        AsyncKling("some-key", base_url=emulator.base_url) as kling,
+    ):
+        generation = await kling.generate(TextToVideo(prompt="A sunset."))
+        assert generation.video is not None
+        target = tmp_path / "sunset.mp4"
+        assert await kling.download(generation, target) == target
+        again = await kling.download(generation.video, str(tmp_path / "again.mp4"))
+    assert again == tmp_path / "again.mp4"
+    assert target.read_bytes() == again.read_bytes()
+    assert len(target.read_bytes()) == generation.video.file_size
+    with av.open(io.BytesIO(target.read_bytes()), "r") as film:
+        assert film.duration == 5 * av.time_base
+    assert files_in(tmp_path) == ["again.mp4", "sunset.mp4"]
+
+
+async def test_a_broken_link_to_the_emulator_is_resumed(tmp_path: Path) -> None:
+    """The fault is the emulator's own, the bytes are all there."""
+    told: list[RetryEvent] = []
+    async with (
+        Emulator(speed=1e6, size=128) as emulator,
+        client(hooks=Hooks(on_retry=told.append)) as kling,
+    ):
+        api = kling.with_options(base_url=emulator.base_url)
+        generation = await api.generate(TextToVideo(prompt="A sunset."))
+        assert generation.video is not None
+        emulator.faults.add(Fault("cut", path="files", times=1))
+        path = await kling.download(generation, tmp_path / "film.mp4")
+    assert path.stat().st_size == generation.video.file_size
+    assert len(told) == 1
+    with av.open(path, "r") as film:
+        assert film.duration == 5 * av.time_base
+
+
+async def test_many_videos_come_at_once(tmp_path: Path) -> None:
+    """Each to its own file, with what belongs in it."""
+
+    async def script(request: RawRequest, peer: Peer) -> None:
+        await peer.send(answer(request.target.encode() * 10_000))
+
+    async with RawServer(script) as server, client() as kling:
+
+        async def one(number: int) -> None:
+            url = f"{server.base_url}/{number}"
+            path = await kling.download(Video(url=url), tmp_path / f"{number}.mp4")
+            assert path.read_bytes() == f"/{number}".encode() * 10_000
+
+        await asyncio.gather(*(one(number) for number in range(50)))
+    assert len(files_in(tmp_path)) == 50
+
+
+async def test_a_file_that_is_there_is_replaced_at_the_end(tmp_path: Path) -> None:
+    """Until then it is what it was, and after a failure it still is."""
+    target = tmp_path / "film.mp4"
+    target.write_bytes(b"old")
+    seen: list[bytes] = []
+
+    async def script(_: RawRequest, peer: Peer) -> None:
+        await peer.send(whole(sent=1000))
+        seen.append(target.read_bytes())
+        await peer.send(FILM[1000:])
+
+    gone = answering(answer(status="404 Not Found"))
+    async with RawServer(gone) as server, client() as kling:
+        with pytest.raises(DownloadError):
+            await kling.download(video(server), target)
+    assert target.read_bytes() == b"old"
+    async with RawServer(script) as server, client() as kling:
+        await kling.download(video(server), target)
+    assert seen == [b"old"]
+    assert target.read_bytes() == FILM
+    assert files_in(tmp_path) == ["film.mp4"]
+
+
+async def test_two_downloads_to_one_file_leave_one_of_them_whole(
+    tmp_path: Path,
+) -> None:
+    """They do not write into each other."""
+    target = tmp_path / "film.mp4"
+    async with (
+        RawServer(answering(whole())) as server,
+        RawServer(answering(whole(OTHER))) as other,
+        client() as kling,
+    ):
+        await asyncio.gather(
+            kling.download(video(server), target), kling.download(video(other), target)
+        )
+    assert target.read_bytes() in (FILM, OTHER)
+    assert files_in(tmp_path) == ["film.mp4"]
+
+
+# --- what heals
+
+
+async def test_a_drop_is_resumed_where_it_broke(tmp_path: Path) -> None:
+    """With Range and If-Range, each byte once; every drop is told of."""
+    told: list[RetryEvent] = []
+    script = in_turn(whole(sent=100_000), part(100_000)[:-50_000], part(206_000))
+    hooks = Hooks(on_retry=told.append)
+    async with RawServer(script) as server, client(hooks=hooks) as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    ranges = [it.headers.get("range") for it in server.requests]
+    assert ranges == [None, "bytes=100000-", "bytes=206000-"]
+    conditions = [it.headers.get("if-range") for it in server.requests]
+    assert conditions == [None, TAG, TAG]
+    assert [it.attempt for it in told] == [1, 2]
+
+
+async def test_another_file_under_the_same_link_is_begun_anew(tmp_path: Path) -> None:
+    """The server answers with the whole of it, since the ETag does not fit."""
+    script = in_turn(whole(sent=100_000), whole(OTHER, OTHER_TAG))
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == OTHER
+
+
+async def test_a_shorter_file_leaves_nothing_of_the_longer_one(tmp_path: Path) -> None:
+    """What was written before is cut off."""
+    script = in_turn(whole(sent=100_000), whole(b"short", OTHER_TAG))
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("etag", ['W/"weak"', ""])
+async def test_without_a_strong_etag_it_is_begun_anew(
+    tmp_path: Path, etag: str
+) -> None:
+    """Nobody could tell whether the rest belongs to the same bytes."""
+    script = in_turn(whole(etag=etag, sent=100_000), whole(etag=etag))
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    assert [it.headers.get("range") for it in server.requests] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        answer(b"", "416 Range Not Satisfiable"),
+        part(50_000),
+        answer(FILM[100_000:], "206 Partial Content"),
+        answer(FILM, "206 Partial Content", content_range="bytes what"),
+    ],
+    ids=["416", "elsewhere", "untold", "odd"],
+)
+async def test_a_range_that_does_not_fit_is_given_up(
+    tmp_path: Path, second: bytes
+) -> None:
+    """It is begun anew, without a range."""
+    script = in_turn(whole(sent=100_000), second, whole())
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    ranges = [it.headers.get("range") for it in server.requests]
+    assert ranges == [None, "bytes=100000-", None]
+
+
+async def test_a_server_that_sends_all_as_a_part_is_understood(tmp_path: Path) -> None:
+    """It is the whole from its beginning, whatever was asked for."""
+    script = in_turn(whole(sent=100_000), part(0))
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+
+
+async def test_a_server_that_sends_little_at_a_time_is_asked_on(tmp_path: Path) -> None:
+    """A part that ends before the whole does is not taken for the whole."""
+    script = in_turn(whole(sent=100_000), part(100_000, 150_000), part(150_000))
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        *(answer(b"", f"{code} Odd") for code in (408, 425, 429, 500, 502, 503, 504)),
+        hang_up,
+        reset,
+        whole(sent=0),
+        whole()[:20],
+        b"what?\r\n\r\n",
+    ],
+)
+async def test_a_hiccup_heals(tmp_path: Path, first: Script | bytes) -> None:
+    """What failed in passing is asked for again."""
+    async with RawServer(in_turn(first, whole())) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("sent", [0, 1000])
+async def test_a_silence_is_a_drop(tmp_path: Path, sent: int) -> None:
+    """No byte for longer than the client's time-out, before or in the middle."""
+
+    async def fall_silent(request: RawRequest, peer: Peer) -> None:
+        await peer.send(whole(sent=sent) if sent else b"")
+        await stay_silent(request, peer)
+
+    script = in_turn(fall_silent, part(sent) if sent else whole())
+    async with RawServer(script) as server, client(timeout=0.2) as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+
+
+async def test_no_length_is_no_reason_to_doubt(tmp_path: Path) -> None:
+    """Chunks tell their own end; when it is missing the download is made again."""
+    chunked = (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    )
+    async with RawServer(in_turn(chunked[:-5], chunked)) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == b"hello"
+    assert len(server.requests) == 2
+
+
+async def test_a_redirect_is_followed_and_the_key_stays_here(tmp_path: Path) -> None:
+    """Videos lie on other hosts: none of them sees it."""
+    async with RawServer(answering(whole())) as store:
+        elsewhere = answer(b"", "302 Found", location=video(store).url)
+        async with RawServer(answering(elsewhere)) as server, client() as kling:
+            path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    for request in (*server.requests, *store.requests):
+        assert "authorization" not in request.headers
+        assert "some-key" not in str(request)
+        assert request.headers["accept-encoding"] == "identity"
+
+
+# --- what does not
+
+
+@pytest.mark.parametrize("script", [hang_up, answering(answer(b"", "503 Odd"))])
+async def test_what_does_not_heal_ends_as_an_error(
+    tmp_path: Path, script: Script
+) -> None:
+    """After as many attempts as the policy has, with the cause, and no file."""
+    async with RawServer(script) as server, client() as kling:
+        with pytest.raises(DownloadError, match="nothing was written") as caught:
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert isinstance(caught.value.__cause__, KlingError)
+    assert "/output.mp4" in str(caught.value)
+    assert len(server.requests) == 3
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
+async def test_a_link_that_has_expired_is_told_of(tmp_path: Path, code: int) -> None:
+    """With what to do about it; asking again would be of no use."""
+    script = answering(answer(b"", f"{code} No"))
+    async with RawServer(script) as server, client() as kling:
+        with pytest.raises(DownloadError, match="link may have expired") as caught:
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert "kling.get(generation_id)" in str(caught.value)
+    assert str(code) in str(caught.value)
+    assert len(server.requests) == 1
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [204, 304, 400, 418, 501])
+async def test_any_other_answer_is_told_of(tmp_path: Path, code: int) -> None:
+    """Once, with its status."""
+    script = answering(answer(b"", f"{code} Odd"))
+    async with RawServer(script) as server, client() as kling:
+        with pytest.raises(DownloadError, match=f"answered {code}$"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert len(server.requests) == 1
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/html; charset=utf-8", "Text/Plain", "application/json"]
+)
+async def test_a_page_in_place_of_a_video_is_refused(tmp_path: Path, kind: str) -> None:
+    """A login page with status 200 does not become an MP4."""
+    page = answer(b"<title>Sign in</title>", content_type=kind)
+    async with RawServer(answering(page)) as server, client() as kling:
+        with pytest.raises(DownloadError, match="not with a video"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert len(server.requests) == 1
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "binary/odd"])
+async def test_what_may_be_a_video_is_taken(tmp_path: Path, kind: str) -> None:
+    """Stores are careless with types."""
+    film = answer(FILM, content_type=kind) if kind else answer(FILM)
+    async with RawServer(answering(film)) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+
+
+async def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    """It is no video, whatever it says."""
+    empty = answer(b"", content_type="video/mp4")
+    async with RawServer(answering(empty)) as server, client() as kling:
+        with pytest.raises(DownloadError, match="empty file"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == []
+
+
+async def test_compression_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    """Its bytes are not the video's."""
+    packed = answer(b"packed", content_encoding="gzip")
+    async with RawServer(answering(packed)) as server, client() as kling:
+        with pytest.raises(DownloadError, match="compressed, unasked"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "output.mp4",
+        "ftp://example.com/v.mp4",
+        "file:///etc/passwd",
+        "http://x:y/v.mp4",
+    ],
+)
+async def test_what_is_no_link_is_told_of(tmp_path: Path, url: str) -> None:
+    """Nothing on this machine is ever read in its place."""
+    async with client() as kling:
+        with pytest.raises(DownloadError, match=r"is not an http|is no URL"):
+            await kling.download(Video(url=url), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == []
+
+
+async def test_no_error_of_a_users_own_client_comes_through(tmp_path: Path) -> None:
+    """Whatever its hooks raise."""
+
+    async def raise_odd(_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    http = httpx.AsyncClient(event_hooks={"response": [raise_odd]})
+    kling = AsyncKling(
+        "some-key", base_url=BASE_URL, http_client=http, retry=RetryPolicy(attempts=1)
+    )
+    async with RawServer(answering(whole())) as server, http, kling:
+        with pytest.raises(DownloadError, match="ZeroDivisionError: odd"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == []
+
+
+# --- the target
+
+
+async def refused(target: object, match: str) -> None:
+    """See a target refused before anything is asked for."""
+    async with RawServer(answering(whole())) as server, client() as kling:
+        with pytest.raises(DownloadError, match=match):
+            await kling.download(video(server), target)  # type: ignore[arg-type]  # some are none
+    assert server.requests == []
+
+
+async def test_a_directory_is_no_target(tmp_path: Path) -> None:
+    """The error names a file that would be one."""
+    await refused(
+        tmp_path, r"it is a directory; give a file name, such as .*video\.mp4"
+    )
+    await refused("", "it is a directory")
+
+
+async def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
+    """A slip of the pen makes no tree of folders."""
+    target = tmp_path / "missing" / "film.mp4"
+    await refused(target, "there is no directory .*missing; make it first")
+    assert files_in(tmp_path) == []
+
+
+async def test_below_a_file_there_is_no_directory(tmp_path: Path) -> None:
+    """Also for root, who may write everywhere else."""
+    (tmp_path / "file").write_bytes(b"")
+    await refused(tmp_path / "file" / "film.mp4", "there is no directory")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="Linux has it")
+async def test_where_nobody_may_write_nothing_is_asked_for() -> None:
+    """Not even root writes there."""
+    await refused("/proc/self/film.mp4", "cannot write /proc/self/film.mp4: ")
+
+
+@pytest.mark.parametrize("target", [None, 7, b"film.mp4", "film\0.mp4"])
+async def test_what_is_no_path_is_told_of(target: object) -> None:
+    """Which was given, and what is allowed."""
+    await refused(target, "path: given .* a str or a Path")
+
+
+async def test_a_name_as_long_as_names_can_be_is_no_problem(tmp_path: Path) -> None:
+    """The hidden file beside it has a short one."""
+    target = tmp_path / ("x" * 251 + ".mp4")
+    async with RawServer(answering(whole())) as server, client() as kling:
+        assert await kling.download(video(server), target) == target
+    assert target.read_bytes() == FILM
+
+
+FULL_DISK = """
+import asyncio, resource, sys
+from kling_async import AsyncKling, DownloadError, Video
+
+async def main():
+    async with AsyncKling("some-key") as kling:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            await kling.download(Video(url=sys.argv[1]), sys.argv[2])
+        except DownloadError as error:
+            print(error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits there")
+async def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
+    """Here a limit on the size of files is met; the error says what the system said."""
+    target = tmp_path / "film.mp4"
+    target.write_bytes(b"old")
+    async with RawServer(answering(whole())) as server:
+        program = [sys.executable, "-c", FULL_DISK, video(server).url, str(target)]
+        done = await anyio.run_process(program, stderr=subprocess.STDOUT)
+    assert done.stdout.decode().strip() == f"cannot write {target}: File too large"
+    assert target.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["film.mp4"]
+
+
+# --- how it is left
+
+
+@pytest.mark.parametrize("sent", [0, 1000])
+async def test_whoever_is_cancelled_leaves_at_once_and_no_part_stays(
+    tmp_path: Path, sent: int
+) -> None:
+    """The exchange ends by itself: it is not torn, and not made again."""
+    has_begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(_: RawRequest, peer: Peer) -> None:
+        await peer.send(whole(sent=sent) if sent else b"")
+        has_begun.set()
+        await may_go_on.wait()
+        await peer.send(whole()[-len(FILM) + sent :] if sent else whole())
+
+    async with RawServer(script) as server, client() as kling:
+        download = asyncio.create_task(
+            kling.download(video(server), tmp_path / "film.mp4")
+        )
+        await has_begun.wait()
+        download.cancel()
+        await asyncio.wait([download], timeout=10)
+        assert download.cancelled()
+        may_go_on.set()
+        await until_empty(tmp_path)
+    assert len(server.requests) == 1
+
+
+async def test_whoever_is_cancelled_before_a_retry_is_not_served(
+    tmp_path: Path,
+) -> None:
+    """The next attempt is not made."""
+    failed = asyncio.Event()
+    hooks = Hooks(on_retry=lambda _: failed.set())
+    kling = AsyncKling("some-key", retry=RetryPolicy(initial=0.2), hooks=hooks)
+    async with RawServer(in_turn(hang_up, whole())) as server, kling:
+        download = asyncio.create_task(
+            kling.download(video(server), tmp_path / "film.mp4")
+        )
+        await failed.wait()
+        download.cancel()
+        await until_empty(tmp_path)
+    assert len(server.requests) == 1
+
+
+async def test_closing_the_client_ends_a_download(tmp_path: Path) -> None:
+    """At once, with the id, and nothing stays: no file, open or not."""
+    has_begun = asyncio.Event()
+
+    async def script(request: RawRequest, peer: Peer) -> None:
+        await peer.send(whole(sent=100_000))
+        has_begun.set()
+        await stay_silent(request, peer)
+
+    async with RawServer(script) as server:
+        kling = client()
+        generation = Generation(
+            id=ID, status=Status.COMPLETED, video=Video(url=video(server).url)
+        )
+        download = asyncio.create_task(
+            kling.download(generation, tmp_path / "film.mp4")
+        )
+        await has_begun.wait()
+        await kling.aclose()
+        with pytest.raises(ClientClosedError) as caught:
+            await download
+    assert caught.value.generation_id == ID
+    assert files_in(tmp_path) == []
+
+
+# --- what is given
+
+
+@pytest.mark.parametrize(
+    "status, error, told",
+    [
+        (Status.GENERATING, None, "no video to download yet: wait for it first"),
+        (Status.COMPLETED, None, "no video to download yet: wait for it first"),
+        (Status.ERROR, GenerationError(message="Unsafe"), "it failed: Unsafe"),
+        (Status.ERROR, None, "it failed: the server gave no reason"),
+    ],
+)
+async def test_a_generation_without_a_video_is_told_of(
+    tmp_path: Path, status: Status, error: GenerationError | None, told: str
+) -> None:
+    """Whether there will be one, and the id to wait for it."""
+    generation = Generation(id=ID, status=status, error=error)
+    async with client() as kling:
+        with pytest.raises(DownloadError, match=told) as caught:
+            await kling.download(generation, tmp_path / "film.mp4")
+    assert caught.value.generation is generation
+    running = "may still be running" in str(caught.value)
+    assert running == (status != Status.ERROR)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("given", [ID, "https://example.com/v.mp4", None, {}])
+async def test_what_is_no_generation_is_told_of(tmp_path: Path, given: object) -> None:
+    """An id, say: what to give instead is in the error."""
+    async with client() as kling:
+        with pytest.raises(DownloadError, match="give a Generation or a Video"):
+            await kling.download(given, tmp_path / "film.mp4")  # type: ignore[arg-type]  # the slip
+
+
+async def test_every_error_of_a_download_knows_its_generation(tmp_path: Path) -> None:
+    """A fresh link is one `get` away, also when the client has been closed."""
+    kling = client()
+    generation = Generation(
+        id=ID, status=Status.COMPLETED, video=Video(url="http://127.0.0.1:9/v.mp4")
+    )
+    for error in (DownloadError, ClientClosedError):
+        with pytest.raises(error) as caught:
+            await kling.download(generation, tmp_path / "film.mp4")
+        assert caught.value.generation_id == ID
+        assert "may still be running" not in str(caught.value)
+        await kling.aclose()
