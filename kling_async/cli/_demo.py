@@ -41,7 +41,7 @@ def demo(
     ctx: typer.Context,
     *,
     output_dir: OutputDir = Path("kling-demo"),
-    speed: Speed = 60,
+    speed: Speed = 100,
 ) -> Exit:
     """Generate three videos at once on this machine: no key, no network, no bill.
 
