@@ -44,7 +44,7 @@ from kling_async import (
 )
 from kling_async.emulator import Emulator
 
-TWICE = RetryPolicy(attempts=2, initial=0)
+TWICE = RetryPolicy(attempts=2, initial=0, uncertain="raise")
 
 
 def any_create(kling: AsyncKling) -> Callable[..., Awaitable[Generation]]:

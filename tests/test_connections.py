@@ -447,7 +447,7 @@ async def test_callers_who_leave_at_any_moment_leave_a_pool_that_serves() -> Non
         told += 1
 
     hooks = Hooks(on_request=count)
-    retry = RetryPolicy(attempts=1)
+    retry = RetryPolicy(attempts=1, uncertain="raise")
     async with RawServer(script) as server:
         options = {"max_connections": 10, "retry": retry, "hooks": hooks}
         async with client(server.base_url, **options) as kling:  # type: ignore[arg-type]  # by name

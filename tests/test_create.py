@@ -224,7 +224,9 @@ async def test_what_never_reached_the_queue_to_the_end_is_no_uncertainty(
 ) -> None:
     """As many attempts as the policy has, then the last error itself."""
     api.side_effect = [first] * attempts
-    async with client(retry=RetryPolicy(attempts=attempts, initial=0)) as kling:
+    async with client(
+        retry=RetryPolicy(attempts=attempts, initial=0, uncertain="raise")
+    ) as kling:
         with pytest.raises(expected) as caught:
             await create(kling)
     assert type(caught.value) is expected
