@@ -19,9 +19,8 @@ from kling_async.cli._exits import Exit
 from kling_async.cli._fleet import Uncertain
 from kling_async.cli._manifest import Manifest, Planned
 from kling_async.cli._results import write_results
-from kling_async.cli._screen import Screen
+from kling_async.cli._screen import Screen, cost_in_words
 from kling_async.cli._tally import Tally
-from kling_async.cli._words import cost_in_words
 from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
 
 _DOWNLOADS = 8

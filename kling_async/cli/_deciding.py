@@ -15,9 +15,8 @@ from rich.text import Text
 
 from kling_async import KlingError
 from kling_async.cli._exits import Exit, told
-from kling_async.cli._screen import Screen
+from kling_async.cli._screen import Screen, as_json, cost_in_words, one_line
 from kling_async.cli._tally import STYLES
-from kling_async.cli._words import as_json, cost_in_words, one_line
 from kling_async.durable import Account, DurableKling, JobStatus
 
 Decision = Literal["adopt", "cancel", "give_up", "recheck", "resubmit"]

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from kling_async.cli._words import CREDITS_PER_USD, in_words
+from kling_async.cli._screen import CREDITS_PER_USD, in_words
 from kling_async.durable import JobState, JobStatus
 
 _ORDER = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kling_async.cli._manifest import Planned
 from kling_async.cli._report import Card, page_of
-from kling_async.cli._words import as_json
+from kling_async.cli._screen import as_json
 from kling_async.durable import JobStatus
 
 RESULTS, REPORT = "results.jsonl", "report.html"

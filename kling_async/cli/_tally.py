@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kling_async.cli._words import clock, cost_in_words, in_words, one_line
+from kling_async.cli._screen import clock, cost_in_words, in_words, one_line
 from kling_async.durable import JobState, JobStatus
 
 _REFRESHES_PER_SECOND = 4
