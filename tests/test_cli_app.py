@@ -19,18 +19,7 @@ from kling_async.cli import _options
 from kling_async.cli._app import app
 from kling_async.cli._words import clock, in_words, size_in_words
 
-COMMANDS = {
-    "batch",
-    "demo",
-    "emulator",
-    "generate",
-    "get",
-    "jobs",
-    "models",
-    "wait",
-    "watch",
-    "worker",
-}
+COMMANDS = {"generate", "get", "watch", "wait", "models", "emulator", "demo"}
 
 
 def test_the_version_is_the_packages() -> None:
