@@ -57,7 +57,6 @@ ROOMS = (
     "_batch",
     "_client",
     "__init__",
-    "durable",
     "emulator",
     "web",
     "notebook",
