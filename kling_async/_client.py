@@ -32,12 +32,13 @@ from kling_async._fields import shown
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter
 from kling_async._ids import client_request_id_from, require_generation_id
+from kling_async._learning import Learned
 from kling_async._media import inline_media
 from kling_async._money import Budget
 from kling_async._origins import Origins
 from kling_async._params import GenerationParams
 from kling_async._poll_loop import PollLoops
-from kling_async._polling import Exponential, Polling
+from kling_async._polling import Polling
 from kling_async._requests import Request, request_from, request_of_many
 from kling_async._retrying import RetryPolicy
 from kling_async._scope import CLOSED
@@ -73,7 +74,8 @@ class AsyncKling(Accounting):
             are given no ``timeout``, in seconds. The vendor documents up to 14
             minutes for a 10 s video, and a queue comes on top: half an hour.
         retry: What is tried again, how often and how soon.
-        polling: When to poll: `Exponential`, `Fixed`, or your own.
+        polling: When to poll: `Learned` (by default a new one), `Exponential`,
+            `Fixed`, or your own.
         max_connections: The most HTTP exchanges in flight at once.
         http_client: Your own httpx client, for proxies, TLS or a test
             transport. It stays yours: it is not closed here.
@@ -113,7 +115,7 @@ class AsyncKling(Accounting):
             timeout=timeout,
             wait_timeout=wait_timeout,
             retry=retry or RetryPolicy(),
-            polling=polling or Exponential(),
+            polling=polling or Learned(),
             reporter=Reporter(hooks or Hooks()),
             check_media=check_media,
         )

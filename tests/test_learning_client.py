@@ -237,6 +237,22 @@ async def test_a_client_learns_and_needs_fewer_polls_from_one_to_the_next() -> N
 
 
 @on_each_loop
+async def test_a_client_that_is_told_nothing_learns() -> None:
+    """`Learned` is the default, one for each client."""
+    made = studio(*[100.0] * 42)
+    async with made.client() as kling:
+        for _ in range(40):
+            await kling.generate(video())
+        made.polls.clear()
+        await kling.generate(video())
+        learned = len(made.polls)
+    async with made.client() as another:
+        made.polls.clear()
+        await another.generate(video())
+    assert learned < 0.7 * len(made.polls)
+
+
+@on_each_loop
 async def test_what_one_client_learned_another_can_use() -> None:
     """They share the schedule."""
     learned = Learned()
@@ -265,7 +281,6 @@ async def test_a_clock_of_another_event_loop_tells_no_age() -> None:
     assert origins.of("an id", there) is None
 
 
-@on_each_loop
 async def test_origins_are_bounded() -> None:
     """What is created and never awaited does not pile up."""
     origins, scope = Origins(), Scope()

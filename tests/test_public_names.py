@@ -21,7 +21,15 @@ from kling_async import (
 )
 
 CONTRACT = {
-    "client": {"AsyncKling", "Outcome", "RetryPolicy", "Exponential", "Fixed", "Hooks"},
+    "client": {
+        "AsyncKling",
+        "Exponential",
+        "Fixed",
+        "Hooks",
+        "Learned",
+        "Outcome",
+        "RetryPolicy",
+    },
     "answers": {"Generation", "GenerationError", "Status", "Video"},
     "money": {"Balance", "Budget", "LogRow", "Price", "Transaction"},
     "requests": {
