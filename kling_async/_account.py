@@ -162,7 +162,8 @@ class Account:
         try:
             with anyio.fail_after(deadline - anyio.current_time()):
                 await self.shared.pace.take()
-                await session.take_place()
+                # Not for its turn after a 429: the log has a limit of its own.
+                await session.gate.acquire()
         except TimeoutError as error:
             message = "the request log could not be asked in time"
             raise RequestTimeoutError(message, request_sent=False) from error

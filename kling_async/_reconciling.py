@@ -16,7 +16,7 @@ from kling_async._connections import Session
 from kling_async._errors import KlingError
 from kling_async._generation import Generation, Status
 from kling_async._money import LogRow
-from kling_async._tracing import Sent, Trace
+from kling_async._tracing import Trace
 from kling_async._transport import in_place
 from kling_async._wire_account import Page
 
@@ -24,33 +24,13 @@ from kling_async._wire_account import Page
 _STATUS_LIMIT = 10.0
 
 
-async def search(
-    account: Account,
-    session: Session,
-    client_request_id: str,
-    *,
-    since: dt.datetime,
-    timeout: float,
-    sent: Sent | None = None,
-) -> Trace:
-    """Look for a create in the log; to be called in the client's scope.
-
-    Args:
-        account: Whose log.
-        session: Where to ask.
-        client_request_id: What the create was sent with.
-        since: When it was sent first.
-        timeout: How long to look, in seconds.
-        sent: What this client has sent under that id; None after a crash.
-    """
-    deadline = anyio.current_time() + timeout
-    trace = Trace(client_request_id, since=since, deadline=deadline, sent=sent)
+async def search(account: Account, session: Session, trace: Trace) -> None:
+    """Look for a create in the log; to be called in the client's scope."""
 
     async def read_page(period: str, offset: int, left: float) -> Page[LogRow]:
         return await account.read_log_page(session, period, offset, left)
 
     await account.shared.tracer.look_for(trace, read_page)
-    return trace
 
 
 def adopted(generation_id: str, client_request_id: str) -> Generation:
@@ -63,13 +43,10 @@ def adopted(generation_id: str, client_request_id: str) -> Generation:
     )
 
 
-async def with_status(
+async def seen(
     account: Account, session: Session, generation: Generation
-) -> Generation:
-    """Ask once for the status of an adopted generation, in the client's scope.
-
-    Without an answer it stays unknown; whoever watches it will see.
-    """
+) -> Generation | None:
+    """Ask once how an adopted generation is, in the client's scope; None if untold."""
 
     async def poll(session: Session) -> Generation:
         return await account.transport.poll(session, generation.id, _STATUS_LIMIT)
@@ -77,11 +54,11 @@ async def with_status(
     try:
         with anyio.fail_after(_STATUS_LIMIT):
             await session.take_place()
-        seen = await in_place(session, poll)
+        told = await in_place(session, poll)
     except (KlingError, TimeoutError):
-        return generation
+        return None
     request_id = generation.client_request_id
-    return evolve(seen, id=generation.id, client_request_id=request_id)
+    return evolve(told, id=generation.id, client_request_id=request_id)
 
 
 async def find(
@@ -93,16 +70,19 @@ async def find(
         KlingError: The log could not be read.
     """
     session = account.transport.connections.here()
+    deadline = anyio.current_time() + timeout
+    trace = Trace(client_request_id, since=since, deadline=deadline)
 
     async def look() -> Generation | None:
-        trace = await search(
-            account, session, client_request_id, since=since, timeout=timeout
-        )
+        await search(account, session, trace)
         if trace.found is not None and trace.found.inference_id is not None:
             generation = adopted(trace.found.inference_id, client_request_id)
-            return await with_status(account, session, generation)
+            return await seen(account, session, generation) or generation
         if trace.failure is not None and not trace.is_read:
             raise trace.failure
         return None
 
-    return await session.scope.start(look).result()
+    try:
+        return await session.scope.start(look).result()
+    finally:
+        trace.give_up()

@@ -7,7 +7,9 @@ The billing rule at work. Knows no HTTP; which failure means what is decided in
 from __future__ import annotations
 
 import datetime as dt
+from typing import NoReturn
 
+import anyio
 from attrs import define, field
 
 from kling_async._account import Account
@@ -20,14 +22,14 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation
 from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
-from kling_async._reconciling import adopted, search, with_status
+from kling_async._reconciling import adopted, search, seen
 from kling_async._retrying import (
     RetryPolicy,
     is_uncertain,
     may_repeat_create,
     may_repeat_create_at_own_risk,
 )
-from kling_async._tracing import Sent
+from kling_async._tracing import Sent, Trace
 from kling_async._wire import decode_created
 
 
@@ -122,7 +124,7 @@ class Submission:
         except BaseException:
             self._tell("lost")
             raise
-        self._sent.generations.add(generation.id)
+        self._sent.generations.add(generation.inference_id or generation.id)
         self._accepted(generation)
         return generation
 
@@ -134,31 +136,45 @@ class Submission:
         self._tell("lost")
         if self._policy.uncertain != "reconcile":
             raise self._lost from error
-        trace = await search(
-            self.account,
-            session,
+        if error.generation_id is not None:  # told by a header of the failure
+            traced = adopted(error.generation_id, self.client_request_id)
+            if (told := await seen(self.account, session, traced)) is not None:
+                return self._adopted(told)
+        trace = await self._searched(session)
+        if trace.found is not None and trace.found.inference_id is not None:
+            generation = adopted(trace.found.inference_id, self.client_request_id)
+            self._adopted(generation)
+            return await seen(self.account, session, generation) or generation
+        return self._not_found(trace, error)
+
+    async def _searched(self, session: Session) -> Trace:
+        trace = Trace(
             self.client_request_id,
             since=self.since,
-            timeout=self._policy.reconcile_timeout,
+            deadline=anyio.current_time() + self._policy.reconcile_timeout,
             sent=self._sent,
         )
-        found = trace.found.inference_id if trace.found else None
-        self._tell(trace.verdict, found)
-        if found is not None:
-            self._lost = None
-            return await self._adopt(session, found)
+        await search(self.account, session, trace)
+        return trace
+
+    def _not_found(self, trace: Trace, error: KlingError) -> NoReturn:
+        """Raise what the log says: that it failed, or nothing."""
+        self._tell(trace.verdict)
         if trace.verdict == "failed":
             self._lost, self._failed = None, error
             error.add_note("the vendor's log lists it as failed: nothing is billed")
             raise error
+        lost = self._lost or self._uncertain(error)
         if trace.failure is not None and not trace.is_read:
-            self._lost.add_note(f"its log could not be read: {trace.failure}")
-        raise self._lost from error
+            lost.add_note(f"its log could not be read: {trace.failure}")
+        raise lost from error
 
-    async def _adopt(self, session: Session, generation_id: str) -> Generation:
-        generation = adopted(generation_id, self.client_request_id)
+    def _adopted(self, generation: Generation) -> Generation:
+        self._lost = None
+        self._sent.generations.add(generation.inference_id or generation.id)
+        self._tell("found", generation.id)
         self._accepted(generation)
-        return await with_status(self.account, session, generation)
+        return generation
 
     def _accepted(self, generation: Generation) -> None:
         self._reporter.created(CreatedEvent(generation=generation, model=self.model))

@@ -113,6 +113,11 @@ class Trace:
         """Whether it is settled, or its time is up."""
         return self.verdict != "missing" or anyio.current_time() >= self.deadline
 
+    def give_up(self) -> None:
+        """Look no further: whoever wanted it has gone."""
+        self.deadline = min(self.deadline, anyio.current_time())
+        self.wake.set()
+
     def note(self, row: LogRow) -> None:
         """Take in a row of this create's id."""
         if self.verdict != "missing":

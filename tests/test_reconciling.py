@@ -18,6 +18,7 @@ import anyio
 import httpx
 import pytest
 from attrs import define, field
+from jumping_clock import on_each_loop
 
 from kling_async import (
     AsyncKling,
@@ -312,6 +313,15 @@ async def test_a_generation_that_cannot_be_polled_is_adopted_all_the_same() -> N
     assert generation.client_request_id == network.posts[0]
 
 
+@on_each_loop
+async def test_on_trio_too_a_lost_answer_is_found_again() -> None:
+    """Whichever event loop it is."""
+    network = network_of(reset, log_delay=10)
+    async with client_of(network) as kling:
+        generation = await create(kling)
+    assert [generation.id] == ids(network)
+
+
 async def test_generate_goes_on_with_what_was_found() -> None:
     """To the video, as if the answer had not been lost."""
     network = network_of(reset)
@@ -374,6 +384,7 @@ async def test_when_every_attempt_failed_the_last_failure_is_told() -> None:
         with pytest.raises(TransportError) as caught:
             await create(kling)
     assert any("nothing is billed" in note for note in caught.value.__notes__)
+    assert isinstance(caught.value.__cause__, httpx.ReadError)
     assert len(network.posts) == 3
 
 
@@ -511,6 +522,48 @@ async def test_the_id_that_a_failure_names_is_on_the_error() -> None:
         with pytest.raises(SubmissionUncertainError) as caught:
             await create(kling)
     assert caught.value.generation_id == "g-1"
+
+
+async def test_the_generation_that_a_failure_names_is_adopted() -> None:
+    """If the server knows it: no log is needed."""
+
+    async def traced(forward: Forward) -> httpx.Response:
+        inference_id = (await forward()).headers["x-inference-id"]
+        return httpx.Response(504, headers={"x-inference-id": inference_id})
+
+    network, told = network_of(traced, request_log=False), Told()
+    async with client_of(network, told) as kling:
+        generation = await create(kling)
+    assert [generation.id] == ids(network)
+    assert generation.status == Status.QUEUED
+    assert generation.client_request_id == network.posts[0]
+    assert [event.generation.id for event in told.created] == ids(network)
+    assert told.outcomes == ["lost", "found"]
+    assert not network.log_reads
+
+
+async def test_a_pause_of_the_client_does_not_keep_the_search_back() -> None:
+    """A 429 on a poll says nothing about the log."""
+    network = network_of(reset)
+
+    async def carry(request: httpx.Request) -> httpx.Response:
+        if "generation_id" in request.url.params:
+            return httpx.Response(429, headers={"retry-after": "60"})
+        return await network.handle_async_request(request)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(carry))
+    kling = AsyncKling("any-key", base_url="http://kling", http_client=http)
+    async with kling, anyio.create_task_group() as tasks:
+
+        async def one() -> None:
+            generation = await create(kling)
+            assert [generation.id] == ids(network)
+            assert anyio.current_time() < 15
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(one)
+        await network.posted.wait()
+        await kling.get("g-1")
 
 
 async def test_a_client_without_a_free_place_still_gives_up_in_time() -> None:
@@ -811,4 +864,8 @@ async def test_who_stops_waiting_for_a_reconcile_leaves_at_once() -> None:
         with anyio.move_on_after(3):
             await kling.reconcile("order-1")
         assert anyio.current_time() < 4
+        await anyio.sleep(5)
+        reads = len(network.log_reads)
+        await anyio.sleep(20)
+        assert len(network.log_reads) == reads  # nobody looks any more
         assert await kling.reconcile("order-1") is not None
