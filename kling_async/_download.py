@@ -87,7 +87,8 @@ class Download:
         """
         try:
             await self._refuse_bad_target()
-            await self._write_part(session)
+            async with await anyio.open_file(self._part, "xb") as file:
+                await self._fetch_all(session, file)
             await anyio.Path(self._part).replace(self.target)
         except OSError as error:
             raise DownloadError(
@@ -97,14 +98,6 @@ class Download:
             with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
                 await anyio.Path(self._part).unlink()
         return self.target
-
-    async def _write_part(self, session: Session) -> None:
-        file = await anyio.open_file(self._part, "xb")
-        try:
-            await self._fetch_all(session, file)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await file.aclose()
 
     async def _refuse_bad_target(self) -> None:
         target = anyio.Path(self.target)
@@ -226,7 +219,6 @@ class Download:
             )
         if not self._written:
             raise DownloadError(f"{self.url} answered with an empty file")
-        await file.flush()
 
 
 def _may_heal(error: BaseException) -> bool:

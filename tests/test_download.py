@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -463,6 +465,49 @@ async def test_no_error_of_a_users_own_client_comes_through(tmp_path: Path) -> N
     assert files_in(tmp_path) == []
 
 
+async def test_the_users_own_credentials_are_not_for_the_store(tmp_path: Path) -> None:
+    """Those of an httpx client that was given are for the API, if for anybody."""
+    http = httpx.AsyncClient(auth=("user", "password"))
+    kling = AsyncKling("some-key", base_url=BASE_URL, http_client=http)
+    async with RawServer(answering(whole())) as server, http, kling:
+        await kling.download(video(server), tmp_path / "film.mp4")
+    assert "authorization" not in server.requests[0].headers
+
+
+async def test_a_body_that_is_shorter_than_its_head_said_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    """Whatever lies between this client and the server."""
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+
+    def lie(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-length": "8"}, content=half())
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lie))
+    kling = AsyncKling(
+        "some-key", base_url=BASE_URL, http_client=http, retry=RetryPolicy(attempts=1)
+    )
+    async with http, kling:
+        with pytest.raises(DownloadError, match="sent 4 of 8 bytes"):
+            await kling.download(Video(url=BASE_URL), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == []
+
+
+async def test_an_answer_that_is_not_read_gives_its_connection_back(
+    tmp_path: Path,
+) -> None:
+    """Else the next download would wait for it for ever."""
+    kling = AsyncKling("some-key", max_connections=1, timeout=5)
+    page = answer(b"<title>Sign in</title>" * 1000, content_type="text/html")
+    async with RawServer(answering(page, whole())) as server, kling:
+        with pytest.raises(DownloadError):
+            await kling.download(video(server), tmp_path / "film.mp4")
+        await kling.download(video(server), tmp_path / "film.mp4")
+    assert files_in(tmp_path) == ["film.mp4"]
+
+
 # --- the target
 
 
@@ -611,6 +656,7 @@ async def test_closing_the_client_ends_a_download(tmp_path: Path) -> None:
         await kling.aclose()
         with pytest.raises(ClientClosedError) as caught:
             await download
+    gc.collect()  # a file that was left open would warn now
     assert caught.value.generation_id == ID
     assert files_in(tmp_path) == []
 
