@@ -98,6 +98,7 @@ class PollLoop:
     client_request_id: str | None = None
     _end: Place = field(factory=Place, init=False)
     _waiting: list[Watcher] = field(factory=list[Watcher], init=False)
+    _is_polled: bool = field(default=False, init=False)
     _poll: Job[None] | None = field(default=None, init=False)
     _polls: int = field(default=0, init=False)
     _chance: float = field(init=False)
@@ -148,25 +149,37 @@ class PollLoop:
         try:
             with watcher.nap:
                 now = anyio.current_time()
-                if due > now + CLOCK_TICK:
-                    await anyio.sleep(min(due, watcher.deadline) - now)
-                else:
-                    watcher.nap.deadline = watcher.deadline
-                    await self._current_poll().finished()
+                if due <= now + CLOCK_TICK:
+                    self._queue_up()
+                alarm = math.inf if self._is_polled else due
+                await anyio.sleep(min(alarm, watcher.deadline) - now)
         finally:
             self._remove(watcher)
+
+    def _queue_up(self) -> None:
+        if not self._is_polled:
+            self._is_polled = True
+            self.scope.turns.take(self._begin)
 
     def _remove(self, watcher: Watcher) -> None:
         self.scope.naps.discard(watcher.nap)
         self._waiting.remove(watcher)
         if not self._waiting and self._poll is not None:
             self._poll.cancel()
-            self._poll = None
 
-    def _current_poll(self) -> Job[None]:
-        if self._poll is None or self._poll.is_over:
-            self._poll = self.scope.start(self._ask)
-        return self._poll
+    def _begin(self) -> bool:
+        """Start a poll, if there is still somebody who waits for it."""
+        if self.scope.is_closed or not self._waiting:
+            self._is_polled = False
+            return False
+        self._poll = self.scope.start(self._ask, at_end=self._ended)
+        return True
+
+    def _ended(self) -> None:
+        self._poll, self._is_polled = None, False
+        for watcher in self._waiting:
+            watcher.nap.cancel()
+        self.scope.turns.give_back()
 
     def _due(self, watcher: Watcher) -> float:
         """When a watcher wants the next poll; one that knows nothing wants it now."""
@@ -222,7 +235,6 @@ class PollLoop:
             self.last = seen
             self._end.next = (seen, end := Place())
             self._end = end
-            self._wake_all()
 
     def _teach(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
@@ -253,13 +265,8 @@ class PollLoop:
         lasted = now - self._refused_since >= REFUSAL_GRACE
         if is_final or lasted or not isinstance(error, APIStatusError):
             self.error = error
-            self._wake_all()
         else:
             self._failure = error
-
-    def _wake_all(self) -> None:
-        for watcher in self._waiting:
-            watcher.nap.cancel()
 
     def _tell(self, seen: Generation) -> None:
         if is_change(self._told, seen):

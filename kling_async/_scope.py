@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Generic, Protocol, TypeVar
 
@@ -99,11 +100,6 @@ class Job(Generic[T]):
         """Ask the work to stop; `finished` tells when it has."""
         self._cancelled.cancel()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the work has ended, however it did."""
-        return self._done.is_set()
-
     async def finished(self) -> None:
         """Wait for the end of the work, however it ends."""
         await self._done.wait()
@@ -139,15 +135,45 @@ class _Ending(Protocol):
 
 
 @define(eq=False)
+class Turns:
+    """So many at a time, and the others in the order in which they came.
+
+    Attributes:
+        free: How many may begin.
+    """
+
+    free: int = 1000
+    _queue: deque[Callable[[], bool]] = field(factory=deque[Callable[[], bool]])
+
+    def take(self, begin: Callable[[], bool]) -> None:
+        """Begin when there is a place; ``begin`` tells whether it took it."""
+        self._queue.append(begin)
+        self._serve()
+
+    def give_back(self) -> None:
+        """Let the next one begin."""
+        self.free += 1
+        self._serve()
+
+    def _serve(self) -> None:
+        while self.free and self._queue:
+            if self._queue.popleft()():
+                self.free -= 1
+
+
+@define(eq=False)
 class Scope:
     """The tasks of one client in one event loop.
 
     Attributes:
         naps: Sleeps of callers in their own tasks, for closing to cut short.
+        turns: Who may poll. One that waits here costs a hundredth of a task that
+            waits for a connection.
         is_closed: Whether nothing starts here any more.
     """
 
     naps: set[anyio.CancelScope] = field(factory=set[anyio.CancelScope], init=False)
+    turns: Turns = field(factory=Turns, init=False)
     _jobs: set[_Ending] = field(factory=set["_Ending"])
     is_closed: bool = False
 
@@ -156,12 +182,14 @@ class Scope:
         work: Callable[[], Awaitable[T]],
         *,
         is_essential: bool = False,
+        at_end: Callable[[], None] | None = None,
     ) -> Job[T]:
         """Start work that is nobody's child but the client's.
 
         Args:
             work: What to do.
             is_essential: Closing waits for it instead of cancelling it.
+            at_end: Called once when it has ended, however it did.
 
         Raises:
             ClientClosedError: The scope is closed.
@@ -171,8 +199,11 @@ class Scope:
         job: Job[T] = Job(work, is_essential)
 
         def end() -> None:
-            job.end()
-            self._jobs.discard(job)
+            if job in self._jobs:
+                self._jobs.discard(job)
+                job.end()
+                if at_end is not None:
+                    at_end()
 
         async def supervised() -> None:
             try:

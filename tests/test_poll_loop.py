@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import traceback
@@ -29,6 +30,7 @@ from kling_async import (
     RetryPolicy,
     Status,
     StatusEvent,
+    Video,
     WaitTimeoutError,
 )
 from kling_async._hooks import Reporter
@@ -243,6 +245,87 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     assert scope.naps == set()
 
 
+@define(eq=False)
+class Desk:
+    """Where polls are answered, so many at once, each after ten seconds."""
+
+    under_way: int = 0
+    peak: int = 0
+    asked: list[str] = field(factory=list[str])
+
+    async def fetch(self, generation_id: str, *, timeout: float) -> Generation:
+        """Answer a poll."""
+        assert timeout > 0
+        self.asked.append(generation_id)
+        self.under_way += 1
+        self.peak = max(self.peak, self.under_way)
+        try:
+            await anyio.sleep(10)
+        finally:
+            self.under_way -= 1
+        return Generation(
+            id=generation_id, status=Status.COMPLETED, video=Video(url="https://v.mp4")
+        )
+
+
+@on_each_loop
+async def test_polls_wait_for_their_turn_without_a_task_of_their_own() -> None:
+    """Those whom all have left meanwhile are passed over."""
+    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
+    scope.turns.free = 3
+    before = living_tasks()
+    seen: list[str] = []
+
+    async def watch(generation_id: str, timeout: float) -> None:
+        loop = loops.join(
+            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+        )
+        with contextlib.suppress(WaitTimeoutError):
+            watch = Watch(loop=loop, polling=Fixed(10), timeout=timeout)
+            seen.append((await anext(watch)).id)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(watch, str(number), 15 if number in (7, 8, 9) else 100)
+            await anyio.wait_all_tasks_blocked()
+        assert living_tasks() == before + 12 + 3
+        await anyio.sleep(17)
+        tasks.start_soon(watch, "8", 100)
+    rest = [str(number) for number in range(12) if number not in (7, 9)]
+    assert sorted(seen) == sorted(rest)
+    assert sorted(desk.asked) == sorted(rest)
+    assert desk.peak == 3
+    assert scope.turns.free == 3
+
+
+@on_each_loop
+async def test_one_that_comes_to_an_abandoned_place_in_the_queue_takes_it() -> None:
+    """And one that was passed over queues up anew."""
+    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
+    scope.turns.free = 1
+
+    def watch(generation_id: str, timeout: float) -> Watch:
+        loop = loops.join(
+            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+        )
+        return Watch(loop=loop, polling=Fixed(10), timeout=timeout)
+
+    kept = watch("late", 1000)
+
+    async def leave_early(it: Watch) -> None:
+        with pytest.raises(WaitTimeoutError):
+            await anext(it)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, watch("first", 1000))
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(leave_early, watch("late", 5))
+        await anyio.sleep(20)
+    assert desk.asked == ["first"]
+    assert (await anext(kept)).succeeded
+    assert desk.asked == ["first", "late"]
+
+
 @on_each_loop
 async def test_closing_the_client_ends_all_watches_at_once() -> None:
     """Those that sleep and the one that asks; each error names the generation."""
@@ -261,6 +344,29 @@ async def test_closing_the_client_ends_all_watches_at_once() -> None:
         for viewer in viewers:
             assert isinstance(viewer.error, ClientClosedError)
             assert viewer.error.generation_id == ID
+    assert living_tasks() == before
+
+
+@on_each_loop
+async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
+    """None of them is given it while the client closes."""
+    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
+    scope.turns.free = 1
+    before = living_tasks()
+
+    async def watch(generation_id: str) -> None:
+        loop = loops.join(
+            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+        )
+        with pytest.raises(ClientClosedError):
+            await anext(Watch(loop=loop, polling=Fixed(10), timeout=100))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(watch, str(number))
+        await anyio.sleep(5)
+        await scope.aclose(0)
+    assert len(desk.asked) == 1
     assert living_tasks() == before
 
 
