@@ -63,6 +63,32 @@ def test_the_emulator_serves_until_a_signal(number: signal.Signals) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """Start processes as a script does with `&`: without Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_background")
+def test_a_job_in_the_background_can_be_terminated(busy: Emulator) -> None:
+    """SIGTERM ends it as well where the shell had Ctrl-C ignored; no id is lost."""
+    with started(None, "emulator", "--port", "0") as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate()
+    with started(busy, "generate", *PROMPT) as process:
+        line_with(process, "queued")
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate()
+    generation_id = busy.creates[0].generation_id
+    assert (server.returncode, errors) == (0, "")
+    assert process.returncode == 143
+    assert told.splitlines()[-1] == f"resume with: kling-async wait {generation_id}"
+
+
 def test_the_emulator_takes_its_options(tmp_path: Path) -> None:
     """The environment as JSON; no credits are none."""
     args = ("emulator", "--port", "0", "--credits", "0", "--speed", "1e6", "--json")

@@ -198,7 +198,8 @@ def _terminated_like_interrupted() -> Generator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came  # signals are the main thread's
         return
-    interrupted = signal.getsignal(signal.SIGINT)
+    # A script's jobs with `&` ignore SIGINT, and asyncio would leave it at that.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     terminated = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield came
