@@ -263,7 +263,7 @@ def _message_in(body: Mapping[str, object]) -> str | None:
         body.get("error"),
     ):
         if isinstance(value, list):
-            return "\n".join(str(line) for line in value)
+            return "\n".join(as_text(line) or str(line) for line in value)
         if text := as_text(value):
             return text
     return None
@@ -312,7 +312,12 @@ def as_text(value: object) -> str | None:
         return None
     if isinstance(value, int):
         return str(value)
-    return value.strip() or None if isinstance(value, str) else None
+    return _writable(value).strip() or None if isinstance(value, str) else None
+
+
+def _writable(text: str) -> str:
+    """Replace halves of characters: JSON can name them, nothing can write them."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def as_number(value: object) -> float | None:
