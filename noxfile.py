@@ -98,3 +98,12 @@ def bench(session: nox.Session) -> None:
     session.run("python", "tests/bench/bench_client.py", "--write", page)
     session.run("python", "tests/bench/bench_emulator.py")
     session.run("python", "tests/bench/reconcile.py")
+    session.run("python", "tests/bench/bench_durable.py")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Kill workers again and again over 200 jobs, on each kind of database."""
+    install(session, "test", extra="all")
+    crash = "tests/test_durable_crash.py"
+    session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})

@@ -20,7 +20,9 @@
     ├── SubmissionUncertainError      a create may or may not have been accepted
     ├── GenerationFailedError         the generation ended without a video
     ├── WaitTimeoutError              it had not ended when the time was up
-    └── DownloadError                 the video could not be written
+    ├── DownloadError                 the video could not be written
+    └── JobError                      a durable job that cannot give its video
+        └── JobConflictError          it is not what the caller takes it for
 
 Each of them pickles, and each that comes after a create carries the generation.
 """
@@ -340,3 +342,21 @@ class WaitTimeoutError(KlingError):
 
 class DownloadError(KlingError):
     """The video could not be downloaded or written; no partial file is left."""
+
+
+class JobError(KlingError):
+    """A durable job has no video to give: it failed, is held, or was cancelled.
+
+    Attributes:
+        key: The job's key.
+        state: Its state, such as ``"held"``.
+    """
+
+    def __init__(self, message: str, *, key: str, state: str | None = None) -> None:
+        self.key = key
+        self.state = state
+        super().__init__(message)
+
+
+class JobConflictError(JobError):
+    """A job is not what the caller takes it for: another request, another state."""

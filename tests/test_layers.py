@@ -57,6 +57,7 @@ ROOMS = (
     "_batch",
     "_client",
     "__init__",
+    "durable",
     "emulator",
     "web",
     "notebook",

@@ -16,16 +16,19 @@ from typer.core import TyperGroup
 
 from kling_async import KlingError, __version__
 from kling_async.cli._balance import balance
+from kling_async.cli._batch import batch
 from kling_async.cli._demo import demo
 from kling_async.cli._emulator import emulator
 from kling_async.cli._exits import Exit, exit_for, told
 from kling_async.cli._follow import get, wait, watch
 from kling_async.cli._generate import generate
+from kling_async.cli._jobs import jobs
 from kling_async.cli._log import log
 from kling_async.cli._models import models
 from kling_async.cli._price import price
 from kling_async.cli._reconcile import reconcile
 from kling_async.cli._screen import Screen, ScreenHandler
+from kling_async.cli._worker import worker
 
 logger = logging.getLogger("kling_async")
 
@@ -144,6 +147,8 @@ for _command in (
     get,
     watch,
     wait,
+    batch,
+    worker,
     models,
     price,
     balance,
@@ -153,3 +158,4 @@ for _command in (
     demo,
 ):
     app.command(_command.__name__)(_command)
+app.add_typer(jobs)

@@ -139,6 +139,19 @@ def _local(text: str) -> str | Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111 (raises where this does not)
 
 
+def read_value(value: object, rule: models.Field | None, *, is_text: bool) -> object:
+    """Give a value as its field would have it, local files as paths.
+
+    Args:
+        value: The value.
+        rule: What the field takes, where that is known.
+        is_text: Whether it was written as a text, whatever it is meant to be.
+    """
+    if is_text and isinstance(value, str):
+        return _value(value, rule)
+    return _with_paths(value, rule)
+
+
 def _value(text: str, rule: models.Field | None) -> object:
     """Read a text as its field would have it: words as they are, else JSON."""
     is_text = rule is not None and rule.type in {"string", "media"}

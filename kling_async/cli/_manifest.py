@@ -1,0 +1,291 @@
+"""A manifest for `kling-async batch`: CSV or JSON Lines become requests, each checked.
+
+All that is wrong is told at once, with its line, before anything is sent. Opens the
+manifest and the files that it names, and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import anyio
+from attrs import define, evolve, field, frozen
+
+from kling_async import InvalidRequestError, Problem, Request, models
+from kling_async._fields import did_you_mean, shown
+from kling_async._requests import build_request
+from kling_async.cli._request import fitting_model, known_model, read_value
+from kling_async.durable._stored import fingerprint, to_stored
+
+STDIN = "-"
+_OURS = ("key", "output")
+_SHORT = 12
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+@frozen(kw_only=True)
+class Planned:
+    """One row that can be sent.
+
+    Attributes:
+        line: Where it stands.
+        key: Its job's key: the row's own, or made from what it asks for.
+        request: What it asks for.
+        output: The file its video is for.
+        mark: What an equal request shares with it.
+    """
+
+    line: int
+    key: str
+    request: Request
+    output: Path
+    mark: str
+
+
+@frozen
+class _Row:
+    line: int
+    given: Mapping[str, object]
+
+
+@define(eq=False)
+class Manifest:
+    """A manifest on its way to requests.
+
+    Attributes:
+        path: Where it is; ``-`` for standard input.
+        folder: Where the videos go that name no other place.
+        check_media: Whether local files are held against the documented limits.
+    """
+
+    path: str
+    folder: Path
+    check_media: bool = True
+    _problems: list[Problem] = field(factory=list[Problem], init=False)
+
+    @property
+    def base(self) -> Path:
+        """Where the paths in it begin: beside it, or here."""
+        return Path() if self.path == STDIN else Path(self.path).parent
+
+    async def plan(self) -> list[Planned]:
+        """Read it, and check each row.
+
+        Raises:
+            InvalidRequestError: Everything that is wrong with it, line by line.
+            OSError: It cannot be read.
+        """
+        rows = list(_rows(_text(self.path), self.path, self._problem))
+        if not rows and not self._problems:
+            self._problem(
+                1, "rows", "none", "at least one, below a header if it is CSV"
+            )
+        planned = [it for row in rows if (it := await self._planned(row)) is not None]
+        named = _with_keys(planned)
+        self._refuse_twins(named)
+        if self._problems:
+            raise InvalidRequestError(self._problems)
+        return list({it.key: it for it in named}.values())
+
+    def _problem(
+        self, line: int, where: str, given: str, allowed: str, hint: str | None = None
+    ) -> None:
+        self._problems.append(Problem(f"line {line}: {where}", given, allowed, hint))
+
+    async def _planned(self, row: _Row) -> Planned | None:
+        params = {k: v for k, v in row.given.items() if k not in _OURS}
+        if "model" not in params:
+            images = int("image_url" in params) or _length(params.get("image_list"))
+            others = params.keys() - {"image_url", "image_list"}
+            params["model"] = fitting_model(others, images=images)
+        try:
+            request = build_request({k: self._moved(v) for k, v in params.items()})
+            stored = await to_stored(request, inline=False, check=self.check_media)
+        except InvalidRequestError as error:
+            for it in error.problems:
+                self._problem(row.line, it.field, it.given, it.allowed, it.hint)
+            return None
+        key = self._own(row, "key")
+        return Planned(
+            line=row.line,
+            key=key,
+            request=request,
+            output=Path(self._own(row, "output")),
+            mark=await anyio.to_thread.run_sync(fingerprint, stored),
+        )
+
+    def _own(self, row: _Row, name: str) -> str:
+        value = row.given.get(name, "")
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value.isprintable():
+            self._problem(row.line, name, shown(value), "a text on one line")
+            return ""
+        return value
+
+    def _moved(self, value: object) -> object:
+        """Let the paths in a value begin beside the manifest."""
+        match value:
+            case Path():
+                return self.base / value
+            case list() | tuple():
+                return [self._moved(it) for it in cast("list[object]", value)]
+            case Mapping():
+                inner = cast("Mapping[str, object]", value)
+                return {name: self._moved(it) for name, it in inner.items()}
+            case _:
+                return value
+
+    def _refuse_twins(self, planned: list[Planned]) -> None:
+        """Refuse two requests under one key, and two jobs for one file."""
+        by_key: dict[str, Planned] = {}
+        by_file: dict[Path, Planned] = {}
+        for it in planned:
+            first = by_key.setdefault(it.key, it)
+            if first.mark != it.mark:
+                given = f"{it.key!r}, as in line {first.line} for another request"
+                self._problem(it.line, "key", given, "one key for each request")
+                continue
+            other = by_file.setdefault(self._file(it), it)
+            if other.key != it.key:
+                given = f"{it.output}, as in line {other.line}"
+                self._problem(it.line, "output", given, "one file for each job")
+
+    def _file(self, planned: Planned) -> Path:
+        return (self.folder / planned.output).absolute()
+
+
+def _with_keys(planned: list[Planned]) -> list[Planned]:
+    """Give those a key and a file that name none: the same at each run."""
+    counts = Counter[str]()
+    named: list[Planned] = []
+    for it in planned:
+        key = it.key
+        if not key:
+            counts[it.mark] += 1
+            number = f"-{counts[it.mark]}" if counts[it.mark] > 1 else ""
+            key = f"{it.mark[:_SHORT]}{number}"
+        output = it.output if it.output != Path() else Path(f"{_safe(key)}.mp4")
+        named.append(evolve(it, key=key, output=output))
+    return named
+
+
+def _safe(key: str) -> str:
+    """Make a file's name of a key."""
+    return _UNSAFE.sub("-", key).strip(".") or "video"
+
+
+def _length(value: object) -> int:
+    return len(cast("list[object]", value)) if isinstance(value, list) else 0
+
+
+_Complain = Callable[[int, str, str, str, str | None], None]
+
+
+def _text(path: str) -> str:
+    content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        problem = Problem(
+            f"line {line}",
+            f"a byte {content[error.start]:#04x} that is no UTF-8",
+            "a text in UTF-8",
+            "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).",
+        )
+        raise InvalidRequestError([problem]) from error
+
+
+def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[_Row]:
+    is_json = path.endswith((".jsonl", ".ndjson", ".json"))
+    if is_json or (path == STDIN and text.lstrip().startswith("{")):
+        yield from _json_rows(text, complain)
+    else:
+        yield from _csv_rows(text, complain)
+
+
+def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value: object = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            complain(number, "row", f"{shown(line)} ({error})", "a JSON object")
+            continue
+        if not isinstance(value, dict):
+            complain(number, "row", shown(value), "a JSON object")
+            continue
+        given = cast("dict[str, object]", value)
+        yield _Row(number, _read(given, given.get("model"), texts=False))
+
+
+def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        begins = lines.line_num + 1
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            complain(begins, "row", str(error), "CSV (RFC 4180)")
+            return
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if not _is_header(header, begins, complain):
+                return
+        elif len(cells) > len(header):
+            given = f"{len(cells)} cells"
+            complain(begins, "row", given, f"{len(header)}, as the header has columns")
+        else:
+            named = dict(zip(header, cells, strict=False))
+            texts = {name: it for name, it in named.items() if it.strip()}
+            yield _Row(begins, _read(texts, texts.get("model"), texts=True))
+
+
+def _is_header(header: list[str], line: int, complain: Callable[..., None]) -> bool:
+    """Refuse a column that no model has a field for: a slip, in all rows."""
+    known = {*_OURS, "model", "extra"}.union(*(it.fields for it in models.list()))
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    for name in twice:
+        complain(line, "header", f"{name!r} twice", "each column once")
+    wrong = [name for name in header if name not in known]
+    for name in wrong:
+        allowed = "key, output, model, or a field of a model"
+        complain(line, "header", repr(name), allowed, did_you_mean(name, known))
+    return not twice and not wrong
+
+
+def _read(
+    given: Mapping[str, object], model: object, *, texts: bool
+) -> dict[str, object]:
+    """Give each value as its field would have it, local files as paths."""
+    known = known_model(model) if isinstance(model, str) else None
+    rules = known.fields if known else _usual_rules()
+    return {
+        name: value
+        if name in (*_OURS, "model")
+        else read_value(value, rules.get(name), is_text=texts)
+        for name, value in given.items()
+    }
+
+
+def _usual_rules() -> Mapping[str, models.Field]:
+    """Give what fields take where the model is still to be chosen."""
+    rules: dict[str, models.Field] = {}
+    for model in models.list():
+        rules.update(model.fields)
+    return rules

@@ -1,0 +1,224 @@
+"""The results of a batch as one page to look at: it needs nothing but the videos.
+
+Turns values into HTML; writes nothing. Whatever a server or a manifest said is
+shown as text.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from attrs import frozen
+
+from kling_async.cli._words import CREDITS_PER_USD, in_words
+from kling_async.durable import JobState, JobStatus
+
+_ORDER = (
+    JobState.DONE,
+    JobState.RUNNING,
+    JobState.QUEUED,
+    JobState.HELD,
+    JobState.UNCERTAIN,
+    JobState.FAILED,
+    JobState.CANCELLED,
+)
+
+
+@frozen(kw_only=True)
+class Card:
+    """One job on the page.
+
+    Attributes:
+        status: How it is.
+        prompt: What was asked for.
+        file: Its video, if it is there.
+    """
+
+    status: JobStatus
+    prompt: str
+    file: Path | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took from its submission to its end."""
+        begun, ended = self.status.created_at, self.status.ended_at
+        return (
+            None if begun is None or ended is None else (ended - begun).total_seconds()
+        )
+
+
+def page_of(name: str, cards: Sequence[Card], folder: Path) -> str:
+    """Give the page of a batch.
+
+    Args:
+        name: What the batch is called.
+        cards: Its jobs.
+        folder: Where the page will lie: the videos are named from there.
+    """
+    counts = Counter(card.status.state for card in cards)
+    spent = sum(card.status.credits_used or 0 for card in cards)
+    facts = [f"{len(cards)} jobs", f"{spent:,.0f} credits", f"{_usd(spent)} USD"]
+    filters = "".join(
+        f'<button data-state="{state}" class="{state}">{state} {counts[state]}</button>'
+        for state in _ORDER
+        if counts[state]
+    )
+    body = "\n".join(_card(card, folder) for card in cards)
+    return (
+        _PAGE.replace("{{style}}", _STYLE)
+        .replace("{{script}}", _SCRIPT)
+        .replace("{{name}}", html.escape(name))
+        .replace("{{facts}}", html.escape(" · ".join(facts)))
+        .replace("{{filters}}", filters)
+        .replace("{{cards}}", body)
+    )
+
+
+def _usd(credits_: float) -> str:
+    return f"{credits_ / CREDITS_PER_USD:,.2f}"
+
+
+def _card(card: Card, folder: Path) -> str:
+    status = card.status
+    facts = "".join(
+        f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(card)
+    )
+    error = f'<p class="error">{html.escape(status.error)}</p>' if status.error else ""
+    return (
+        f'<article data-state="{status.state}">{_film(card, folder)}'
+        f"<header><h2>{html.escape(status.key)}</h2>"
+        f'<span class="badge {status.state}">{status.state}</span></header>'
+        f'<p class="prompt">{html.escape(card.prompt)}</p>{error}'
+        f"<dl>{facts}</dl></article>"
+    )
+
+
+def _film(card: Card, folder: Path) -> str:
+    """Give a thumbnail that plays, or the place where one is missing."""
+    if card.file is None:
+        return '<div class="film none"></div>'
+    where = quote(_from(folder, card.file), safe="/:")
+    return (
+        f'<a class="film" href="{where}"><video data-src="{where}#t=0.1" muted loop '
+        'playsinline preload="none"></video></a>'
+    )
+
+
+def _from(folder: Path, file: Path) -> str:
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # on another drive
+        return file.absolute().as_uri()
+
+
+def _facts(card: Card) -> Iterable[tuple[str, str]]:
+    status, seconds = card.status, card.seconds
+    if status.model:
+        yield "model", status.model
+    if seconds is not None:
+        yield "took", in_words(seconds)
+    if status.credits_used is not None:
+        used = status.credits_used
+        yield "cost", f"{used:,.0f} credits, {_usd(used)} USD"
+    if status.generation_id:
+        yield "generation", status.generation_id
+    if status.intent is not None:
+        yield "request id", status.intent.client_request_id
+    if status.attempt > 1:
+        yield "attempt", str(status.attempt)
+
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #f5f4f1; --card: #fff; --text: #1d1d1f;
+  --dim: #6b6b72; --line: #e3e1db; --done: #1f8a54; --running: #2563c9;
+  --held: #a96a00; --failed: #c22f3d; --none: #8a8a92 }
+@media (prefers-color-scheme: dark) { :root { --back: #131316; --card: #1d1d22;
+  --text: #ececef; --dim: #9a9aa3; --line: #2d2d34; --done: #4cc38a;
+  --running: #6ea8fe; --held: #f0b429; --failed: #ff7b84; --none: #77777f } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--back); color: var(--text);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
+.top { position: sticky; top: 0; z-index: 1; padding: 22px 28px 16px;
+  background: color-mix(in srgb, var(--back) 90%, transparent);
+  backdrop-filter: blur(8px); border-bottom: 1px solid var(--line) }
+h1 { margin: 0; font-size: 22px; letter-spacing: -.01em }
+.top p { margin: 2px 0 12px; color: var(--dim) }
+button { font: inherit; font-size: 13px; margin: 0 8px 0 0; padding: 3px 12px;
+  cursor: pointer; color: var(--tone); background: none; border-radius: 99px;
+  border: 1px solid var(--tone) }
+button.on { background: var(--tone); color: var(--back) }
+main { display: grid; gap: 20px; padding: 24px 28px 48px;
+  grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)) }
+article { display: flex; flex-direction: column; overflow: hidden;
+  background: var(--card); border: 1px solid var(--line); border-radius: 14px }
+article[hidden] { display: none }
+.film { display: block; position: relative; aspect-ratio: 16 / 9;
+  background: #0b0b0d }
+.film video { position: absolute; width: 100%; height: 100%; object-fit: contain }
+.film.none { background: repeating-linear-gradient(-45deg, var(--line) 0 10px,
+  transparent 10px 20px) }
+header { display: flex; align-items: baseline; gap: 10px; padding: 12px 16px 0 }
+h2 { flex: 1; margin: 0; font-size: 15px; overflow-wrap: anywhere }
+.badge { font-size: 12px; font-weight: 600; color: var(--tone) }
+.badge::before { content: "●"; margin-right: 5px; font-size: 9px;
+  vertical-align: 1px }
+.prompt { margin: 4px 16px 0; color: var(--dim); display: -webkit-box;
+  -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden }
+.error { margin: 8px 16px 0; color: var(--failed); font-size: 13px;
+  overflow-wrap: anywhere }
+dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px; margin: 0;
+  margin-top: auto; padding: 12px 16px 16px; font-size: 12px; color: var(--dim) }
+dt { opacity: .75 } dd { margin: 0; overflow-wrap: anywhere }
+.done { --tone: var(--done) } .running { --tone: var(--running) }
+.held, .uncertain { --tone: var(--held) } .failed { --tone: var(--failed) }
+.queued, .cancelled { --tone: var(--none) }
+""".strip()
+
+_SCRIPT = """
+const near = new IntersectionObserver(seen => seen.forEach(it => {
+  if (!it.isIntersecting) return;
+  it.target.src = it.target.dataset.src;
+  it.target.preload = "metadata";
+  near.unobserve(it.target);
+}), { rootMargin: "400px" });
+document.querySelectorAll("video").forEach(film => {
+  near.observe(film);
+  film.closest("a").onmouseenter = () => film.play();
+  film.closest("a").onmouseleave = () => film.pause();
+});
+const buttons = [...document.querySelectorAll("button")];
+buttons.forEach(button => button.onclick = () => {
+  button.classList.toggle("on");
+  const wanted = buttons.filter(it => it.classList.contains("on"))
+    .map(it => it.dataset.state);
+  document.querySelectorAll("article").forEach(it =>
+    it.hidden = wanted.length > 0 && !wanted.includes(it.dataset.state));
+});
+""".strip()
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{name}}</title>
+<style>
+{{style}}
+</style>
+</head>
+<body>
+<div class="top"><h1>{{name}}</h1><p>{{facts}}</p>{{filters}}</div>
+<main>
+{{cards}}
+</main>
+<script>
+{{script}}
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,44 @@
+"""Durable jobs: many generations that outlive the process and span machines.
+
+    async with DurableKling("sqlite:///kling.db", client=kling) as jobs:
+        job = await jobs.submit(ImageToVideo(...), key="scene-12")
+        generation = await job.result()
+
+Needs the extra ``durable``. Queue, checkpoints, recovery and limits are DBOS's;
+here is what billing needs: an intent is written down before a create is sent, and
+its id after it, and what got lost in between is looked for, never sent again.
+"""
+
+from __future__ import annotations
+
+try:
+    import dbos as _dbos
+    import filelock as _filelock
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"kling_async.durable needs {error.name}, which is not installed: "
+        'pip install "kling_async[durable]"',
+        name=error.name,
+    ) from error
+
+from kling_async.durable._budget import Account
+from kling_async.durable._intake import NewJob
+from kling_async.durable._jobs import DurableKling, Job
+from kling_async.durable._records import Intent, JobState
+from kling_async.durable._store import JobStatus
+
+__all__ = [
+    "Account",
+    "DurableKling",
+    "Intent",
+    "Job",
+    "JobState",
+    "JobStatus",
+    "NewJob",
+]
+
+del _dbos, _filelock
+
+# Tracebacks, the docs and pickles are to show the names that users import.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,0 +1,160 @@
+"""What a batch may cost, and what its jobs have cost or will cost.
+
+A create is begun only when its price fits into what is left, checked and set
+aside in one transaction, so that workers on many machines cannot overdraw it
+together. One row for each attempt: nothing is counted twice by a replay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import sqlalchemy as sa
+from attrs import define, field, frozen
+
+from kling_async.durable._database import SCHEMA
+
+
+@frozen(kw_only=True)
+class Account:
+    """A batch's money, in credits (2,000,000 are 1 USD).
+
+    Attributes:
+        budget: What it may cost in all; None for no bound.
+        committed: What its jobs have cost, and what those under way will cost.
+    """
+
+    budget: float | None
+    committed: float
+
+
+@define(eq=False)
+class Budget:
+    """The ledger of all batches of a database. Its methods block."""
+
+    engine: sa.Engine
+    _budgets: sa.Table = field(init=False)
+    _entries: sa.Table = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        schema = None if self._is_sqlite else SCHEMA
+        tables = sa.MetaData(schema=schema)
+        self._budgets = sa.Table(
+            "kling_budgets",
+            tables,
+            sa.Column("batch", sa.Text, primary_key=True),
+            sa.Column("credits", sa.Float, nullable=False),
+        )
+        self._entries = sa.Table(
+            "kling_costs",
+            tables,
+            sa.Column("workflow_id", sa.Text, primary_key=True),
+            sa.Column("batch", sa.Text, nullable=False, index=True),
+            sa.Column("credits", sa.Float, nullable=False),
+        )
+        tables.create_all(self.engine)
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    def allow(self, batch: str, credits_: float | None) -> None:
+        """Set what a batch may cost in all, or lift the bound."""
+        table = self._budgets
+        with self.engine.begin() as connection:
+            self._take_turn(connection, batch)
+            connection.execute(sa.delete(table).where(table.c.batch == batch))
+            if credits_ is not None:
+                row = {"batch": batch, "credits": credits_}
+                connection.execute(sa.insert(table).values(row))
+
+    def account(self, batch: str) -> Account:
+        """Tell how a batch stands."""
+        with self.engine.begin() as connection:
+            return self._account(connection, batch)
+
+    def enter(self, batch: str, workflow_id: str) -> bool:
+        """Open an attempt's entry, unless the batch has a budget: tell which.
+
+        What it costs is then entered at its end.
+        """
+        with self.engine.begin() as connection:
+            self._take_turn(connection, batch)
+            if self._account(connection, batch).budget is not None:
+                return False
+            self._put(connection, batch, workflow_id, 0.0)
+            return True
+
+    def reserve(self, batch: str, workflow_id: str, price: float) -> Account | None:
+        """Set a price aside, unless it does not fit: then tell how it stands.
+
+        An attempt that has its money already keeps it.
+        """
+        entries = self._entries
+        mine = sa.select(entries).where(entries.c.workflow_id == workflow_id)
+        with self.engine.begin() as connection:
+            self._take_turn(connection, batch)
+            if connection.execute(mine).first() is not None:
+                return None
+            account = self._account(connection, batch)
+            if account.budget is not None:
+                spent = account.committed >= account.budget
+                if spent or account.committed + price > account.budget:
+                    return account
+            self._put(connection, batch, workflow_id, price)
+            return None
+
+    def settle(
+        self,
+        batch: str,
+        workflow_id: str,
+        credits_: float,
+        *,
+        instead_of: str | None = None,
+    ) -> None:
+        """Put what an attempt did cost in place of what was set aside for it.
+
+        Args:
+            batch: Its batch.
+            workflow_id: The attempt.
+            credits_: What it cost.
+            instead_of: The attempt whose generation it went on with: one bill.
+        """
+        with self.engine.begin() as connection:
+            self._put(connection, batch, workflow_id, credits_)
+            if instead_of is not None:
+                self._drop(connection, instead_of)
+
+    def _put(
+        self, connection: sa.Connection, batch: str, workflow_id: str, credits_: float
+    ) -> None:
+        self._drop(connection, workflow_id)
+        row = {"workflow_id": workflow_id, "batch": batch, "credits": credits_}
+        connection.execute(sa.insert(self._entries).values(row))
+
+    def _drop(self, connection: sa.Connection, workflow_id: str) -> None:
+        entries = self._entries
+        connection.execute(
+            sa.delete(entries).where(entries.c.workflow_id == workflow_id)
+        )
+
+    def _account(self, connection: sa.Connection, batch: str) -> Account:
+        budgets, entries = self._budgets, self._entries
+        bound = sa.select(budgets.c.credits).where(budgets.c.batch == batch)
+        total = sa.select(sa.func.sum(entries.c.credits)).where(
+            entries.c.batch == batch
+        )
+        return Account(
+            budget=connection.execute(bound).scalar(),
+            committed=connection.execute(total).scalar() or 0.0,
+        )
+
+    def _take_turn(self, connection: sa.Connection, batch: str) -> None:
+        """Let one transaction at a time decide on a batch's money."""
+        if self._is_sqlite:
+            # The driver begins a transaction, and so takes the lock, at a write.
+            connection.exec_driver_sql("UPDATE kling_budgets SET credits = credits")
+            return
+        digest = hashlib.sha256(f"kling_async budget {batch}".encode()).digest()
+        key = int.from_bytes(digest[:8], signed=True)
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})

@@ -1,0 +1,199 @@
+"""The engine in this process: started, fed by its queues, stopped.
+
+DBOS keeps to itself: an event loop and threads of its own, no console output, no
+telemetry, no server. Adds what its open part leaves to others: a worker that is
+gone is noticed, and its jobs go back into the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import anyio
+import sqlalchemy as sa
+from anyio import to_thread
+from attrs import define, field, frozen
+from dbos import (
+    DBOS,
+    DBOSClient,
+    DBOSPortableJSONSerializer,
+    WorkflowHandleAsync,
+    error as dbos_error,
+)
+
+# There is no public way to ask whether the engine runs, nor to tell it of a worker
+# that is gone: that is left to its makers' paid control plane.
+from dbos._dbos import _get_dbos_instance  # pyright: ignore[reportPrivateUsage]
+from dbos._recovery import recover_pending_workflows
+
+from kling_async._errors import ConfigurationError
+from kling_async._hooks import logger
+from kling_async.durable._database import (
+    APPLICATION,
+    SCHEMA,
+    Database,
+    version_name,
+)
+from kling_async.durable._presence import Presence, new_worker_id, presence_on
+from kling_async.durable._store import QUEUE, WORKFLOW
+from kling_async.durable._workflow import PERMIT, RUNNING, Running
+
+PERMITS = "kling-creates"
+# How often it is looked whether another worker is gone, in seconds.
+LOOK_OUT: Final = 5.0
+_THREADS = 16
+_CONNECTIONS = 8
+_QUEUE_POLL = 0.25
+_MINUTE = 60.0
+
+# Without a handler of its own the engine would write to the console.
+logging.getLogger("dbos").addHandler(logging.NullHandler())
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What all workers on a database keep to together.
+
+    Attributes:
+        max_in_flight: How many jobs may be between create and end.
+        creates_per_minute: How many creates may begin in any minute.
+    """
+
+    max_in_flight: int
+    creates_per_minute: int | None = None
+
+
+@define(eq=False)
+class Engine:
+    """DBOS on one database; there can be one in a process."""
+
+    database: Database
+    connections: sa.Engine
+    limits: Limits
+    client: DBOSClient
+    worker: str = field(factory=new_worker_id)
+    _presence: Presence = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._presence = presence_on(self.database, self.connections, self.worker)
+
+    async def start(self, running: Running) -> None:
+        """Begin to take jobs from the queue.
+
+        Args:
+            running: What they run with.
+
+        Raises:
+            ConfigurationError: DBOS is in use in this process already.
+        """
+        _refuse_second()
+        await to_thread.run_sync(self._presence.enter)
+        RUNNING.append(running)
+        try:
+            await to_thread.run_sync(self._launch)
+        except BaseException:
+            await self.stop(running)
+            raise
+
+    async def stop(self, running: Running) -> None:
+        """Stop, and let others have what is not done."""
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(DBOS.destroy)
+            RUNNING.remove(running)
+            await to_thread.run_sync(self._presence.leave)
+
+    async def look_out(self) -> None:
+        """Take over from workers that are gone, until cancelled."""
+        while True:
+            try:
+                await to_thread.run_sync(self._presence.enter)
+                await self._take_over()
+            except Exception as error:  # noqa: BLE001 (the next look may succeed)
+                logger.warning("could not look for workers that are gone: %s", error)
+            await anyio.sleep(LOOK_OUT)
+
+    async def _take_over(self) -> None:
+        rows = await self.client.list_workflows_async(
+            status="PENDING",
+            name=[WORKFLOW, PERMIT],
+            load_input=False,
+            load_output=False,
+        )
+        others = {row.executor_id for row in rows} - {self.worker, None}
+        for other in sorted(str(it) for it in others):
+            await to_thread.run_sync(self._take_over_from, other)
+
+    def _take_over_from(self, other: str) -> None:
+        with self._presence.gone(other) as is_gone:
+            if is_gone:
+                # Back into the queue, if they are still that worker's.
+                jobs = recover_pending_workflows(_get_dbos_instance(), [other])
+                logger.warning("worker %s is gone; took over %d jobs", other, len(jobs))
+
+    def _launch(self) -> None:
+        DBOS(
+            config={
+                "name": APPLICATION,
+                "system_database_url": self.database.full_url,
+                "dbos_system_schema": SCHEMA,
+                "application_version": version_name(),
+                "executor_id": self.worker,
+                "serializer": DBOSPortableJSONSerializer(),
+                "log_level": "ERROR",
+                "enable_otlp": False,
+                "max_executor_threads": _THREADS,
+                "sys_db_pool_size": _CONNECTIONS,
+            }
+        )
+        # Before the launch: the engine looks for new queues only now and then.
+        self._register_queues()
+        DBOS.launch()
+
+    def _register_queues(self) -> None:
+        self.client.register_queue(
+            QUEUE,
+            global_concurrency=self.limits.max_in_flight,
+            polling_interval_sec=_QUEUE_POLL,
+            on_conflict="always_update",
+        )
+        rate = self.limits.creates_per_minute
+        self.client.register_queue(
+            PERMITS,
+            limiter={"limit": rate, "period": _MINUTE} if rate else None,
+            polling_interval_sec=_QUEUE_POLL,
+            on_conflict="always_update",
+        )
+
+
+@define(eq=False)
+class FleetPace:
+    """Creates at the rate of the whole fleet: each takes a permit from a queue."""
+
+    client: DBOSClient
+    # Those that wait ask the database: a few do, the others wait for them.
+    _turns: anyio.Semaphore = field(factory=lambda: anyio.Semaphore(16))
+
+    async def turn(self, workflow_id: str, number: int) -> None:
+        """Wait until the queue lets one more create begin."""
+        async with self._turns:
+            handle: WorkflowHandleAsync[str] = await self.client.enqueue_async(
+                {
+                    "workflow_name": PERMIT,
+                    "queue_name": PERMITS,
+                    # The same again after a crash: no second permit for one create.
+                    "workflow_id": f"permit:{workflow_id}:{number}",
+                }
+            )
+            await handle.get_result(polling_interval_sec=_QUEUE_POLL)
+
+
+def _refuse_second() -> None:
+    try:
+        _get_dbos_instance()
+    except dbos_error.DBOSException:
+        return
+    raise ConfigurationError(
+        "DBOS is running in this process already, and it can only run once: use the "
+        "DurableKling that is open, or another process"
+    )

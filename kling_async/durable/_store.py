@@ -1,0 +1,293 @@
+"""The jobs of a database as a caller sees them: views over the engine's tables.
+
+Reads, enqueues and cancels through the engine's own client, and runs nothing. A
+job is a key; each attempt at it is one workflow of the engine, numbered.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+from anyio import to_thread
+from attrs import evolve, frozen
+from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
+
+from kling_async._generation import Generation
+from kling_async.durable._database import APPLICATION, client_over
+from kling_async.durable._records import JSON, Intent, JobState, Order, Outcome
+
+QUEUE = "kling-jobs"
+WORKFLOW = "kling.job"
+_WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):(\d+)", re.DOTALL)
+_STATES: Mapping[str, JobState] = {
+    "ENQUEUED": JobState.QUEUED,
+    "DELAYED": JobState.QUEUED,
+    "PENDING": JobState.RUNNING,
+    "SUCCESS": JobState.DONE,
+    "ERROR": JobState.FAILED,
+    "CANCELLED": JobState.CANCELLED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
+}
+
+
+@frozen(kw_only=True)
+class JobStatus:
+    """A job as it is now.
+
+    Attributes:
+        key: Its name within the batch.
+        batch: The batch it belongs to.
+        state: How far it is.
+        attempt: The number of the attempt that this tells of, from 1.
+        model: The model asked for.
+        output: The file that its video is written to.
+        generation_id: The generation, as soon as one is known to exist.
+        generation: The generation as last seen, once the job has ended.
+        intent: For an uncertain job: the create that it hangs on.
+        error: Why there is no video, in words.
+        kind: The name of the error's class.
+        worker: The worker that has it, or had it last.
+        created_at: When it was submitted (UTC).
+        ended_at: When it ended (UTC).
+    """
+
+    key: str
+    batch: str
+    state: JobState
+    attempt: int
+    model: str | None = None
+    output: Path | None = None
+    generation_id: str | None = None
+    generation: Generation | None = None
+    intent: Intent | None = None
+    error: str | None = None
+    kind: str | None = None
+    worker: str | None = None
+    created_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+
+    @property
+    def credits_used(self) -> float | None:
+        """What it cost, in credits (2,000,000 are 1 USD), once that is known."""
+        return self.generation.credits_used if self.generation else None
+
+
+@frozen(kw_only=True)
+class Entry:
+    """A job to be enqueued.
+
+    Attributes:
+        order: What is to be done.
+        fingerprint: What an equal request shares with it.
+        model: The model asked for.
+    """
+
+    order: Order
+    fingerprint: str
+    model: str
+
+
+@frozen(eq=False)
+class Store:
+    """The jobs of one batch."""
+
+    engine: sa.Engine
+    client: DBOSClient
+    batch: str
+
+    @classmethod
+    def over(cls, engine: sa.Engine, batch: str) -> Store:
+        """Open the jobs of a batch."""
+        return cls(engine, client_over(engine), batch)
+
+    def workflow_id(self, key: str, attempt: int) -> str:
+        """Name an attempt at a job, as the engine knows it."""
+        return f"kling:{self.batch}:{key}:{attempt}"
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        """Put jobs into the queue in one transaction; what is there stays."""
+        await to_thread.run_sync(self._enqueue, entries)
+
+    def _enqueue(self, entries: Iterable[Entry]) -> None:
+        with self.engine.begin() as connection:
+            for entry in entries:
+                self.client.enqueue_in_transaction(
+                    connection, _options(entry), entry.order.to_json()
+                )
+
+    async def enqueue_first(self, entry: Entry) -> bool:
+        """Put an attempt into the queue, or tell that it is there already."""
+        options = _options(entry)
+        options["workflow_id_reuse_policy"] = "reject"
+        try:
+            await self.client.enqueue_async(options, entry.order.to_json())
+        except dbos_error.DBOSWorkflowIDInUseError:
+            return False
+        return True
+
+    async def rows(
+        self, keys: Collection[str] | None = None, **filters: object
+    ) -> dict[str, WorkflowStatus]:
+        """Give the engine's row of the latest attempt at each job, by key.
+
+        Args:
+            keys: Which jobs; all by default.
+            **filters: Further ones of the engine's own; with them a row may not
+                be the latest.
+        """
+        prefix: str | list[str] = f"kling:{self.batch}:"
+        if keys is not None:
+            prefix = [self.workflow_id(key, 0)[:-1] for key in keys]
+        found = await self.client.list_workflows_async(
+            workflow_id_prefix=prefix,
+            name=WORKFLOW,
+            load_input=False,
+            **cast("dict[str, Any]", filters),
+        )
+        latest: dict[str, WorkflowStatus] = {}
+        attempts: dict[str, int] = {}
+        for row in found:
+            key, attempt = _parts(row.workflow_id)
+            wanted = keys is None or key in keys
+            if wanted and attempt > attempts.get(key, 0):
+                latest[key], attempts[key] = row, attempt
+        return latest
+
+    async def statuses(
+        self, keys: Collection[str] | None = None, **filters: object
+    ) -> dict[str, JobStatus]:
+        """Give each job as it is now, by key."""
+        rows = await self.rows(keys, **filters)
+        return {key: status_of(row) for key, row in rows.items()}
+
+    async def batches(self) -> list[str]:
+        """Name all batches of the database."""
+        found = await self.client.list_workflows_async(
+            name=WORKFLOW, load_input=False, load_output=False
+        )
+        return sorted({row.workflow_id.split(":")[1] for row in found})
+
+    async def changed(self, since: dt.datetime | None) -> dict[str, JobStatus]:
+        """Give the jobs that run, or were submitted or have ended since."""
+        if since is None:
+            return await self.statuses()
+        news = [
+            await self.statuses(start_time=since.isoformat()),
+            await self.statuses(status="PENDING", load_output=False),
+            await self.statuses(completed_after=since.isoformat()),
+        ]
+        latest: dict[str, JobStatus] = {}
+        for status in itertools.chain.from_iterable(it.values() for it in news):
+            known = latest.get(status.key)
+            if known is None or known.attempt <= status.attempt:
+                latest[status.key] = status
+        return latest
+
+    async def order_of(self, status: JobStatus) -> Order:
+        """Give what an attempt was to do."""
+        workflow_id = self.workflow_id(status.key, status.attempt)
+        (row,) = await self.client.list_workflows_async(workflow_ids=[workflow_id])
+        given = cast("Mapping[str, Sequence[JSON]]", row.input)
+        return Order.from_json(given["args"][0])
+
+    async def cancel(self, status: JobStatus) -> None:
+        """Call an attempt off, unless it has ended."""
+        workflow_id = self.workflow_id(status.key, status.attempt)
+        await self.client.cancel_workflow_async(workflow_id)
+
+    async def give_up(self, status: JobStatus) -> None:
+        """Write down that nobody looks for an uncertain create any more."""
+        workflow_id = self.workflow_id(status.key, status.attempt)
+        await self.client.update_workflow_attributes_async(
+            workflow_id, {"given_up": "yes"}, merge=True
+        )
+
+    async def note(self, workflow_id: str, generation_id: str) -> None:
+        """Write down that an attempt has its generation."""
+        await self.client.update_workflow_attributes_async(
+            workflow_id, {"generation_id": generation_id}, merge=True
+        )
+
+    async def noted(self, workflow_id: str) -> str | None:
+        """Give the generation that was noted for an attempt."""
+        rows = await self.client.list_workflows_async(
+            workflow_ids=[workflow_id], load_input=False, load_output=False
+        )
+        return _attribute(rows[0], "generation_id") if rows else None
+
+
+def _options(entry: Entry) -> EnqueueOptions:
+    return {
+        "workflow_name": WORKFLOW,
+        "queue_name": QUEUE,
+        "workflow_id": entry.order.workflow_id,
+        "application_name": APPLICATION,
+        "attributes": {
+            "fingerprint": entry.fingerprint,
+            "model": entry.model,
+            "output": entry.order.output,
+        },
+    }
+
+
+def fingerprint_of(row: WorkflowStatus) -> str | None:
+    """Give the fingerprint that a job was enqueued with."""
+    return _attribute(row, "fingerprint")
+
+
+def status_of(row: WorkflowStatus) -> JobStatus:
+    """Read one row of the engine."""
+    key, attempt = _parts(row.workflow_id)
+    output = _attribute(row, "output")
+    status = JobStatus(
+        key=key,
+        batch=row.workflow_id.split(":")[1],
+        state=_STATES[row.status],
+        attempt=attempt,
+        model=_attribute(row, "model"),
+        output=Path(output) if output else None,
+        generation_id=_attribute(row, "generation_id"),
+        worker=row.executor_id,
+        created_at=_time(row.created_at),
+        ended_at=_time(row.completed_at),
+        error=str(row.error) if row.error else None,
+        kind=type(row.error).__name__ if row.error else None,
+    )
+    if not isinstance(row.output, Mapping):
+        return status
+    outcome = Outcome.from_json(row.output)
+    if _attribute(row, "given_up"):
+        outcome = evolve(
+            outcome, state=JobState.FAILED, error=f"given up: {outcome.error}"
+        )
+    return evolve(
+        status,
+        state=outcome.state,
+        generation_id=outcome.generation_id or status.generation_id,
+        generation=outcome.generation,
+        intent=outcome.intent,
+        error=outcome.error,
+        kind=outcome.kind,
+    )
+
+
+def _parts(workflow_id: str) -> tuple[str, int]:
+    found = _WORKFLOW_ID.fullmatch(workflow_id)
+    return (found[2], int(found[3])) if found else (workflow_id, 0)
+
+
+def _attribute(row: WorkflowStatus, name: str) -> str | None:
+    value = (row.attributes or {}).get(name)
+    return value if isinstance(value, str) else None
+
+
+def _time(milliseconds: int | None) -> dt.datetime | None:
+    if milliseconds is None:
+        return None
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
