@@ -6,10 +6,8 @@ Puts the rooms below together. Decides nothing that one of them decides.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack, overload
 
@@ -21,15 +19,13 @@ from kling_async._accounting import Accounting
 from kling_async._batch import Batch, Outcome
 from kling_async._budget import Spending
 from kling_async._connections import Connections, Library
-from kling_async._download import Download, path_from
+from kling_async._downloading import Downloading
 from kling_async._errors import (
     ClientClosedError,
-    DownloadError,
     GenerationFailedError,
     KlingError,
 )
-from kling_async._fields import shown
-from kling_async._generation import Generation, Video
+from kling_async._generation import Generation
 from kling_async._hooks import Hooks, Reporter
 from kling_async._ids import client_request_id_from, require_generation_id
 from kling_async._learning import Learned
@@ -58,7 +54,7 @@ from kling_async._wire import Endpoint, encode_request, is_bulky
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
 
 
-class AsyncKling(Accounting):
+class AsyncKling(Accounting, Downloading):
     """A client of Kling video generation through the AI/ML API.
 
     One is enough for a program: it is made without I/O, may be used from many
@@ -87,6 +83,10 @@ class AsyncKling(Accounting):
             (``/v2/generate/video/kling/generation``).
         check_media: Whether local images are held against the limits that
             Kling documents (JPEG or PNG, 10 MB, 300 px, 2:5 to 5:2).
+        allow_private_downloads: Whether `download` may fetch from addresses that
+            are not public: loopback, private and link-local ones, a cloud's own.
+            Without it only from ``base_url``'s own host and port, and, where
+            that is loopback, from this machine.
 
     Raises:
         ConfigurationError: There is no key, or a value makes no sense.
@@ -107,6 +107,7 @@ class AsyncKling(Accounting):
         hooks: Hooks | None = None,
         endpoint: Endpoint = "universal",
         check_media: bool = True,
+        allow_private_downloads: bool = False,
     ) -> None:
         self._settings = Settings(
             api_key=find_key(api_key),
@@ -118,6 +119,7 @@ class AsyncKling(Accounting):
             polling=polling or Learned(),
             reporter=Reporter(hooks or Hooks()),
             check_media=check_media,
+            allow_private_downloads=allow_private_downloads,
         )
         self._connections = Connections(max_connections, http_client, transport)
         self._origins = Origins()
@@ -444,53 +446,6 @@ class AsyncKling(Accounting):
             async for outcome in outcomes:
                 yield outcome
 
-    async def download(
-        self,
-        generation_or_video: Generation | Video,
-        path: str | os.PathLike[str],
-    ) -> Path:
-        """Write a finished video to a file, whole or not at all.
-
-        A dropped connection is resumed where it broke. The key is not sent
-        along. A file that is there already is replaced at the end.
-
-        Args:
-            generation_or_video: What to fetch.
-            path: The file to write; its directory has to be there.
-
-        Returns:
-            The path written.
-
-        Raises:
-            DownloadError: There is no video, its link has expired, the server
-                failed for good, or the file cannot be written.
-        """
-        if isinstance(generation_or_video, Video):
-            return await self._download(generation_or_video.url, path)
-        generation = _generation_from(generation_or_video)
-        try:
-            return await self._download(_url_of(generation), path)
-        except KlingError as error:
-            error.concerning(generation.id, generation)
-            raise
-
-    async def _download(self, url: str, path: str | os.PathLike[str]) -> Path:
-        transport = self._transport()
-        settings = transport.settings
-        download = Download(
-            url=url,
-            target=path_from(path),
-            timeout=settings.timeout,
-            retry=settings.retry,
-            reporter=settings.reporter,
-        )
-        session = transport.connections.here()
-        job = session.scope.start(lambda: download.run(session))
-        try:
-            return await job.result()
-        finally:
-            download.is_abandoned = True
-
     def _transport(self) -> Transport:
         if self.is_closed:
             raise ClientClosedError(CLOSED)
@@ -498,21 +453,3 @@ class AsyncKling(Accounting):
 
     def _account(self) -> Account:
         return self._accounts.of(self._transport())
-
-
-def _generation_from(given: object) -> Generation:
-    if isinstance(given, Generation):
-        return given
-    raise DownloadError(
-        f"cannot download {shown(given)}: give a Generation or a Video, such as "
-        "`await kling.get(generation_id)`",
-    )
-
-
-def _url_of(generation: Generation) -> str:
-    if generation.video is not None:
-        return generation.video.url
-    if generation.failed:
-        reason = generation.error or "the server gave no reason"
-        raise DownloadError(f"there is no video, since it failed: {reason}")
-    raise DownloadError("there is no video to download yet: wait for it first")

@@ -1,7 +1,8 @@
 """Videos out: from a URL to a file, whole or not at all.
 
 The bytes go to a hidden file beside the target, resumed with Range when the
-connection drops, and take the target's name only when all of them are there.
+connection drops, and take the target's name only when all of them are there and
+make an MP4. No server decides where they go, how many they are or how long they take.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ from typing import cast
 
 import anyio
 import httpx
-from attrs import define, field
+from anyio import to_thread
+from attrs import define, field, frozen
 
-from kling_async._connections import Session, phase_limits
+from kling_async._addresses import Reach
+from kling_async._connections import Session
 from kling_async._errors import (
     DownloadError,
     KlingError,
     TransportError,
 )
+from kling_async._fetching import get
 from kling_async._hooks import Reporter, RetryEvent
+from kling_async._mp4 import HEAD, begins_like_mp4, flaw_of
+from kling_async._polling import is_whole
 from kling_async._retrying import RetryPolicy, repeat
 from kling_async._transport import translate
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _MAY_HEAL = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({401, 403, 404, 410})
+# The time is looked at between two chunks; this ends what brings none.
+_SLACK = 1.0
 
 
 def path_from(given: object) -> Path:
@@ -51,6 +59,32 @@ class _InterruptedError(KlingError):
     """The server failed in a way that may heal; the bytes so far are kept."""
 
 
+@frozen(kw_only=True)
+class Limits:
+    """What a download may cost, and what it has to be.
+
+    Attributes:
+        silence: The longest silence of the server, in seconds.
+        seconds: The longest to take in all.
+        size: The most bytes to take.
+        is_mp4: Whether it has to be an MP4 that opens.
+        reach: Which addresses it may come from.
+    """
+
+    silence: float
+    seconds: float
+    size: int
+    is_mp4: bool
+    reach: Reach
+
+    def __attrs_post_init__(self) -> None:
+        if not is_whole(self.size) or self.size < 1:
+            raise DownloadError(
+                f"max_bytes: given {self.size!r}; allowed: a whole number of bytes, "
+                "1 or more",
+            )
+
+
 @define(eq=False, kw_only=True)
 class Download:
     """One video on its way to one file.
@@ -58,7 +92,7 @@ class Download:
     Attributes:
         url: Where the video lies.
         target: The file to write.
-        timeout: The longest silence of the server, in seconds.
+        limits: What it may cost.
         retry: How often to go on after a drop.
         reporter: Who is told of retries.
         is_abandoned: Set when the caller left: ends it between two chunks.
@@ -66,7 +100,7 @@ class Download:
 
     url: str
     target: Path
-    timeout: float
+    limits: Limits
     retry: RetryPolicy
     reporter: Reporter
     is_abandoned: bool = False
@@ -74,10 +108,12 @@ class Download:
     _length: int | None = None
     _etag: str | None = None
     _part: Path = field(init=False)
+    _deadline: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # Short, since the target's own name may be as long as names can be.
         self._part = self.target.parent / f".kling-{secrets.token_hex(4)}.part"
+        self._deadline = anyio.current_time() + self.limits.seconds
 
     async def run(self, session: Session) -> Path:
         """Fetch, check, and give the file its name.
@@ -87,12 +123,19 @@ class Download:
         """
         try:
             await self._refuse_bad_target()
+            # Makes the file, or fails: a link that lies there is never followed.
             async with await anyio.open_file(self._part, "xb") as file:
-                await self._fetch_all(session, file)
+                with anyio.CancelScope(deadline=self._deadline + _SLACK) as scope:
+                    await self._fetch_all(session, file)
+                    await _keep(file)
+            if scope.cancelled_caught:
+                raise self._too_slow()
+            # Takes the place of a link, too, and not of what it leads to.
             await anyio.Path(self._part).replace(self.target)
         except OSError as error:
             raise DownloadError(
-                f"cannot write {self.target}: {error.strerror or error}",
+                f"cannot write {self.target}: {error.strerror or error}; "
+                "no part of it is left",
             ) from error
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
@@ -130,36 +173,34 @@ class Download:
             raise DownloadError(f"{error}; nothing was written") from error
 
     async def _fetch(self, session: Session, file: anyio.AsyncFile[bytes]) -> None:
-        self._require_caller()
-        request = self._request(session)
-        response = await session.files.send(
-            request,
-            stream=True,
-            auth=None,
-            follow_redirects=True,
+        self._require_right_to_go_on()
+        limits, left = self.limits, self._deadline - anyio.current_time()
+        response = await get(
+            session.files,
+            self.url,
+            self._range(),
+            reach=limits.reach,
+            limit=min(limits.silence, left + _SLACK),
         )
         try:
             await self._begin(response, file)
             await self._copy(response, file)
         finally:
             await response.aclose()
+        await self._check(file)
 
-    def _require_caller(self) -> None:
+    def _require_right_to_go_on(self) -> None:
         if self.is_abandoned:
             raise DownloadError(f"downloading {self.url} was cancelled")
+        if anyio.current_time() >= self._deadline:
+            raise self._too_slow()
 
-    def _request(self, session: Session) -> httpx.Request:
-        if not self.url.startswith(("http://", "https://")):
-            raise DownloadError(f"{self.url!r} is not an http or https URL")
-        try:
-            return session.files.build_request(
-                "GET",
-                self.url,
-                headers=self._range(),
-                timeout=phase_limits(self.timeout),
-            )
-        except (httpx.InvalidURL, TypeError, ValueError) as error:
-            raise DownloadError(f"{self.url!r} is no URL: {error}") from error
+    def _too_slow(self) -> DownloadError:
+        return DownloadError(
+            f"downloading {self.url} took longer than {self.limits.seconds:g} s, in "
+            f"which {self._written:,} bytes came; nothing was written. "
+            "download(..., timeout=...) waits longer",
+        )
 
     def _range(self) -> dict[str, str]:
         """Ask for what is missing, of the same file only (RFC 9110, section 13.1.5)."""
@@ -187,22 +228,40 @@ class Download:
                 f"{self.url} answered {code}{hint if code in _GONE else ''}",
             )
         begin, total = _range_of(response) if code == _PARTIAL else (0, None)
-        if begin not in (0, self._written):
+        etag = response.headers.get("etag")
+        if begin != 0 and not self._goes_on(begin, total, etag):
             self._etag = None
             raise _InterruptedError(f"{self.url} answered with another range")
+        self._refuse_other_kinds(response)
+        if begin == 0:
+            self._written = 0
+            await file.seek(0)
+            await file.truncate()
+        self._etag = _strong(etag)
+        length = response.headers.get("content-length", "")
+        in_full = self._written + int(length) if length.isdecimal() else None
+        self._length = total or in_full
+        self._require_room_for(self._length or 0)
+
+    def _goes_on(self, begin: int, total: int | None, etag: str | None) -> bool:
+        """Whether a part is the rest of what is here, and of the same file."""
+        is_same = etag is None or etag == self._etag
+        fits = total is None or self._length in (None, total)
+        return begin == self._written and is_same and fits
+
+    def _refuse_other_kinds(self, response: httpx.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise DownloadError(f"{self.url} answered compressed, unasked")
         kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind.startswith("text/") or kind in ("application/json", "application/xml"):
             raise DownloadError(f"{self.url} answered with {kind}, not with a video")
-        if begin == 0:
-            self._written = 0
-            await file.seek(0)
-            await file.truncate()
-        self._etag = _strong(response.headers.get("etag"))
-        length = response.headers.get("content-length", "")
-        in_full = self._written + int(length) if length.isdecimal() else None
-        self._length = total or in_full
+
+    def _require_room_for(self, size: int) -> None:
+        if size > self.limits.size:
+            raise DownloadError(
+                f"{self.url} holds more than {self.limits.size:,} bytes; nothing was "
+                "written. download(..., max_bytes=...) takes more",
+            )
 
     async def _copy(
         self,
@@ -210,7 +269,10 @@ class Download:
         file: anyio.AsyncFile[bytes],
     ) -> None:
         async for chunk in response.aiter_raw():
-            self._require_caller()
+            self._require_right_to_go_on()
+            self._require_room_for(self._written + len(chunk))
+            if self._written == 0 and len(chunk) >= HEAD:
+                self._require_mp4(begins_like_mp4(chunk), "it begins as none does")
             await file.write(chunk)
             self._written += len(chunk)
         if self._length is not None and self._written != self._length:
@@ -219,6 +281,30 @@ class Download:
             )
         if not self._written:
             raise DownloadError(f"{self.url} answered with an empty file")
+
+    async def _check(self, file: anyio.AsyncFile[bytes]) -> None:
+        """See that it opens; whatever does not is fetched anew, if it may be."""
+        if self.limits.is_mp4:
+            await file.flush()
+            flaw = await to_thread.run_sync(flaw_of, self._part)
+            try:
+                self._require_mp4(flaw is None, flaw or "")
+            except DownloadError as error:
+                self._etag = None
+                raise _InterruptedError(str(error)) from error
+
+    def _require_mp4(self, is_one: bool, flaw: str) -> None:  # noqa: FBT001 (private)
+        if self.limits.is_mp4 and not is_one:
+            raise DownloadError(
+                f"{self.url} is no MP4 that opens: {flaw}. "
+                "download(..., check_mp4=False) takes it as it is",
+            )
+
+
+async def _keep(file: anyio.AsyncFile[bytes]) -> None:
+    """Bring it to the disk: one that is full or failing may tell only now."""
+    await file.flush()
+    await to_thread.run_sync(os.fsync, file.wrapped.fileno())
 
 
 def _may_heal(error: BaseException) -> bool:
@@ -235,5 +321,5 @@ def _range_of(response: httpx.Response) -> tuple[int, int | None]:
 
 
 def _strong(etag: str | None) -> str | None:
-    """Only a strong tag says that the bytes are the same."""
-    return etag if etag and not etag.startswith("W/") else None
+    """Only a strong tag says that the bytes are the same (RFC 9110, section 8.8.3)."""
+    return etag if etag and re.fullmatch(r'"[\x21\x23-\x7e]*"', etag) else None

@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     polling: Polling
     hooks: Hooks
     check_media: bool
+    allow_private_downloads: bool
 
 
 class Secret:
@@ -76,6 +77,8 @@ class Settings:
         polling: When to poll.
         reporter: Who is told.
         check_media: Whether local media are held against documented limits.
+        allow_private_downloads: Whether videos may lie at addresses that are not
+            public.
     """
 
     api_key: Secret
@@ -87,6 +90,7 @@ class Settings:
     polling: Polling
     reporter: Reporter
     check_media: bool
+    allow_private_downloads: bool
 
     def __attrs_post_init__(self) -> None:
         if self.endpoint not in PATHS:

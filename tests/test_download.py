@@ -15,6 +15,7 @@ import anyio
 import av
 import httpx
 import pytest
+from films import film
 from raw_server import (
     Peer,
     RawRequest,
@@ -43,9 +44,10 @@ from kling_async import (
 )
 from kling_async.emulator import Emulator, Fault
 
-BASE_URL = "http://kling.test"
-FILM = bytes(range(256)) * 1000
-OTHER = FILM[::-1]
+BASE_URL = "http://localhost:1"  # so whatever lies on this machine may be fetched
+FILM = film((bytes(range(256)) * 1000)[len(film(b"")) :])
+OTHER = film(FILM[: len(film(b"")) - 1 : -1])
+SHORT = film(b"short")
 TAG, OTHER_TAG = '"one"', '"other"'
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
 
@@ -156,14 +158,14 @@ async def test_many_videos_come_at_once(tmp_path: Path) -> None:
     """Each to its own file, with what belongs in it."""
 
     async def script(request: RawRequest, peer: Peer) -> None:
-        await peer.send(answer(request.target.encode() * 10_000))
+        await peer.send(answer(film(request.target.encode() * 10_000)))
 
     async with RawServer(script) as server, client() as kling:
 
         async def one(number: int) -> None:
             url = f"{server.base_url}/{number}"
             path = await kling.download(Video(url=url), tmp_path / f"{number}.mp4")
-            assert path.read_bytes() == f"/{number}".encode() * 10_000
+            assert path.read_bytes() == film(f"/{number}".encode() * 10_000)
 
         await asyncio.gather(*(one(number) for number in range(50)))
     assert len(files_in(tmp_path)) == 50
@@ -237,10 +239,10 @@ async def test_another_file_under_the_same_link_is_begun_anew(tmp_path: Path) ->
 
 async def test_a_shorter_file_leaves_nothing_of_the_longer_one(tmp_path: Path) -> None:
     """What was written before is cut off."""
-    script = in_turn(whole(sent=100_000), whole(b"short", OTHER_TAG))
+    script = in_turn(whole(sent=100_000), whole(SHORT, OTHER_TAG))
     async with RawServer(script) as server, client() as kling:
         path = await kling.download(video(server), tmp_path / "film.mp4")
-    assert path.read_bytes() == b"short"
+    assert path.read_bytes() == SHORT
 
 
 @pytest.mark.parametrize("etag", ['W/"weak"', ""])
@@ -328,12 +330,11 @@ async def test_a_silence_is_a_drop(tmp_path: Path, sent: int) -> None:
 
 async def test_no_length_is_no_reason_to_doubt(tmp_path: Path) -> None:
     """Chunks tell their own end; when it is missing the download is made again."""
-    chunked = (
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-    )
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunked = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(SHORT), SHORT)
     async with RawServer(in_turn(chunked[:-5], chunked)) as server, client() as kling:
         path = await kling.download(video(server), tmp_path / "film.mp4")
-    assert path.read_bytes() == b"hello"
+    assert path.read_bytes() == SHORT
     assert len(server.requests) == 2
 
 
@@ -499,7 +500,7 @@ async def test_an_answer_that_is_not_read_gives_its_connection_back(
     tmp_path: Path,
 ) -> None:
     """Else the next download would wait for it for ever."""
-    kling = AsyncKling("some-key", max_connections=1, timeout=5)
+    kling = AsyncKling("some-key", base_url=BASE_URL, max_connections=1, timeout=5)
     page = answer(b"<title>Sign in</title>" * 1000, content_type="text/html")
     async with RawServer(answering(page, whole())) as server, kling:
         with pytest.raises(DownloadError):
@@ -565,8 +566,9 @@ import asyncio, resource, sys
 from kling_async import AsyncKling, DownloadError, Video
 
 async def main():
-    async with AsyncKling("some-key") as kling:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    async with AsyncKling("some-key", base_url="http://localhost:1") as kling:
+        if "--limit" in sys.argv:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             await kling.download(Video(url=sys.argv[1]), sys.argv[2])
         except DownloadError as error:
@@ -574,19 +576,48 @@ async def main():
 
 asyncio.run(main())
 """
+# A file system of our own, of one page more than the part that is to fit.
+SMALL_DISK = (
+    'mount -t tmpfs -o size=128k none "$2" && echo -n old > "$2/film.mp4" '
+    '&& "$0" -c "$1" "$3" "$2/film.mp4"; cat "$2/film.mp4"; ls -A "$2"'
+)
+
+
+def can_mount() -> bool:
+    """Whether a process may have file systems of its own here."""
+    program = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        return subprocess.run(program, check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits there")
-async def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
-    """Here a limit on the size of files is met; the error says what the system said."""
+async def test_a_file_that_may_not_grow_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files is met; the error says what the system said."""
     target = tmp_path / "film.mp4"
     target.write_bytes(b"old")
     async with RawServer(answering(whole())) as server:
         program = [sys.executable, "-c", FULL_DISK, video(server).url, str(target)]
-        done = await anyio.run_process(program, stderr=subprocess.STDOUT)
-    assert done.stdout.decode().strip() == f"cannot write {target}: File too large"
+        done = await anyio.run_process([*program, "--limit"], stderr=subprocess.STDOUT)
+    told = f"cannot write {target}: File too large; no part of it is left"
+    assert done.stdout.decode().strip() == told
     assert target.read_bytes() == b"old"
     assert files_in(tmp_path) == ["film.mp4"]
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a file system of its own")
+async def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
+    """A real one, of 128 kB: the error says so, the old file is what it was."""
+    async with RawServer(answering(whole())) as server:
+        program = [sys.executable, FULL_DISK, str(tmp_path), video(server).url]
+        done = await anyio.run_process(
+            ["unshare", "-Urm", "sh", "-c", SMALL_DISK, *program],
+            stderr=subprocess.STDOUT,
+        )
+    told, left = done.stdout.decode().splitlines()
+    assert told.endswith("film.mp4: No space left on device; no part of it is left")
+    assert left == "oldfilm.mp4"
 
 
 # --- how it is left
@@ -624,7 +655,8 @@ async def test_whoever_is_cancelled_before_a_retry_is_not_served(
     """The next attempt is not made."""
     failed = asyncio.Event()
     hooks = Hooks(on_retry=lambda _: failed.set())
-    kling = AsyncKling("some-key", retry=RetryPolicy(initial=0.2), hooks=hooks)
+    retry = RetryPolicy(initial=0.2)
+    kling = AsyncKling("some-key", base_url=BASE_URL, retry=retry, hooks=hooks)
     async with RawServer(in_turn(hang_up, whole())) as server, kling:
         download = asyncio.create_task(
             kling.download(video(server), tmp_path / "film.mp4")

@@ -54,6 +54,7 @@ def make(**overrides: object) -> Settings:
         "polling": Exponential(),
         "reporter": Reporter(),
         "check_media": True,
+        "allow_private_downloads": False,
     }
     return SETTINGS(**sound | overrides)
 
@@ -355,6 +356,7 @@ HOOKS = Hooks(on_status=on_status)
         ("polling", Fixed(3), "polling", Fixed(3)),
         ("hooks", HOOKS, "reporter", Reporter(HOOKS)),
         ("check_media", False, "check_media", False),
+        ("allow_private_downloads", True, "allow_private_downloads", True),
     ],
 )
 def test_each_option_can_be_changed_alone(
@@ -378,6 +380,7 @@ def test_the_key_can_be_changed_and_stays_a_secret() -> None:
 def test_every_option_has_been_tried() -> None:
     """An option added to `Options` is to be added to the tests above."""
     assert set(Options.__annotations__) == {
+        "allow_private_downloads",
         "api_key",
         "base_url",
         "check_media",
