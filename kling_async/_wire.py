@@ -42,6 +42,10 @@ PATHS: Mapping[Endpoint, str] = {
 _SHOWN = 500
 _BULKY = 64 * 1024
 _SEARCHED = 64 * 1024
+# No amount is greater; a sum or a product of greater ones could have no end.
+_MOST = 1e18
+# No answer has more in each other; comparing or pickling more overflows the stack.
+_DEEPEST = 100
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
 _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: BadRequestError,
@@ -187,7 +191,19 @@ def object_in(answer: Answer) -> Mapping[str, object]:
         raise unreadable(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
         raise unreadable(answer, "the answer is not a JSON object")
+    if answer.content.count(b"[") + answer.content.count(b"{") > _DEEPEST:
+        _require_shallow(answer, value)
     return value
+
+
+def _require_shallow(answer: Answer, value: dict[str, object]) -> None:
+    level: list[Mapping[str, object] | list[object]] = [value]
+    for _ in range(_DEEPEST):
+        within = (it.values() if isinstance(it, dict) else it for it in level)
+        level = [it for part in within for it in part if isinstance(it, dict | list)]
+        if not level:
+            return
+    raise unreadable(answer, f"the answer is nested deeper than {_DEEPEST} levels")
 
 
 def unreadable(answer: Answer, message: str) -> DecodeError:
@@ -328,4 +344,4 @@ def as_number(value: object) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _MOST else None  # nor is NaN

@@ -31,6 +31,9 @@ _KINDS: Mapping[str, PriceKind] = {
     "variable": "variable",
 }
 
+# A price for fewer units than that is none, and could have no end for one.
+_LEAST = 1e-6
+
 
 @frozen(kw_only=True)
 class Page(Generic[RowT]):
@@ -185,7 +188,7 @@ def _rate(line: object) -> Rate | None:
     price, per = as_number(at(line, "price")), as_number(at(line, "per") or 1)
     unit = as_text(at(line, "unit")) or as_text(at(line, "name"))
     when = at(line, "when")
-    if price is None or unit is None or per is None or per <= 0:
+    if price is None or unit is None or per is None or per < _LEAST:
         return None
     told = cast("dict[str, object]", when) if isinstance(when, dict) else {}
     return Rate(price=price, per=per, unit=unit, when=told)

@@ -24,6 +24,10 @@ Header = tuple[bytes, bytes]
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/text-to-video"
 MODEL = "klingai/v2-master-text-to-video"
 REQUEST = TextToVideo(model=MODEL, prompt="A paper boat.")
+# What a price holds for, so deep that comparing it would overflow the stack.
+DEEP = b"""{"id": "1", "status": "completed", "data": [{"id": "%b", "pricing":
+{"kind": "variants", "variants": [{"price": 1, "unit": "second", "when":
+{"duration": %%b%%b}}]}}]}""" % MODEL.encode()
 SINCE = dt.timedelta(hours=1)
 
 # Every name that some answer has, so that a body of any shape is nearly right.
@@ -83,6 +87,12 @@ async def generate_many(kling: AsyncKling) -> object:
     return [it async for it in kling.generate_many([REQUEST, REQUEST], timeout=60)]
 
 
+async def balance(kling: AsyncKling) -> object:
+    """Ask what there is, in both units."""
+    told = await kling.balance()
+    return told.usd, told.credits
+
+
 ASK: dict[str, Ask] = {
     "create": lambda kling: kling.create(REQUEST, client_request_id="mine"),
     "get": lambda kling: kling.get(ID),
@@ -90,7 +100,7 @@ ASK: dict[str, Ask] = {
     "generate": lambda kling: kling.generate(REQUEST, timeout=60),
     "generate_many": generate_many,
     "reconcile": lambda kling: kling.reconcile("mine", since=SINCE, timeout=10),
-    "balance": lambda kling: kling.balance(),
+    "balance": balance,
     "price": lambda kling: kling.price(REQUEST),
     "request_log": lambda kling: listed(kling.request_log(since=SINCE)),
     "transactions": lambda kling: listed(kling.transactions()),
@@ -145,6 +155,8 @@ def survive(ask: Ask, answers: Sequence[tuple[int, Sequence[Header], bytes]]) ->
 @example(answers=[(500, [], rb'{"message": "\ud800"}')])
 @example(answers=[(200, [], rb'{"id": "\ud800", "status": "\ud800"}')])
 @example(answers=[(200, [], rb'{"id": 1, "status": "error", "error": "\ud800"}')])
+@example(answers=[(200, [], DEEP % (b"[" * 700, b"]" * 700))])
+@example(answers=[(200, [], rb'{"id": 1, "current_balance": 1e308}')])
 @settings(derandomize=True, deadline=None, max_examples=40)
 def test_any_answer_is_a_value_or_an_error_of_ours(
     ask: Ask, answers: list[tuple[int, list[Header], bytes]]

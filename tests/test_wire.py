@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
+import pickle
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -285,7 +285,9 @@ def test_credits_are_read_where_they_are_a_number(
     assert polled(meta=meta).credits_used == expected
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "1" * 400])
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1e400", "1e308", "NaN", "Infinity", "1" * 400]
+)
 def test_credits_beyond_all_numbers_are_none(number: str) -> None:
     """JSON's endless numbers become None, not an overflow."""
     body = f'{{"id": "{UUID}", "meta": {{"usage": {{"credits_used": {number}}}}}}}'
@@ -513,11 +515,25 @@ def test_no_refusal_is_unreadable(content: bytes, status_code: int) -> None:
 
 @pytest.mark.parametrize("depth", range(900, 1000, 3))
 def test_nesting_near_the_interpreters_limit_is_survived(depth: int) -> None:
-    """What could just be parsed can be shown as well."""
+    """It is told as what nobody can read, in a poll as in a refusal."""
     content = b'{"status": "error", "error": %b%b}' % (b"[" * depth, b"]" * depth)
-    with contextlib.suppress(DecodeError):
-        assert decode_polled(raw(content), UUID).failed
+    with pytest.raises(DecodeError):
+        decode_polled(raw(content), UUID)
     assert decode_error(raw(content, 500)).message
+
+
+def test_a_hundred_levels_are_read_and_more_are_not() -> None:
+    """More could be read, but neither compared nor pickled. Brackets in a text may."""
+
+    def failed(depth: int) -> Generation:
+        content = b'{"id": "%b", "error": %b1%b}'
+        brackets = b"[" * depth, b"]" * depth
+        return decode_polled(raw(content % (UUID.encode(), *brackets)), UUID)
+
+    assert pickle.loads(pickle.dumps(failed(98))).failed
+    with pytest.raises(DecodeError, match="deeper than 100"):
+        failed(101)
+    assert polled(prompt="[{" * 500).id == UUID
 
 
 # --- answers that say no

@@ -72,6 +72,17 @@ def test_a_balance_that_is_not_told_is_none(body: object) -> None:
         decode_balance(said(body))
 
 
+@pytest.mark.parametrize("amount", [1e308, -1e308, 1e19])
+def test_an_amount_beyond_all_money_is_none(amount: float) -> None:
+    """In credits it would be endless, and no whole number is."""
+    with pytest.raises(DecodeError):
+        decode_balance(said({"current_balance": amount}))
+    (row,) = decode_log(listed({"cost": {"usd": amount}})).rows
+    assert (row.usd, row.credits) == (0, 0)
+    (entry,) = decode_transactions(listed({"amount": {"credits": amount}})).rows
+    assert (entry.usd, entry.credits) == (0, 0)
+
+
 def test_a_row_is_read_as_documented() -> None:
     """Every field of the vendor's own example finds its place."""
     page = decode_log(listed(ROW, has_more=True))
@@ -243,7 +254,7 @@ def test_a_price_list_that_is_none_is_unknown(pricing: object) -> None:
 @pytest.mark.parametrize(
     "line",
     [None, {}, {"price": 1}, {"price": None, "unit": "second"}]
-    + [{"price": 1, "unit": "second", "per": per} for per in (-1, "all", [1])],
+    + [{"price": 1, "unit": "second", "per": per} for per in (-1, "all", [1], 5e-324)],
     ids=str,
 )
 def test_a_line_that_cannot_be_read_makes_the_list_useless(line: object) -> None:
