@@ -107,3 +107,12 @@ def soak(session: nox.Session) -> None:
     install(session, "test", extra="all")
     crash = "tests/test_durable_crash.py"
     session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Let coverage guide a million odd answers to their readers."""
+    install(session, "fuzz", extra="emulator")
+    program = Path("tests/fuzz/fuzz_decoding.py").resolve()
+    session.chdir(session.create_tmp())  # what breaks a reader is kept there
+    session.run("python", str(program), *(session.posargs or ["-runs=1000000"]))
