@@ -164,6 +164,24 @@ def test_images_are_found_beside_the_manifest(
             [HEADER + ",output", f"a,{MODEL},x,v.mp4", f"b,{MODEL},y,v.mp4"],
             ["line 3: output: given v.mp4, as in line 2"],
         ),
+        (
+            [HEADER + ",duration", f"a,{MODEL},x,99", f"a,{MODEL},y,98"],
+            ["line 2: duration", "line 3: duration", "line 3: key: given 'a', as in"],
+        ),
+        (
+            [
+                HEADER + ",output",
+                f"a,{MODEL},x,../v.mp4",
+                f"b,{MODEL},y,/v.mp4",
+                f"c,{MODEL},z,Jobs.db",
+            ],
+            [
+                "line 2: output: given '../v.mp4'",
+                "line 3: output: given '/v.mp4'",
+                "line 4: output: given 'Jobs.db'",
+            ],
+        ),
+        ([HEADER, f"{'k' * 201},{MODEL},x"], ["line 2: key: given 201 characters"]),
         (["key,image_url,prompt", "a,no.png,x"], ["line 2: image_url", "missing"]),
         ([HEADER], ["line 1: rows: given none"]),
         ([], ["line 1: rows: given none"]),
@@ -215,10 +233,11 @@ def test_a_manifest_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_key_with_another_request_is_told(emulator: Emulator, scenes: Path) -> None:
     """A row that was edited after it was made is no silent second bill."""
     assert invoke(emulator, "batch", scenes).exit_code == 0
-    manifest(scenes.parent, HEADER, f"fox,{MODEL},Another fox", *ROWS[1:])
+    others = [row + " in snow" for row in ROWS[:2]]
+    manifest(scenes.parent, HEADER, *others, ROWS[2])
     result = invoke(emulator, "batch", scenes)
     assert result.exit_code == 1
-    assert "'fox'" in errors_in(result)[0]
+    assert all(repr(row.split(",")[0]) in errors_in(result)[0] for row in others)
     assert "differ in: prompt" in errors_in(result)[0]
     assert len(emulator.creates) == 3
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from kling_async import AsyncKling, KlingError, Price
 from kling_async.cli._exits import Exit
 from kling_async.cli._fleet import Uncertain
-from kling_async.cli._manifest import Manifest, Planned
+from kling_async.cli._manifest import JOBS, Manifest, Planned
 from kling_async.cli._results import write_results
 from kling_async.cli._screen import Screen
 from kling_async.cli._tally import Tally
@@ -85,7 +85,7 @@ class BatchRun:
 
     def _jobs(self, kling: AsyncKling) -> DurableKling:
         return DurableKling(
-            self.database or self.folder / "jobs.db",
+            self.database or self.folder / JOBS,
             kling,
             batch=self.name,
             max_in_flight=self.max_in_flight,

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -23,37 +23,55 @@ from kling_async import InvalidRequestError, Problem, Request, models
 from kling_async._fields import did_you_mean, shown
 from kling_async._requests import build_request
 from kling_async.cli._request import fitting_model, known_model, read_value
+from kling_async.durable._intake import LONGEST_KEY
 from kling_async.durable._stored import fingerprint, to_stored
 
 STDIN = "-"
+RESULTS, REPORT, JOBS = "results.jsonl", "report.html", "jobs.db"
+# What a batch keeps beside the videos; SQLite adds two files of its own.
+OWN_FILES = (RESULTS, REPORT, JOBS, f"{JOBS}-wal", f"{JOBS}-shm")
 _OURS = ("key", "output")
 _SHORT = 12
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
 @frozen(kw_only=True)
-class Planned:
-    """One row that can be sent.
+class Claim:
+    """What a row lays claim to, whether it can be sent or not.
 
     Attributes:
         line: Where it stands.
         key: Its job's key: the row's own, or made from what it asks for.
-        request: What it asks for.
         output: The file its video is for.
         mark: What an equal request shares with it.
     """
 
     line: int
     key: str
-    request: Request
     output: Path
     mark: str
+
+
+@frozen(kw_only=True)
+class Planned(Claim):
+    """One row that can be sent.
+
+    Attributes:
+        request: What it asks for.
+    """
+
+    request: Request
 
 
 @frozen
 class _Row:
     line: int
     given: Mapping[str, object]
+
+    @property
+    def request(self) -> dict[str, object]:
+        """What is the request's."""
+        return {k: v for k, v in self.given.items() if k not in _OURS}
 
 
 @define(eq=False)
@@ -69,7 +87,9 @@ class Manifest:
     path: str
     folder: Path
     check_media: bool = True
-    _problems: list[Problem] = field(factory=list[Problem], init=False)
+    _problems: list[tuple[int, Problem]] = field(
+        factory=list[tuple[int, Problem]], init=False
+    )
 
     @property
     def base(self) -> Path:
@@ -88,20 +108,32 @@ class Manifest:
             self._problem(
                 1, "rows", "none", "at least one, below a header if it is CSV"
             )
-        planned = [it for row in rows if (it := await self._planned(row)) is not None]
-        named = _with_keys(planned)
+        named = _with_keys([await self._claim(row) for row in rows])
         self._refuse_twins(named)
         if self._problems:
-            raise InvalidRequestError(self._problems)
-        return list({it.key: it for it in named}.values())
+            in_order = sorted(self._problems, key=lambda it: it[0])
+            raise InvalidRequestError([problem for _, problem in in_order])
+        planned = {it.key: it for it in named if isinstance(it, Planned)}
+        return list(planned.values())
 
     def _problem(
         self, line: int, where: str, given: str, allowed: str, hint: str | None = None
     ) -> None:
-        self._problems.append(Problem(f"line {line}: {where}", given, allowed, hint))
+        problem = Problem(f"line {line}: {where}", given, allowed, hint)
+        self._problems.append((line, problem))
 
-    async def _planned(self, row: _Row) -> Planned | None:
-        params = {k: v for k, v in row.given.items() if k not in _OURS}
+    async def _claim(self, row: _Row) -> Claim:
+        claim = Claim(
+            line=row.line,
+            key=self._key(row),
+            output=self._output(row),
+            mark=f"unsent {row.request}",
+        )
+        planned = await self._planned(row, claim)
+        return planned or claim
+
+    async def _planned(self, row: _Row, claim: Claim) -> Planned | None:
+        params = row.request
         if "model" not in params:
             images = int("image_url" in params) or _length(params.get("image_list"))
             others = params.keys() - {"image_url", "image_list"}
@@ -113,13 +145,13 @@ class Manifest:
             for it in error.problems:
                 self._problem(row.line, it.field, it.given, it.allowed, it.hint)
             return None
-        key = self._own(row, "key")
+        mark = await anyio.to_thread.run_sync(fingerprint, stored)
         return Planned(
-            line=row.line,
-            key=key,
+            line=claim.line,
+            key=claim.key,
+            output=claim.output,
+            mark=mark,
             request=request,
-            output=Path(self._own(row, "output")),
-            mark=await anyio.to_thread.run_sync(fingerprint, stored),
         )
 
     def _own(self, row: _Row, name: str) -> str:
@@ -130,6 +162,26 @@ class Manifest:
             self._problem(row.line, name, shown(value), "a text on one line")
             return ""
         return value
+
+    def _key(self, row: _Row) -> str:
+        key = self._own(row, "key")
+        if len(key) > LONGEST_KEY:
+            allowed = f"at most {LONGEST_KEY} characters"
+            self._problem(row.line, "key", f"{len(key)} characters", allowed)
+            return ""
+        return key
+
+    def _output(self, row: _Row) -> Path:
+        given = self._own(row, "output")
+        path = Path(given)
+        leaves = path.is_absolute() or ".." in path.parts
+        if leaves or str(path).lower() in OWN_FILES:
+            own = ", ".join(OWN_FILES)
+            allowed = f"a path below the output directory, and not {own}"
+            hint = "--output-dir says where that is." if leaves else None
+            self._problem(row.line, "output", repr(given), allowed, hint)
+            return Path()
+        return path
 
     def _moved(self, value: object) -> object:
         """Let the paths in a value begin beside the manifest."""
@@ -144,11 +196,11 @@ class Manifest:
             case _:
                 return value
 
-    def _refuse_twins(self, planned: list[Planned]) -> None:
+    def _refuse_twins(self, claims: Sequence[Claim]) -> None:
         """Refuse two requests under one key, and two jobs for one file."""
-        by_key: dict[str, Planned] = {}
-        by_file: dict[Path, Planned] = {}
-        for it in planned:
+        by_key: dict[str, Claim] = {}
+        by_file: dict[Path, Claim] = {}
+        for it in claims:
             first = by_key.setdefault(it.key, it)
             if first.mark != it.mark:
                 given = f"{it.key!r}, as in line {first.line} for another request"
@@ -159,15 +211,15 @@ class Manifest:
                 given = f"{it.output}, as in line {other.line}"
                 self._problem(it.line, "output", given, "one file for each job")
 
-    def _file(self, planned: Planned) -> Path:
-        return (self.folder / planned.output).absolute()
+    def _file(self, claim: Claim) -> Path:
+        return (self.folder / claim.output).absolute()
 
 
-def _with_keys(planned: list[Planned]) -> list[Planned]:
+def _with_keys(claims: Sequence[Claim]) -> list[Claim]:
     """Give those a key and a file that name none: the same at each run."""
     counts = Counter[str]()
-    named: list[Planned] = []
-    for it in planned:
+    named: list[Claim] = []
+    for it in claims:
         key = it.key
         if not key:
             counts[it.mark] += 1

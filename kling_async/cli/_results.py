@@ -10,12 +10,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kling_async.cli._manifest import Planned
+from kling_async.cli._manifest import REPORT, RESULTS, Planned
 from kling_async.cli._report import Card, page_of
 from kling_async.cli._words import as_json
 from kling_async.durable import JobStatus
-
-RESULTS, REPORT = "results.jsonl", "report.html"
 
 
 def write_results(

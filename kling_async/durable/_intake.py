@@ -7,7 +7,7 @@ is refused, and then nothing is submitted at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from anyio import to_thread
@@ -19,7 +19,7 @@ from kling_async.durable._records import Order
 from kling_async.durable._store import Entry, Store, fingerprint_of, status_of
 from kling_async.durable._stored import differing, fingerprint, to_stored
 
-_LONGEST_KEY = 200
+LONGEST_KEY = 200
 # As many go into one transaction, and as many keys into one question.
 _CHUNK = 500
 
@@ -91,7 +91,8 @@ class Intake:
 
     def _refuse_other(self, key: str, first: Entry | None, second: Entry) -> None:
         if first is not None and first.fingerprint != second.fingerprint:
-            raise self._conflict(key, first.order, second.order)
+            fields = differing(first.order.request, second.order.request)
+            raise self._conflict([(key, fields)])
 
     async def _refuse_conflicts(
         self, entries: Mapping[str, Entry], keys: Collection[str]
@@ -101,19 +102,25 @@ class Intake:
             return set()
         rows = await self.store.rows(keys if len(keys) < _CHUNK else None)
         known = rows.keys() & set(keys)
+        taken: list[tuple[str, list[str]]] = []
         for key in sorted(known):
             if fingerprint_of(rows[key]) != entries[key].fingerprint:
                 order = await self.store.order_of(status_of(rows[key]))
-                raise self._conflict(key, order, entries[key].order)
+                fields = differing(order.request, entries[key].order.request)
+                taken.append((key, fields))
+        if taken:
+            raise self._conflict(taken)
         return known
 
-    def _conflict(self, key: str, one: Order, other: Order) -> JobConflictError:
-        fields = ", ".join(differing(one.request, other.request))
-        return JobConflictError(
+    def _conflict(self, taken: Sequence[tuple[str, list[str]]]) -> JobConflictError:
+        told = "; ".join(
             f"job {key!r} of batch {self.store.batch!r} is there already with another "
-            f"request (they differ in: {fields}); take another key, or give the same "
-            "request again",
-            key=key,
+            f"request (they differ in: {', '.join(fields)})"
+            for key, fields in taken
+        )
+        return JobConflictError(
+            f"{told}; take another key, or give the same request again",
+            key=taken[0][0],
         )
 
 
@@ -123,8 +130,7 @@ def _absolute(path: str) -> Path:
 
 
 def _require_key(key: str) -> None:
-    if not key or len(key) > _LONGEST_KEY or not key.isprintable():
+    if not key or len(key) > LONGEST_KEY or not key.isprintable():
         raise ConfigurationError(
-            f"key: given {key[:80]!r}; "
-            f"allowed: 1 to {_LONGEST_KEY} printable characters"
+            f"key: given {key[:80]!r}; allowed: 1 to {LONGEST_KEY} printable characters"
         )
