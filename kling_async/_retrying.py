@@ -37,6 +37,8 @@ Uncertain = Literal["reconcile", "raise", "retry"]
 _UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
 
 _REQUEST_TIMEOUT = 408
+# To a POST it says: done, look there (RFC 9110, section 15.4.4).
+_SEE_OTHER = 303
 
 
 @frozen(kw_only=True)
@@ -110,7 +112,8 @@ def is_uncertain(error: BaseException) -> bool:
     """Whether a create that ended so may have been accepted."""
     if isinstance(error, TransportError):
         return error.request_sent
-    return _is_unclear(error)
+    is_done = isinstance(error, APIStatusError) and error.status_code == _SEE_OTHER
+    return is_done or _is_unclear(error)
 
 
 def _is_unclear(error: BaseException) -> bool:

@@ -131,6 +131,7 @@ LOST: Sequence[tuple[Exception | httpx.Response, type[KlingError]]] = (
     (httpx.ReadTimeout("slow"), RequestTimeoutError),
     (httpx.WriteTimeout("slow"), RequestTimeoutError),
     (httpx.Response(408), APIStatusError),
+    (httpx.Response(303, headers={"location": "/done"}), APIStatusError),
     (httpx.Response(500, json={"message": "Internal server error"}), ServerError),
     (httpx.Response(502, html="<title>Bad gateway</title>"), ServerError),
     (httpx.Response(503), ServerError),

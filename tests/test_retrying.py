@@ -23,6 +23,8 @@ from kling_async._errors import (
     DownloadError,
     GenerationFailedError,
     InvalidRequestError,
+    JobConflictError,
+    JobError,
     KlingError,
     NotFoundError,
     OutOfCreditsError,
@@ -87,6 +89,9 @@ UNCERTAIN = tuple(  # may have been accepted: reading again is free, creating is
         DecodeError("not JSON", status_code=200),
     )
 )
+DONE = (  # to a create it says: look there; a GET would be sent there again
+    Decision(answered(APIStatusError, 303), get=False, create=False, uncertain=True),
+)
 FINAL = tuple(  # the same again would end the same
     Decision(error, get=False, create=False, uncertain=False)
     for error in (
@@ -105,6 +110,8 @@ FINAL = tuple(  # the same again would end the same
         WaitTimeoutError("g-1", timeout=1.0),
         DownloadError("disk full"),
         BudgetExceededError(budget=1, spent=1, in_flight=0, needed=1),
+        JobError("ended", key="a"),
+        JobConflictError("taken", key="a"),
         ValueError("a bug"),
         TimeoutError("not translated"),
         OSError("not translated"),
@@ -112,7 +119,7 @@ FINAL = tuple(  # the same again would end the same
         KeyboardInterrupt(),
     )
 )
-DECISIONS = (*HARMLESS, *UNCERTAIN, *FINAL)
+DECISIONS = (*HARMLESS, *UNCERTAIN, *DONE, *FINAL)
 
 
 def tree_below(cls: type[KlingError]) -> Iterator[type[KlingError]]:
