@@ -14,6 +14,7 @@ import anyio
 import httpx
 from attrs import define, field, frozen
 
+from kling_async._bodies import ACCEPTED, Body, UnreadableBodyError
 from kling_async._connections import Connections, Sender, Session, phase_limits
 from kling_async._errors import (
     ClientClosedError,
@@ -33,7 +34,6 @@ from kling_async._wire import Answer, decode_error, decode_polled
 
 T = TypeVar("T")
 
-MAX_ANSWER = 16 * 1024 * 1024
 # httpx's own time-outs come first; this ends what trickles on past them.
 _SLACK = 1.0
 
@@ -199,7 +199,11 @@ class Transport:
                 method,
                 url + query,
                 content=content,
-                headers={"accept": "application/json", **(headers or {})},
+                headers={
+                    "accept": "application/json",
+                    "accept-encoding": ACCEPTED,
+                    **(headers or {}),
+                },
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigurationError(
@@ -247,7 +251,7 @@ class Transport:
         answer = Answer(
             status_code=response.status_code,
             headers=response.headers,
-            content=bytes(received.content),
+            content=bytes(received.body.content),
             cut_off=failure,
             redact=self.settings.api_key.redact,
         )
@@ -278,7 +282,7 @@ class _Received:
     """What came back for one request, and what ended it before its end."""
 
     response: httpx.Response | None = None
-    content: bytearray = field(factory=bytearray, repr=False)
+    body: Body = field(factory=Body, repr=False)
     error: Exception | None = None
 
     async def receive(
@@ -296,11 +300,12 @@ class _Received:
 
     async def _read(self, response: httpx.Response, deadline: float) -> None:
         try:
-            async for chunk in response.aiter_bytes():
-                self.content += chunk
-                if len(self.content) > MAX_ANSWER:
-                    del self.content[MAX_ANSWER:]
-                    raise OverflowError(f"it is larger than {MAX_ANSWER:,} bytes")
+            if response.is_stream_consumed:  # by a hook of the user's, or made so
+                self.body.add(response.content)
+                return
+            self.body.begin(response.headers)
+            async for chunk in response.aiter_raw():
+                self.body.add(chunk)
                 if anyio.current_time() > deadline:
                     raise TimeoutError("it trickles in too slowly")
         finally:
@@ -315,7 +320,7 @@ class _Received:
         what = f"{request.method} {request.url.host}{request.url.path}"
         if self.response is None:
             failure = translate(self.error, f"{what} (timeout {limit:g} s)")
-        elif isinstance(self.error, httpx.DecodingError | OverflowError):
+        elif isinstance(self.error, httpx.DecodingError | UnreadableBodyError):
             message = f"the answer cannot be read: {self.error}"
             failure = DecodeError(message, status_code=self.response.status_code)
         else:

@@ -121,6 +121,8 @@ WRONG = {
     "perhaps": ({"effect": "status", "accepted": "yes"}, "accepted is 'yes'"),
     "headers in a list": ({"effect": "status", "headers": []}, "headers is"),
     "two lines": ({"effect": "status", "headers": {"a": "b\r\nc: d"}}, "headers is"),
+    "no size": ({"effect": "huge", "size": 0}, "size is 0"),
+    "half a byte": ({"effect": "bomb", "size": 1.5}, "size is 1.5"),
     "minus seconds": ({"effect": "delay", "seconds": -1}, "seconds is -1"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -206,6 +207,76 @@ async def test_a_wrong_shape_is_json_all_the_same() -> None:
     """The true answer is somewhere in it."""
     answer = await answer_to(Fault("wrong_shape"))
     assert answer.json()["data"][0]["id"] == answer.headers["x-inference-id"]
+
+
+async def test_a_wrong_id_is_that_of_another_generation() -> None:
+    """The header tells the true one; what has no id stays as it is."""
+    answer = await answer_to(Fault("wrong_id"))
+    assert answer.json()["id"] != answer.headers["x-inference-id"]
+    assert answer.json()["status"] == "queued"
+    assert await statuses(Emulator(faults=[Fault("wrong_id")]), 1) == [200]
+
+
+async def test_a_byte_that_is_none_is_in_the_text() -> None:
+    """No reader of UTF-8 gets past it."""
+    with pytest.raises(UnicodeDecodeError):
+        (await answer_to(Fault("bad_utf8"))).content.decode()
+
+
+async def test_what_is_called_packed_is_not() -> None:
+    """Whoever unpacks it fails."""
+    with pytest.raises(httpx.DecodingError):
+        await answer_to(Fault("bad_gzip"))
+
+
+async def test_a_deep_body_costs_a_reader_its_stack() -> None:
+    """JSON it is all the same."""
+    body = (await answer_to(Fault("deep"))).content
+    with pytest.raises(RecursionError):
+        json.loads(body)
+    assert body.count(b"[") == body.count(b"]") == 100_000
+    assert body.endswith(b"}")
+
+
+@pytest.mark.parametrize("size", [1, 2**20 - 1, 2**20, 3 * 2**20 + 7])
+async def test_a_bomb_is_small_until_it_is_unpacked(size: int) -> None:
+    """Whoever has room for it finds the true answer behind the spaces."""
+    answer = await answer_to(Fault("bomb", size=size))
+    assert answer.headers["content-encoding"] == "gzip"
+    assert int(answer.headers["content-length"]) < size / 500 + 1000
+    assert answer.content.startswith(b" " * size + b"{")
+    assert answer.json()["status"] == "queued"
+
+
+async def test_a_huge_body_is_as_large_as_told() -> None:
+    """Its length is not told before."""
+    answer = await answer_to(Fault("huge", size=100_001))
+    assert "content-length" not in answer.headers
+    assert answer.content.startswith(b" " * 100_001 + b"{")
+    assert answer.json()["status"] == "queued"
+
+
+async def test_a_billion_bytes_are_sent_to_nobody_who_does_not_want_them() -> None:
+    """Over a socket, as they are read; and no further once the client is gone."""
+    emulator = Emulator(faults=[Fault("huge", path="billing")])
+    async with over_socket(emulator) as client:
+        async with client.stream("GET", "/v2/billing") as answer:
+            async for piece in answer.aiter_raw():
+                assert set(piece) == {ord(" ")}
+                break
+        assert (await client.delete("/_emulator/faults")).status_code == 204
+        assert (await client.get("/v2/billing")).status_code == 200
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.looptime
+async def test_a_trickle_takes_its_time_for_each_byte() -> None:
+    """None comes sooner than told, and all come."""
+    before = anyio.current_time()
+    answer = await answer_to(Fault("trickle", seconds=10))
+    assert answer.json()["status"] == "queued"
+    passed = anyio.current_time() - before
+    assert passed == pytest.approx(10 * len(answer.content))
 
 
 @pytest.mark.looptime

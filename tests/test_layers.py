@@ -43,6 +43,7 @@ ROOMS = (
     "_settings",
     "_pools",
     "_connections",
+    "_bodies",
     "_transport",
     "_tracing",
     "_account",

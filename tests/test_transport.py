@@ -32,7 +32,8 @@ from kling_async import (
     ServerError,
     TransportError,
 )
-from kling_async._transport import MAX_ANSWER, translate
+from kling_async._bodies import MAX_ANSWER
+from kling_async._transport import translate
 
 
 @pytest.fixture
@@ -333,7 +334,7 @@ async def test_a_base_url_that_httpx_does_not_take_is_a_wrong_configuration(
 
 @pytest.mark.parametrize("is_larger", [False, True])
 async def test_an_answer_is_bounded_in_size(is_larger: bool) -> None:  # noqa: FBT001 (a table's column)
-    """16 MB are read, a byte more is not."""
+    """4 MB are read, a byte more is not."""
     frame = b'{"id": "g-1", "status": "queued", "x": "%s"}'
     padding = b"x" * (MAX_ANSWER - len(frame % b"") + is_larger)
 
@@ -343,7 +344,7 @@ async def test_an_answer_is_bounded_in_size(is_larger: bool) -> None:  # noqa: F
     async with over(reply) as mine:
         kling = client(http_client=mine, retry=ONCE)
         if is_larger:
-            with pytest.raises(DecodeError, match="larger than 16,777,216 bytes"):
+            with pytest.raises(DecodeError, match="larger than 4,194,304 bytes"):
                 await kling.get("g-1")
         else:
             assert (await kling.get("g-1")).id == "g-1"

@@ -6,60 +6,20 @@ elsewhere.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from http import HTTPStatus
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 import anyio
 import httpx
-from attrs import evolve, field, frozen
-from starlette.datastructures import MutableHeaders
+from attrs import frozen
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kling_async.emulator._faults import SPOILERS, Fault
+from kling_async.emulator._spoiling import Answer, ErrorBody, spoilt
 
 DROP = "kling_async.drop"  # the server's extension that drops a connection
-_GATEWAY_PAGE = """<html>
-<head><title>{status} {phrase}</title></head>
-<body><center><h1>{status} {phrase}</h1></center><hr><center>nginx</center></body>
-</html>
-"""
-
-
-class ErrorBody(Protocol):
-    """Makes the body of an error in the vendor's form."""
-
-    def __call__(self, status: int, message: str) -> Mapping[str, object]:
-        """Return the body."""
-        ...
-
-
-@frozen
-class Answer:
-    """An answer as a whole."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]] = field(factory=list[tuple[bytes, bytes]])
-    body: bytes = b""
-
-    def with_headers(self, named: Mapping[str, str]) -> Answer:
-        """Return it with other headers, each in place of one of its name."""
-        headers = MutableHeaders(raw=list(self.headers))
-        for name, value in named.items():
-            headers[name] = value
-        return evolve(self, headers=headers.raw)
-
-    def with_body(self, body: bytes, content_type: str) -> Answer:
-        """Return it with another body, of the length that it says."""
-        named = {"content-type": content_type, "content-length": str(len(body))}
-        return evolve(self, body=body).with_headers(named)
-
-    @property
-    def content_type(self) -> str:
-        """What it says its body is."""
-        return MutableHeaders(raw=list(self.headers)).get("content-type", "")
+_SLOW = frozenset({"stall", "trickle"})  # these wait within the body
+_PIECE = b" " * 2**16
 
 
 @frozen
@@ -87,6 +47,10 @@ class Call:
         """Send the head and the first part of the body."""
         head = {"status": answer.status, "headers": answer.headers}
         await self.send({"type": "http.response.start", **head})
+        await self.go_on(body)
+
+    async def go_on(self, body: bytes) -> None:
+        """Send a further part of the body."""
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
@@ -104,6 +68,14 @@ class Call:
         Raises:
             ClientDisconnect: It is gone.
         """
+        await self.unless_left(lambda: anyio.sleep(seconds))
+
+    async def unless_left(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something as long as the client is there.
+
+        Raises:
+            ClientDisconnect: It is gone.
+        """
         is_gone = False
 
         async def watch() -> None:
@@ -114,7 +86,7 @@ class Call:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
-            await anyio.sleep(seconds)
+            await work()
             tasks.cancel_scope.cancel()
         if is_gone:
             raise ClientDisconnect
@@ -145,16 +117,20 @@ async def carry_out(fault: Fault, call: Call, error_body: ErrorBody) -> None:
     """Answer a request as a fault wants it."""
     is_done = fault.accepted or fault.effect in SPOILERS
     true = await call.answer() if is_done else None
-    if fault.effect != "stall":
+    if fault.effect not in _SLOW:
         await call.pause(fault.seconds)
     if fault.effect in {"reset", "close"}:
         await call.drop(reset=fault.effect == "reset")
     elif fault.effect in {"cut", "stall"} and true is not None:
         await _break_off(fault, call, true.with_headers(fault.headers))
+    elif fault.effect in {"huge", "trickle"} and true is not None:
+        told = true.with_headers(fault.headers)
+        give = _give_hugely if fault.effect == "huge" else _give_in_drops
+        await call.unless_left(lambda: give(fault, call, told))
     else:
         if fault.effect == "delay" and true is None:
             true = await call.answer()
-        answer = _spoilt(fault, true, error_body)
+        answer = spoilt(fault, true, error_body)
         await call.give(answer.with_headers(fault.headers))
 
 
@@ -168,38 +144,18 @@ async def _break_off(fault: Fault, call: Call, answer: Answer) -> None:
     await call.end(answer.body[middle:])
 
 
-def _spoilt(fault: Fault, true: Answer | None, error_body: ErrorBody) -> Answer:
-    if true is None or fault.effect in {"status", "html"}:
-        return _made_up(fault, error_body)
-    answer = evolve(true, status=fault.status or true.status)
-    if fault.effect == "truncate":
-        half = true.body[: len(true.body) // 2]
-        return answer.with_body(half, true.content_type)
-    if fault.effect == "wrong_type":
-        return answer.with_body(true.body, "text/plain; charset=utf-8")
-    if fault.effect == "wrong_shape" and fault.body is None:
-        inside = b'{"data": [' + true.body + b"]}"
-        return answer.with_body(inside, "application/json")
-    if fault.effect == "wrong_shape":
-        return answer.with_body(*_encoded(fault.body))
-    return answer
+async def _give_hugely(fault: Fault, call: Call, answer: Answer) -> None:
+    """Put spaces where they do no harm but by their number, and tell no length."""
+    before, after = (b"", answer.body) if answer.is_json else (answer.body, b"")
+    await call.begin(answer.without_length(), before)
+    for begin in range(0, fault.size, len(_PIECE)):
+        await call.go_on(_PIECE[: fault.size - begin])
+    await call.end(after)
 
 
-def _made_up(fault: Fault, error_body: ErrorBody) -> Answer:
-    is_page = fault.effect == "html"
-    status = fault.status or (502 if is_page else 503)
-    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
-    if fault.body is not None:
-        body, content_type = _encoded(fault.body)
-    elif is_page:
-        page = _GATEWAY_PAGE.format(status=status, phrase=phrase)
-        body, content_type = page.encode(), "text/html"
-    else:
-        body, content_type = _encoded(error_body(status, phrase))
-    return Answer(status).with_body(body, "text/html" if is_page else content_type)
-
-
-def _encoded(body: object) -> tuple[bytes, str]:
-    if isinstance(body, str):
-        return body.encode(), "text/plain; charset=utf-8"
-    return json.dumps(body).encode(), "application/json"
+async def _give_in_drops(fault: Fault, call: Call, answer: Answer) -> None:
+    await call.begin(answer, b"")
+    for byte in answer.body:
+        await anyio.sleep(fault.seconds)
+        await call.go_on(bytes([byte]))
+    await call.end(b"")

@@ -31,14 +31,22 @@ Effect = Literal[
     "html",
     "wrong_type",
     "wrong_shape",
+    "wrong_id",
+    "bad_utf8",
+    "bad_gzip",
+    "deep",
+    "bomb",
+    "huge",
+    "trickle",
 ]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
-# These need an answer that they can spoil, so the work is done first.
-SPOILERS = frozenset({"cut", "stall", "truncate", "wrong_type", "wrong_shape"})
+# The others need an answer that they can spoil, so the work is done first.
+SPOILERS = frozenset(EFFECTS) - {"status", "delay", "reset", "close", "html"}
 
 _STATUSES = (200, 599)
 _AT_THE_DOOR = (401, 429)
 _MANY = 10**9
+_LARGE = 10**12
 
 
 @frozen
@@ -57,7 +65,14 @@ class Fault:
             middle and goes on later. ``"truncate"``: half of the body is missing,
             and the head does not tell. ``"html"``: a gateway's page.
             ``"wrong_type"``: the true body, called text. ``"wrong_shape"``: the
-            true body inside another, or `body` in its place.
+            true body inside another, or `body` in its place. ``"wrong_id"``: the
+            true body with the id of another generation. ``"bad_utf8"``: a byte in
+            it that is none. ``"bad_gzip"``: called packed, and it is not.
+            ``"deep"``: with 100,000 lists in each other. ``"bomb"``: packed, and
+            behind `size` spaces when unpacked. ``"huge"``: behind `size` spaces, or
+            before them if it is no JSON, of a length that is not told.
+            ``"trickle"``: a byte every `seconds`. A redirect is the ``"status"``
+            302 with the header ``Location``.
         method: The verb, such as ``"POST"``; None for any.
         path: Where: generations, files, logs, billing, models, metrics, or a path
             with ``*`` for anything; None for everywhere.
@@ -76,8 +91,10 @@ class Fault:
         headers: Headers of the answer, over its own.
         body: The body of ``"status"``, ``"html"`` or ``"wrong_shape"``: a text, or
             what is sent as JSON; the usual one if left out.
-        seconds: How long ``"delay"`` and ``"stall"`` last; the others wait so long
-            before they strike.
+        seconds: How long ``"delay"``, ``"stall"`` and each byte of ``"trickle"``
+            last; the others wait so long before they strike.
+        size: How many spaces ``"bomb"`` and ``"huge"`` add; by default a billion.
+            Over a socket they take no memory; in process httpx holds them all.
         name: What `RequestRecord.fault` calls it; the effect if left out.
 
     Raises:
@@ -99,6 +116,7 @@ class Fault:
     headers: Mapping[str, str] = field(factory=dict[str, str], kw_only=True)
     body: object = field(default=None, kw_only=True)
     seconds: float = field(default=0.0, kw_only=True)
+    size: int = field(default=10**9, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -127,6 +145,8 @@ class Fault:
         end = self.ends_after
         fits = end is None or is_number(end, self.starts_after)
         require("ends_after", end, "at least starts_after, or None", fits=fits)
+        fits = is_whole(self.size, 1, _LARGE)
+        require("size", self.size, "a whole number of bytes from 1", fits=fits)
         fits = self.status is None or is_whole(self.status, *_STATUSES)
         require("status", self.status, "from 200 to 599, or None", fits=fits)
         fits = isinstance(cast("object", self.accepted), bool)
