@@ -1,13 +1,14 @@
 """All checks of the project, each in an environment of its own.
 
-`nox` alone runs what has to pass: lint, types, tests, demo, docs.
-`nox -l` lists everything.
+`nox` alone runs what has to pass, with the versions that `requirements` locks.
+`nox -l` lists everything; `nox -s lock` moves the locks to the newest versions.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -18,24 +19,30 @@ nox.options.error_on_external_run = True
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "demo", "browser", "docs"]
 
+# Tests start a hundred commands: each starts faster from what the first one compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
-def install(session: nox.Session, *groups: str, extra: str | None = None) -> None:
-    """Install dependency groups and, if an extra is named, the package with it."""
-    wanted = [
-        requirement
-        for group in groups
-        for requirement in nox.project.dependency_groups(PYPROJECT, group)
-    ]
-    package = ["-e", f".[{extra}]"] if extra else []
-    session.install(*wanted, *package)
+def install(session: nox.Session, lock: str, *, package: bool = True) -> None:
+    """Install what a lock holds, and the package itself, to be edited."""
+    session.install("--require-hashes", "-r", f"requirements/{lock}.txt")
+    if package:
+        session.install("--no-deps", "-e", ".")
+
+
+def together(session: nox.Session, *commands: tuple[str, ...]) -> None:
+    """Run commands at once; each has to succeed."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(session.run, *command) for command in commands]:
+            done.result()
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and common slips, and that the formatter has nothing to do."""
-    install(session, "lint")
+    install(session, "lint", package=False)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -43,18 +50,17 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types twice, as mypy and as pyright see them."""
-    install(session, "types", extra="all")
-    session.run("mypy")
-    python = Path(session.bin) / "python"
-    session.run("basedpyright", "--pythonpath", str(python))
+    install(session, "types")
+    python = str(Path(session.bin) / "python")
+    together(session, ("mypy",), ("basedpyright", "--pythonpath", python))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, and hold the coverage of the library to its bound."""
-    install(session, "test", extra="all")
+    install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
@@ -79,21 +85,23 @@ def browser(session: nox.Session) -> None:
         packages = ("chromium", "chromium-driver")
         session.run("apt-get", "update", "-qq", external=True)
         session.run("apt-get", "install", "-y", "-qq", *packages, external=True)
-    install(session, "browser", extra="all")
-    session.run("pytest", "tests/browser", "-p", "no:cacheprovider", *session.posargs)
+    install(session, "browser")
+    # Much of the time is waiting for videos.
+    session.run("pytest", "tests/browser", "-n", "3", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    install(session, "docs", extra="all")
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html")
+    install(session, "docs")
+    options = ("-W", "--keep-going", "-q", "-j", "auto")
+    session.run("sphinx-build", *options, "docs", "docs/_build/html")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure: figures for the documentation, never a check."""
-    install(session, "bench", extra="all")
+    install(session, "bench")
     page = "docs/benchmarks.md"
     session.run("python", "tests/bench/bench_client.py", "--write", page)
     session.run("python", "tests/bench/bench_emulator.py")
@@ -104,7 +112,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Kill workers again and again over 200 jobs, on each kind of database."""
-    install(session, "test", extra="all")
+    install(session, "test")
     crash = "tests/test_durable_crash.py"
     session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
 
@@ -112,7 +120,27 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Let coverage guide a million odd answers to their readers."""
-    install(session, "fuzz", extra="emulator")
+    install(session, "fuzz")
     program = Path("tests/fuzz/fuzz_decoding.py").resolve()
     session.chdir(session.create_tmp())  # what breaks a reader is kept there
     session.run("python", str(program), *(session.posargs or ["-runs=1000000"]))
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write down anew the newest versions that fit, with their hashes."""
+    session.install("uv")
+    command = ("uv", "pip", "compile", "--quiet", "--upgrade", "--universal")
+    options = (
+        "--python-version=3.11",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+    )
+    for group in session.posargs or PYPROJECT["dependency-groups"]:
+        extra = () if group == "lint" else ("--extra=all",)
+        wanted = ("pyproject.toml", f"--group={group}", *extra)
+        written = ("--output-file", f"requirements/{group}.txt")
+        session.run(*command, *options, *wanted, *written)

@@ -6,6 +6,7 @@ And a real PostgreSQL server, where one is asked for.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import tempfile
@@ -20,6 +21,10 @@ asyncio.set_event_loop(None)
 
 # A shell's background jobs ignore SIGINT, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Coverage follows the workers of pytest-xdist, but not the commands under test.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture(scope="session")
