@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import anyio
 import httpx
 import pytest
 
-from kling_async.emulator import Emulator
+from kling_async.emulator import Emulator, _traffic
 
 PATH = "/v2/video/generations"
 MASTER = {
@@ -100,3 +102,16 @@ async def test_a_link_expires() -> None:
     )
     assert "AccessDenied" in gone.text
     assert (again["status"], again["video"]["url"]) == ("completed", url)
+
+
+def test_a_long_life_keeps_the_last_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that runs for days does not fill the memory with its records."""
+    monkeypatch.setattr(_traffic, "_KEPT_RECORDS", 3)
+    traffic = _traffic.Traffic(random.Random(0))
+    for number in range(20):
+        record = _traffic.RequestRecord(method="GET", path=f"/{number}", status=200)
+        traffic.keep(record)
+            _traffic.RequestRecord(method="GET", path=f"/{number}", status=200)
+        )
+        assert len(traffic.records) < 6
+    assert [it.path for it in traffic.records][-3:] == ["/17", "/18", "/19"]

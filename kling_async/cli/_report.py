@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from kling_async.cli._words import CREDITS_PER_USD, in_words
+from kling_async._money import usd_of
+from kling_async.cli._words import in_words
 from kling_async.durable import JobState, JobStatus
 
 _ORDER = (
@@ -62,7 +63,7 @@ def page_of(name: str, cards: Sequence[Card], folder: Path) -> str:
     """
     counts = Counter(card.status.state for card in cards)
     spent = sum(card.status.credits_used or 0 for card in cards)
-    facts = [f"{len(cards)} jobs", f"{spent:,.0f} credits", f"{_usd(spent)} USD"]
+    facts = [f"{len(cards)} jobs", f"{spent:,.0f} credits", f"{usd_of(spent):,.2f} USD"]
     filters = "".join(
         f'<button data-state="{state}" class="{state}">{state} {counts[state]}</button>'
         for state in _ORDER
@@ -77,10 +78,6 @@ def page_of(name: str, cards: Sequence[Card], folder: Path) -> str:
         .replace("{{filters}}", filters)
         .replace("{{cards}}", body)
     )
-
-
-def _usd(credits_: float) -> str:
-    return f"{credits_ / CREDITS_PER_USD:,.2f}"
 
 
 def _card(card: Card, folder: Path) -> str:
@@ -124,7 +121,7 @@ def _facts(card: Card) -> Iterable[tuple[str, str]]:
         yield "took", in_words(seconds)
     if status.credits_used is not None:
         used = status.credits_used
-        yield "cost", f"{used:,.0f} credits, {_usd(used)} USD"
+        yield "cost", f"{used:,.0f} credits, {usd_of(used):,.2f} USD"
     if status.generation_id:
         yield "generation", status.generation_id
     if status.intent is not None:

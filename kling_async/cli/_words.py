@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from rich.text import Text
 
 from kling_async import Generation
+from kling_async._money import usd_of
 
-CREDITS_PER_USD = 2_000_000
 _MINUTE, _KILO = 60, 1000
 
 
@@ -43,7 +43,7 @@ def size_in_words(size: float) -> str:
 
 def cost_in_words(credits_: float) -> str:
     """Return a price in the API's credits and in USD."""
-    return f"{credits_:,.0f} credits ({credits_ / CREDITS_PER_USD:.2f} USD)"
+    return f"{credits_:,.0f} credits ({usd_of(credits_):.2f} USD)"
 
 
 def as_json(generation: Generation) -> dict[str, object]:

@@ -199,7 +199,7 @@ class Emulator:
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """Every request that was dealt with, in order."""
+        """The requests that were dealt with, in order: the last 200,000 at least."""
         return self._traffic.records
 
     @property

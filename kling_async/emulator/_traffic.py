@@ -30,6 +30,8 @@ CLIENT_REQUEST_ID = b"x-client-request-id"
 _logger = logging.getLogger("kling_async.emulator")
 _KEPT_BY_THE_VENDOR = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _IN_SCOPE = "kling_async.exchange"
+# An emulator that runs for days is not to fill the memory with what was asked.
+_KEPT_RECORDS = 200_000
 
 
 @frozen(kw_only=True)
@@ -103,6 +105,12 @@ class Traffic:
     chance: random.Random
     records: list[RequestRecord] = field(factory=list[RequestRecord], init=False)
     _open: set[CancelScope] = field(factory=set[CancelScope], init=False)
+
+    def keep(self, record: RequestRecord) -> None:
+        """Keep a record; of a great many, the last ones."""
+        self.records.append(record)
+        if len(self.records) >= 2 * _KEPT_RECORDS:
+            del self.records[:_KEPT_RECORDS]
 
     def hang_up(self) -> None:
         """Give up every request that is under way."""
@@ -193,7 +201,7 @@ class Front:
             await internal_error(exchange)(scope, receive, send)
         finally:
             if not exchange.record.status:
-                self.traffic.records.append(exchange.record)
+                self.traffic.keep(exchange.record)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[_IN_SCOPE]
@@ -225,7 +233,7 @@ class Front:
     def _close(self, exchange: Exchange, message: Message) -> None:
         record = evolve(exchange.record, status=int(message["status"]))
         exchange.record = record
-        self.traffic.records.append(record)
+        self.traffic.keep(record)
         if record.client_request_id:
             echo = (CLIENT_REQUEST_ID, record.client_request_id.encode())
             message["headers"] = [*message["headers"], echo]
