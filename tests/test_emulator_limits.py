@@ -111,7 +111,5 @@ def test_a_long_life_keeps_the_last_requests(monkeypatch: pytest.MonkeyPatch) ->
     for number in range(20):
         record = _traffic.RequestRecord(method="GET", path=f"/{number}", status=200)
         traffic.keep(record)
-            _traffic.RequestRecord(method="GET", path=f"/{number}", status=200)
-        )
         assert len(traffic.records) < 6
     assert [it.path for it in traffic.records][-3:] == ["/17", "/18", "/19"]
