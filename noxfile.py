@@ -1,6 +1,6 @@
 """All checks of the project, each in an environment of its own.
 
-`nox` alone runs what has to pass, with the versions that `requirements` locks.
+`nox` alone runs what has to pass, with the versions that `tests/requirements` locks.
 `nox -l` lists everything; `nox -s lock` moves the locks to the newest versions.
 """
 
@@ -27,7 +27,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 def install(session: nox.Session, lock: str, *, package: bool = True) -> None:
     """Install what a lock holds, and the package itself, to be edited."""
-    session.install("--require-hashes", "-r", f"requirements/{lock}.txt")
+    session.install("--require-hashes", "-r", f"tests/requirements/{lock}.txt")
     if package:
         session.install("--no-deps", "-e", ".")
 
@@ -142,5 +142,5 @@ def lock(session: nox.Session) -> None:
     for group in session.posargs or PYPROJECT["dependency-groups"]:
         extra = () if group == "lint" else ("--extra=all",)
         wanted = ("pyproject.toml", f"--group={group}", *extra)
-        written = ("--output-file", f"requirements/{group}.txt")
+        written = ("--output-file", f"tests/requirements/{group}.txt")
         session.run(*command, *options, *wanted, *written)

@@ -18,7 +18,7 @@ GROUPS = PROJECT["dependency-groups"]
 
 def locked_in(group: str) -> dict[str, str]:
     """Give the versions that a lock holds, by name."""
-    text = (ROOT / "requirements" / f"{group}.txt").read_text("utf-8")
+    text = (ROOT / "tests/requirements" / f"{group}.txt").read_text("utf-8")
     pins = [line.split(" ")[0] for line in text.splitlines() if line[0] not in "# "]
     return dict(pin.split("==") for pin in pins)
 
@@ -45,7 +45,7 @@ def test_a_lock_fits_what_its_group_asks_for(group: str) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_lock_holds_a_hash_for_each_version_and_no_address(group: str) -> None:
     """Another file under the same name is refused, wherever it comes from."""
-    text = (ROOT / "requirements" / f"{group}.txt").read_text("utf-8")
+    text = (ROOT / "tests/requirements" / f"{group}.txt").read_text("utf-8")
     entries = re.split(r"\n(?=\S)", text)
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
     assert "://" not in text
