@@ -186,11 +186,10 @@ class Account:
     async def _get(
         self, session: Session, path: str, read: Callable[[Answer], T], limit: float
     ) -> T:
-        request = self.transport.request(session, "GET", path=path)
+        call = self.transport.call("GET", limit, path=path)
         # The log has a limit of its own: whoever passes it may still create.
         pauses = not _is_log(path)
-        exchange = self.transport.exchange
-        return read(await exchange(session, request, limit, pauses=pauses))
+        return read(await self.transport.exchange(session, call, pauses=pauses))
 
 
 def _is_log(path: str) -> bool:

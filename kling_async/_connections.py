@@ -9,102 +9,29 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from importlib.util import find_spec
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import anyio
 import httpx
-from attrs import define, field, frozen
+from attrs import define, field
 
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling import is_whole
 from kling_async._pools import Routes, Shards
 from kling_async._scope import CLOCK_TICK, CLOSED, Scope, at_loop_end, running_loop
+from kling_async._sending import Direct, Lent, Sender, phase_limits
 from kling_async._version import __version__
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
 # connection: a create must not meet one that is just being closed.
 _KEEPALIVE_EXPIRY = 4.0
-_CONNECT_LIMIT = 15.0
 _LIMIT = 60.0
 _USER_AGENT = f"kling_async/{__version__}"
 
 Library = Literal["httpx", "aiohttp"]
-
-
-class Sender(Protocol):
-    """Makes and sends the requests of API calls."""
-
-    def build_request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes | None,
-    ) -> httpx.Request:
-        """Make a request, with the headers that all have."""
-        ...
-
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send it; give the answer as soon as its headers are there."""
-        ...
-
-
-@frozen(eq=False)
-class _Direct:
-    """Our own way: straight to the transport.
-
-    httpx's client would merge URLs, headers, cookies, hooks and redirects at each
-    request: half of what a poll costs, and nothing that an API call needs.
-    """
-
-    transport: httpx.AsyncBaseTransport
-    headers: httpx.Headers
-
-    def build_request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes | None,
-    ) -> httpx.Request:
-        request = httpx.Request(method, url, headers=self.headers, content=content)
-        request.headers.update(headers)
-        return request
-
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        response = await self.transport.handle_async_request(request)
-        response.request = request
-        return response
-
-
-@frozen(eq=False)
-class _Lent:
-    """The user's own client, with all that it is set up to do."""
-
-    client: httpx.AsyncClient
-
-    def build_request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes | None,
-    ) -> httpx.Request:
-        return self.client.build_request(method, url, headers=headers, content=content)
-
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self.client.send(
-                request, stream=True, auth=None, follow_redirects=False
-            )
-        except httpx.HTTPStatusError as error:  # from a hook
-            return error.response
 
 
 @define(eq=False)
@@ -214,7 +141,7 @@ class Connections:
                 "http_client out, or make one AsyncKling for each loop",
             )
         self._home = weakref.ref(loop)
-        return Session(_Lent(self.http_client), self.http_client, gate)
+        return Session(Lent(self.http_client), self.http_client, gate)
 
     def _open_own(self, loop: object, gate: anyio.Semaphore) -> Session:
         if self.library == "aiohttp" and not isinstance(
@@ -223,26 +150,26 @@ class Connections:
             raise ConfigurationError(
                 "transport='aiohttp' runs on asyncio alone; leave it out on trio"
             )
-        files, routes = self._new_client(), Routes(self._open_route)
+        files = self._new_client()
+        http = self._new_sender(files.headers)
 
         async def close() -> None:
             self._sessions.pop(loop, None)
             with anyio.CancelScope(shield=True):
-                await routes.aclose()
+                await http.aclose()
                 await files.aclose()
 
-        http = _Direct(routes, files.headers)
         return Session(http, files, gate, closing=at_loop_end(close))
 
-    def _open_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
+    def _new_sender(self, headers: httpx.Headers) -> Sender:
         if self.library == "aiohttp":
-            import httpx_aiohttp  # noqa: PLC0415 (an extra)
+            from kling_async import _aiohttp  # noqa: PLC0415 (an extra)
 
-            return httpx_aiohttp.AiohttpTransport(
-                verify=self._ssl or True,
-                limits=_limits(self.max_connections),
-                proxy=proxy,
-            )
+            tls = self._ssl or httpx.create_ssl_context()
+            return _aiohttp.open_sender(_USER_AGENT, _limits(self.max_connections), tls)
+        return Direct(Routes(self._open_route), headers)
+
+    def _open_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
         return Shards(self.max_connections, self._new_pool, proxy)
 
     def _new_pool(
@@ -292,7 +219,7 @@ def _require_library(library: object, http_client: object) -> None:
             f"transport: given {library!r} beside http_client; allowed: one of the "
             "two, for an http_client brings a transport of its own",
         )
-    if find_spec("httpx_aiohttp") is None:
+    if find_spec("aiohttp") is None:
         raise ConfigurationError(
             f"transport: given {library!r}, which is not installed: "
             "pip install 'kling_async[aiohttp]'",
@@ -313,9 +240,3 @@ def _require_async(http_client: object) -> None:
         raise ConfigurationError(
             f"http_client: given {http_client!r}; allowed: an httpx.AsyncClient",
         )
-
-
-def phase_limits(limit: float) -> httpx.Timeout:
-    """Bound each phase of an exchange that may take ``limit`` seconds in all."""
-    seconds = None if limit == float("inf") else limit
-    return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))

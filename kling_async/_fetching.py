@@ -13,8 +13,8 @@ from typing import Protocol, cast
 import httpx
 
 from kling_async._addresses import Reach
-from kling_async._connections import phase_limits
 from kling_async._errors import DownloadError
+from kling_async._sending import phase_limits
 
 _MOST_HOPS = 10
 _SCHEMES = {"http": 80, "https": 443}

@@ -113,7 +113,7 @@ class Routes(httpx.AsyncBaseTransport):
         return await transport.handle_async_request(request)
 
     def _route(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
-        proxy = _proxy_for(url)
+        proxy = proxy_for(url)
         if proxy not in self._by_proxy:
             self._by_proxy[proxy] = self._open(httpx.Proxy(proxy) if proxy else None)
         return self._by_proxy[proxy]
@@ -125,7 +125,8 @@ class Routes(httpx.AsyncBaseTransport):
                 await transport.aclose()
 
 
-def _proxy_for(url: httpx.URL) -> str | None:
+def proxy_for(url: httpx.URL) -> str | None:
+    """Give the proxy that the environment names for a URL, if any."""
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     names = url.netloc.decode("ascii"), url.host  # with its port, and without

@@ -102,9 +102,9 @@ class Settings:
         require_timeout("wait_timeout", self.wait_timeout)
 
     @property
-    def url(self) -> str:
-        """The URL of the generations endpoint."""
-        return self.base_url + PATHS[self.endpoint]
+    def path(self) -> str:
+        """The path of the generations endpoint."""
+        return PATHS[self.endpoint]
 
 
 def changed(settings: Settings, overrides: Options) -> Settings:

@@ -204,15 +204,14 @@ class Submission:
 
     async def _exchange(self, session: Session) -> Generation:
         transport = self.account.transport
-        request = transport.request(
-            session,
+        call = transport.call(
             "POST",
+            transport.settings.timeout,
             content=self.content,
             headers={
                 "content-type": "application/json",
                 "x-client-request-id": self.client_request_id,
             },
         )
-        limit = transport.settings.timeout
-        answer = await transport.exchange(session, request, limit)
+        answer = await transport.exchange(session, call)
         return decode_created(answer, self.client_request_id)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import anyio
 import httpx
 from attrs import define, field, frozen
 
-from kling_async._bodies import ACCEPTED, Body, UnreadableBodyError
-from kling_async._connections import Connections, Sender, Session, phase_limits
+from kling_async._bodies import Body, UnreadableBodyError
+from kling_async._connections import Connections, Session
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
@@ -29,6 +29,7 @@ from kling_async._errors import (
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
 from kling_async._retrying import is_uncertain, may_repeat_get, repeat
+from kling_async._sending import Call, Response, Sender
 from kling_async._settings import Settings
 from kling_async._wire import Answer, decode_error, decode_polled
 
@@ -46,7 +47,11 @@ _UNSENT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
-_UNSENT_BY_AIOHTTP = {"ClientConnectorError", "ConnectionTimeoutError"}
+_UNSENT_BY_AIOHTTP = {
+    "ClientConnectorError",
+    "ClientHttpProxyError",
+    "ConnectionTimeoutError",
+}
 
 
 def translate(error: Exception, doing: str) -> TransportError:
@@ -57,24 +62,32 @@ def translate(error: Exception, doing: str) -> TransportError:
 
 
 def _is_timeout(error: Exception) -> bool:
-    below = error.__cause__
-    if _is_of_aiohttp(below):  # then httpx's class says little, see below
-        return isinstance(below, TimeoutError)
-    return isinstance(error, _TIMEOUTS)
+    below = _of_aiohttp(error)
+    return (
+        isinstance(error, _TIMEOUTS)
+        if below is None
+        else isinstance(below, TimeoutError)
+    )
 
 
 def _is_unsent(error: Exception) -> bool:
     """Whether the server certainly saw nothing of the request."""
-    below = error.__cause__
-    if isinstance(error, httpx.ConnectTimeout) and _is_of_aiohttp(below):
-        # httpx-aiohttp 0.2.0 calls every lost connection so, even after sending.
-        names = {cls.__name__ for cls in type(below).__mro__}
-        return not names.isdisjoint(_UNSENT_BY_AIOHTTP)
-    return isinstance(error, _UNSENT)
+    below = _of_aiohttp(error)
+    if below is None or isinstance(error, httpx.ProxyError):
+        return isinstance(error, _UNSENT)
+    names = {cls.__name__ for cls in type(below).__mro__}
+    return not names.isdisjoint(_UNSENT_BY_AIOHTTP)
 
 
-def _is_of_aiohttp(error: BaseException | None) -> bool:
-    return type(error).__module__.partition(".")[0] == "aiohttp"
+def _of_aiohttp(error: Exception) -> BaseException | None:
+    """Give what aiohttp raised, below httpx-aiohttp in a user's own client too.
+
+    Version 0.2.0 of that calls every lost connection a ConnectTimeout.
+    """
+    for it in (error, error.__cause__):
+        if it is not None and type(it).__module__.partition(".")[0] == "aiohttp":
+            return it
+    return None
 
 
 @frozen(eq=False)
@@ -116,8 +129,8 @@ class Transport:
     ) -> Generation:
         """Ask for one generation once; a place in flight has to be taken."""
         query = f"?generation_id={quote(generation_id, safe='')}"
-        request = self.request(session, "GET", query=query)
-        answer = await self.exchange(session, request, limit)
+        call = self.call("GET", limit, query=query)
+        answer = await self.exchange(session, call)
         return decode_polled(answer, generation_id)
 
     async def repeat(
@@ -177,69 +190,58 @@ class Transport:
             raise
         return await job.result()
 
-    def request(
+    def call(
         self,
-        session: Session,
         method: Literal["GET", "POST"],
+        limit: float,
         *,
         path: str | None = None,
         query: str = "",
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> httpx.Request:
+    ) -> Call:
         """Make a request, to the generations endpoint unless a path is given.
 
-        Raises:
-            ConfigurationError: httpx takes the base URL for none.
+        Args:
+            method: Its verb.
+            limit: The longest it may take, in seconds.
+            path: Its path, which may have a query.
+            query: Its query, with the question mark.
+            content: Its body.
+            headers: Those beside the ones that all requests have.
         """
         settings = self.settings
-        url = settings.url if path is None else settings.base_url + path
-        try:
-            request = session.http.build_request(
-                method,
-                url + query,
-                content=content,
-                headers={
-                    "accept": "application/json",
-                    "accept-encoding": ACCEPTED,
-                    **(headers or {}),
-                },
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ConfigurationError(
-                f"base_url: given {self.settings.base_url!r}, which is no URL: {error}",
-            ) from error
-        # Only now: in no frame of a traceback it stands in a mapping of headers.
-        key = self.settings.api_key
-        request.headers["authorization"] = f"Bearer {key.reveal()}"
-        return request
+        return Call(
+            method=method,
+            base_url=settings.base_url,
+            target=(path or settings.path) + query,
+            headers=headers or {},
+            content=content,
+            key=settings.api_key,
+            limit=limit,
+        )
 
     async def exchange(
-        self,
-        session: Session,
-        request: httpx.Request,
-        limit: float,
-        *,
-        pauses: bool = True,
+        self, session: Session, call: Call, *, pauses: bool = True
     ) -> Answer:
-        """Send one request and read its answer, within ``limit`` seconds.
+        """Send one request and read its answer, within its limit.
 
         A 429 that says how long keeps the whole client back, if it ``pauses``.
 
         Raises:
             APIStatusError: The answer is no success.
             TransportError: There is none.
+            ConfigurationError: The base URL is none.
         """
-        request.extensions["timeout"] = phase_limits(limit).as_dict()
         started = anyio.current_time()
         received = _Received()
-        await received.receive(session.http, request, started + limit)
-        failure = received.failure(request, limit)
+        await received.receive(session.http, call, started + call.limit)
+        failure = received.failure(call)
         response = received.response
         if self.settings.reporter.hears_requests:
             event = RequestEvent(
-                method=request.method,
-                url=str(request.url),
+                method=call.method,
+                url=call.url,
                 status_code=response.status_code if response else None,
                 seconds=anyio.current_time() - started,
                 error=failure,
@@ -281,45 +283,46 @@ async def in_place(session: Session, work: Callable[[Session], Awaitable[T]]) ->
 class _Received:
     """What came back for one request, and what ended it before its end."""
 
-    response: httpx.Response | None = None
+    response: Response | None = None
     body: Body = field(factory=Body, repr=False)
     error: Exception | None = None
 
-    async def receive(
-        self, http: Sender, request: httpx.Request, deadline: float
-    ) -> None:
+    async def receive(self, http: Sender, call: Call, deadline: float) -> None:
         """Send a request and read its answer, as far as it comes in time."""
         with anyio.CancelScope(deadline=deadline + _SLACK) as scope:
             try:
-                self.response = await http.send(request)
+                self.response = await http.send(call)
                 await self._read(self.response, deadline)
+            except ConfigurationError:
+                raise
             except Exception as error:  # noqa: BLE001 (what came may be enough)
                 self.error = error
         if scope.cancelled_caught:
             self.error = TimeoutError()
 
-    async def _read(self, response: httpx.Response, deadline: float) -> None:
+    async def _read(self, response: Response, deadline: float) -> None:
         try:
-            if response.is_stream_consumed:  # by a hook of the user's, or made so
-                self.body.add(response.content)
+            if response.unpacked is not None:
+                self.body.add(response.unpacked)
                 return
             self.body.begin(response.headers)
-            async for chunk in response.aiter_raw():
+            async for chunk in response.chunks:
                 self.body.add(chunk)
                 if anyio.current_time() > deadline:
                     raise TimeoutError("it trickles in too slowly")
         finally:
             await response.aclose()
 
-    def failure(self, request: httpx.Request, limit: float) -> KlingError | None:
+    def failure(self, call: Call) -> KlingError | None:
         """Give the error as ours; None when all is well."""
         if self.error is None:
             return None
         _drop_frames(self.error)
         failure: KlingError
-        what = f"{request.method} {request.url.host}{request.url.path}"
+        url = urlsplit(call.url)
+        what = f"{call.method} {url.hostname}{url.path}"
         if self.response is None:
-            failure = translate(self.error, f"{what} (timeout {limit:g} s)")
+            failure = translate(self.error, f"{what} (timeout {call.limit:g} s)")
         elif isinstance(self.error, httpx.DecodingError | UnreadableBodyError):
             message = f"the answer cannot be read: {self.error}"
             failure = DecodeError(message, status_code=self.response.status_code)

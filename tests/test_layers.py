@@ -41,9 +41,11 @@ ROOMS = (
     "_scope",
     "_origins",
     "_settings",
-    "_pools",
-    "_connections",
     "_bodies",
+    "_pools",
+    "_sending",
+    "_aiohttp",
+    "_connections",
     "_transport",
     "_tracing",
     "_account",
@@ -78,13 +80,16 @@ THIRD_PARTIES: Mapping[str, tuple[str, ...] | None] = {
     "anyio": None,
     "httpx": (
         "_pools",
+        "_sending",
+        "_aiohttp",
         "_connections",
         "_transport",
         "_fetching",
         "_download",
         "_client",
     ),
-    "httpx_aiohttp": ("_connections",),
+    "aiohttp": ("_aiohttp",),
+    "yarl": ("_aiohttp",),
     "tenacity": ("_retrying",),
     "trio": ("_scope",),
 }
@@ -92,7 +97,7 @@ STANDARD = {
     "json": ("_wire", "_learned_file"),
     "logging": ("_hooks",),
     "asyncio": ("_scope", "_connections"),
-    "ssl": ("_connections",),
+    "ssl": ("_connections", "_aiohttp"),
 }
 
 

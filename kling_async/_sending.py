@@ -1,0 +1,182 @@
+"""How one request reaches the wire, whichever library has the connections.
+
+What is the same for all requests of a client is prepared once. Sends and gives
+back the answer as it comes; reads no answer, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Literal, Protocol
+
+import httpx
+from attrs import field, frozen
+
+from kling_async._bodies import ACCEPTED
+from kling_async._errors import ConfigurationError
+from kling_async._settings import Secret
+
+# What every call asks for.
+JSON = {"accept": "application/json", "accept-encoding": ACCEPTED}
+_CONNECT_LIMIT = 15.0
+
+
+@frozen(kw_only=True)
+class Call:
+    """One request to the API.
+
+    Attributes:
+        method: Its verb.
+        base_url: Scheme and host, and a path before the API's own.
+        target: Its path and query after that, as they go over the wire.
+        headers: Those that not all calls have.
+        content: Its body, if it has one.
+        key: What it is authorized with; in no traceback it stands in clear.
+        limit: The longest it may take, in seconds.
+    """
+
+    method: Literal["GET", "POST"]
+    base_url: str
+    target: str
+    headers: Mapping[str, str] = field(factory=dict[str, str])
+    content: bytes | None = field(default=None, repr=False)
+    key: Secret
+    limit: float
+
+    @property
+    def url(self) -> str:
+        """Where it goes."""
+        return self.base_url + self.target
+
+
+@frozen(eq=False)
+class Response:
+    """An answer whose headers are there, and whose body comes.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: By lower-case name.
+        chunks: The body as it comes, packed as the headers say.
+        aclose: Gives the connection back, or closes it when there is more to come.
+        unpacked: The whole body where somebody has read it already.
+    """
+
+    status_code: int
+    headers: Mapping[str, str] = field(repr=False)
+    chunks: AsyncIterator[bytes] = field(repr=False)
+    aclose: Callable[[], Awaitable[None]] = field(repr=False)
+    unpacked: bytes | None = field(default=None, repr=False)
+
+
+def _response(response: httpx.Response) -> Response:
+    # Read already: by a hook of the user's, or made so by a test transport.
+    is_read = response.is_stream_consumed
+    return Response(
+        response.status_code,
+        response.headers,
+        response.aiter_raw(),
+        response.aclose,
+        response.content if is_read else None,
+    )
+
+
+class Sender(Protocol):
+    """Sends the requests of API calls."""
+
+    async def send(self, call: Call) -> Response:
+        """Send one; give the answer as soon as its headers are there.
+
+        Raises:
+            ConfigurationError: The library takes the base URL for none.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        ...
+
+
+def _for_json(headers: httpx.Headers) -> httpx.Headers:
+    return httpx.Headers({**headers, **JSON})
+
+
+@frozen(eq=False)
+class Direct:
+    """Our own way: straight to httpx's transport.
+
+    httpx's client would merge URLs, headers, cookies, hooks and redirects at each
+    request: half of what a poll costs, and nothing that an API call needs.
+    """
+
+    transport: httpx.AsyncBaseTransport
+    headers: httpx.Headers = field(converter=_for_json)
+
+    async def send(self, call: Call) -> Response:
+        """Send a request as it is."""
+        try:
+            request = httpx.Request(
+                call.method,
+                call.url,
+                headers=[*self.headers.raw, *_raw(call.headers)],
+                content=call.content,
+                extensions={"timeout": phase_limits(call.limit).as_dict()},
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise no_url(call, error) from error
+        request.headers["authorization"] = f"Bearer {call.key.reveal()}"
+        response = await self.transport.handle_async_request(request)
+        response.request = request
+        return _response(response)
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self.transport.aclose()
+
+
+@frozen(eq=False)
+class Lent:
+    """The user's own client, with all that it is set up to do."""
+
+    client: httpx.AsyncClient
+
+    async def send(self, call: Call) -> Response:
+        """Send a request by the client's own rules, but for redirects."""
+        try:
+            request = self.client.build_request(
+                call.method,
+                call.url,
+                headers={**JSON, **call.headers},
+                content=call.content,
+                timeout=phase_limits(call.limit),
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise no_url(call, error) from error
+        # Only now: in no frame of a traceback it stands in a mapping of headers.
+        request.headers["authorization"] = f"Bearer {call.key.reveal()}"
+        try:
+            response = await self.client.send(
+                request, stream=True, auth=None, follow_redirects=False
+            )
+        except httpx.HTTPStatusError as error:  # from a hook
+            response = error.response
+        return _response(response)
+
+    async def aclose(self) -> None:
+        """Leave it open: it is the user's."""
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def no_url(call: Call, error: Exception) -> ConfigurationError:
+    """Say that the base URL is none."""
+    return ConfigurationError(
+        f"base_url: given {call.base_url!r}, which is no URL: {error}",
+    )
+
+
+def phase_limits(limit: float) -> httpx.Timeout:
+    """Bound each phase of an exchange that may take ``limit`` seconds in all."""
+    seconds = None if limit == float("inf") else limit
+    return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))
