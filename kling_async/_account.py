@@ -153,7 +153,8 @@ class Account:
             left: The longest to take, in seconds.
         """
         query = urlencode({"period": period, "limit": _ROWS, "offset": offset})
-        deadline = anyio.current_time() + min(left, _LOG_LIMIT)
+        most = min(left, _LOG_LIMIT, self.transport.settings.timeout)
+        deadline = anyio.current_time() + most
 
         async def get(session: Session) -> Page[LogRow]:
             limit = max(deadline - anyio.current_time(), _LEAST)

@@ -47,9 +47,10 @@ async def seen(
     account: Account, session: Session, generation: Generation
 ) -> Generation | None:
     """Ask once how an adopted generation is, in the client's scope; None if untold."""
+    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
 
     async def poll(session: Session) -> Generation:
-        return await account.transport.poll(session, generation.id, _STATUS_LIMIT)
+        return await account.transport.poll(session, generation.id, limit)
 
     try:
         with anyio.fail_after(_STATUS_LIMIT):
@@ -71,7 +72,10 @@ async def find(
     """
     session = account.transport.connections.here()
     deadline = anyio.current_time() + timeout
-    trace = Trace(client_request_id, since=since, deadline=deadline)
+    longest = account.transport.settings.retry.max_retry_after
+    trace = Trace(
+        client_request_id, since=since, deadline=deadline, max_retry_after=longest
+    )
 
     async def look() -> Generation | None:
         await search(account, session, trace)

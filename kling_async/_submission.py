@@ -30,11 +30,20 @@ from kling_async._retrying import (
     may_repeat_create_at_own_risk,
 )
 from kling_async._tracing import Sent, Trace
-from kling_async._wire import decode_created
+from kling_async._wire import decode_created, same_generation
 
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
+
+
+class _TwoIdsError(KlingError):
+    """A create was answered with one id in the body, and another in its header."""
+
+    def __init__(self, told: Generation, traced: str) -> None:
+        super().__init__(f"answered for {told.id}, and for {traced} in the header")
+        self.told = told
+        self.traced = traced
 
 
 @define(eq=False, kw_only=True)
@@ -124,12 +133,29 @@ class Submission:
         except BaseException:
             self._tell("lost")
             raise
-        self._sent.generations.add(generation.inference_id or generation.id)
+        traced = generation.inference_id or generation.id
+        self._sent.generations.add(traced)
+        if not same_generation(generation.id, traced):
+            raise _TwoIdsError(generation, traced)
         self._accepted(generation)
+        return generation
+
+    async def _told_apart(
+        self, session: Session, told: Generation, traced: str
+    ) -> Generation:
+        """Take the header's id if the server knows it: that is what the log lists."""
+        generation = told
+        try:
+            known = adopted(traced, self.client_request_id)
+            generation = await seen(self.account, session, known) or told
+        finally:  # however this ends: it is paid for
+            self._accepted(generation)
         return generation
 
     async def _settle(self, session: Session, error: KlingError) -> Generation:
         """Find out what became of it, in the client's own task too."""
+        if isinstance(error, _TwoIdsError):
+            return await self._told_apart(session, error.told, error.traced)
         if not is_uncertain(error):
             raise error
         self._lost = self._uncertain(error)
@@ -153,6 +179,7 @@ class Submission:
             since=self.since,
             deadline=anyio.current_time() + self._policy.reconcile_timeout,
             sent=self._sent,
+            max_retry_after=self._policy.max_retry_after,
         )
         await search(self.account, session, trace)
         return trace

@@ -16,6 +16,7 @@ from attrs import define, field
 
 from kling_async._errors import KlingError
 from kling_async._money import LogRow
+from kling_async._scope import CLOCK_TICK
 from kling_async._wire_account import Page
 
 Verdict = Literal["found", "failed", "missing"]
@@ -76,6 +77,7 @@ class Trace:
         deadline: When to give up, on the loop's clock.
         sent: What this client sent under that id; None after a crash, when
             nobody knows: then no number of failures proves that the last failed.
+        max_retry_after: The longest wait that the log may ask for, in seconds.
         found: The row of the generation.
         is_read: Whether the whole log was read at least once meanwhile.
         failure: Why the log could not be read, the last time that it could not.
@@ -85,6 +87,7 @@ class Trace:
     since: dt.datetime = field(kw_only=True)
     deadline: float = field(kw_only=True)
     sent: Sent | None = field(default=None, kw_only=True)
+    max_retry_after: float = field(default=_WINDOW, kw_only=True)
     found: LogRow | None = None
     is_read: bool = False
     failure: KlingError | None = None
@@ -111,7 +114,8 @@ class Trace:
     @property
     def is_over(self) -> bool:
         """Whether it is settled, or its time is up."""
-        return self.verdict != "missing" or anyio.current_time() >= self.deadline
+        is_late = anyio.current_time() + CLOCK_TICK >= self.deadline
+        return is_late or self.verdict != "missing"
 
     def give_up(self) -> None:
         """Look no further: whoever wanted it has gone."""
@@ -194,20 +198,21 @@ class Tracer:
         self._is_led = True
         try:
             while not leader.is_over:
-                await self._step(leader.deadline, read_page)
+                await self._step(leader, read_page)
         finally:
             self._is_led = False
             for trace in self._traces:
                 trace.wake.set()  # one of them is to take over
 
-    async def _step(self, deadline: float, read_page: ReadPage) -> None:
-        """Read the page that is due, if that is before the deadline."""
+    async def _step(self, leader: Trace, read_page: ReadPage) -> None:
+        """Read the page that is due, if that is before the leader's deadline."""
+        deadline = leader.deadline
         if self._offset == 0:
             due = min(self._due, deadline)
             await anyio.sleep(max(0.0, due - anyio.current_time()))
             self._pass_began, self._pages = anyio.current_time(), 0
         left = deadline - anyio.current_time()
-        if left <= 0:
+        if left <= CLOCK_TICK:
             return
         try:
             page = await read_page(self._period(), self._offset, left)
@@ -216,6 +221,7 @@ class Tracer:
                 trace.failure = error
             self._end_pass()
             asked = getattr(error, "retry_after", None) or 0.0
+            asked = min(asked, leader.max_retry_after)
             self._due = max(self._due, anyio.current_time() + asked)
         else:
             self._take_in(page)

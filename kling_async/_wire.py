@@ -142,7 +142,7 @@ def decode_polled(answer: Answer, generation_id: str) -> Generation:
     """
     body = object_in(answer)
     told = as_text(body.get("id"))
-    if told is not None and not _same_generation(told, generation_id):
+    if told is not None and not same_generation(told, generation_id):
         raise unreadable(answer, f"asked for {generation_id}, answered for {told}")
     generation = _generation(answer, generation_id, body, None)
     says_nothing = generation.status == Status.UNKNOWN and generation.error is None
@@ -210,7 +210,7 @@ def unreadable(answer: Answer, message: str) -> DecodeError:
     return DecodeError(message, status_code=answer.status_code, body=answer.text)
 
 
-def _same_generation(told: str, asked: str) -> bool:
+def same_generation(told: str, asked: str) -> bool:
     """Ids come with and without their route: ``UUID`` and ``UUID:route``."""
     return told == asked or told.startswith(asked + ":") or asked.startswith(told + ":")
 

@@ -25,6 +25,11 @@ from kling_async._wire import Answer, as_number, as_text, at, object_in, unreada
 
 RowT = TypeVar("RowT")
 
+# What has none of these is no row: to skip it would be to say that nothing is listed.
+_LOG_FIELDS = frozenset(
+    "created status model cost request_id inference_id client_request_id".split()
+)
+_LEDGER_FIELDS = frozenset("created_at direction type amount reference_id".split())
 _KINDS: Mapping[str, PriceKind] = {
     "fixed": "fixed",
     "variants": "variants",
@@ -67,10 +72,12 @@ def decode_log(answer: Answer) -> Page[LogRow]:
     """Read a page of ``GET /v2/logs``.
 
     Raises:
-        DecodeError: It is no list.
+        DecodeError: It is no list, or not of requests: what is not in it may be.
     """
     body = object_in(answer)
     rows = tuple(_log_row(row) for row in _items(answer, body))
+    if any(_LOG_FIELDS.isdisjoint(row.raw) for row in rows):
+        raise unreadable(answer, "the answer lists what is no request")
     return Page(rows=rows, has_more=_has_more(body))
 
 
@@ -78,10 +85,12 @@ def decode_transactions(answer: Answer) -> Page[Transaction]:
     """Read a page of ``GET /v2/billing/transactions``.
 
     Raises:
-        DecodeError: It is no list.
+        DecodeError: It is no list, or not of entries.
     """
     body = object_in(answer)
     rows = tuple(_transaction(row) for row in _items(answer, body))
+    if any(_LEDGER_FIELDS.isdisjoint(row.raw) for row in rows):
+        raise unreadable(answer, "the answer lists what is no entry of a ledger")
     cursor = as_text(at(body, "pagination", "next_cursor"))
     return Page(rows=rows, has_more=cursor is not None, next_cursor=cursor)
 

@@ -22,6 +22,7 @@ from clients import (
     QUEUED,
     client,
     create,
+    over,
 )
 
 from kling_async import (
@@ -336,3 +337,38 @@ async def test_a_refusal_with_a_trace_is_about_no_generation(api: respx.Route) -
         with pytest.raises(BadRequestError) as caught:
             await create(kling)
     assert caught.value.generation_id is None
+
+
+OTHER = "11111111-1111-4111-8111-111111111111"
+
+
+@pytest.mark.parametrize("known", [ID, OTHER])
+async def test_of_two_ids_the_one_that_the_server_knows_is_taken(known: str) -> None:
+    """The header's first: the log lists that. The create is told and sent once."""
+    posts: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            posts.append(request)
+            body = {"id": OTHER, "status": "queued"}
+            return httpx.Response(200, json=body, headers=TRACED)
+        if request.url.params["generation_id"] != known:
+            return httpx.Response(404)
+        return httpx.Response(200, json={"id": known, "status": "generating"})
+
+    told = list[CreatedEvent]()
+    async with over(answer) as http:
+        kling = client(http_client=http, hooks=Hooks(on_created=told.append))
+        generation = await create(kling, "scene-1")
+    assert (generation.id, generation.client_request_id) == (known, "scene-1")
+    assert [event.generation.id for event in told] == [known]
+    assert len(posts) == 1
+
+
+async def test_an_id_with_its_route_is_no_second_id(api: respx.Route) -> None:
+    """The header may leave it out: nothing is asked."""
+    uuid = ID.partition(":")[0]
+    api.respond(200, json=QUEUED, headers={"x-inference-id": uuid})
+    async with client() as kling:
+        assert (await create(kling)).id == ID
+    assert api.call_count == 1

@@ -365,6 +365,15 @@ async def test_a_log_that_asks_to_wait_is_left_alone_so_long() -> None:
     assert log.reads[1][0] - log.reads[0][0] >= 30
 
 
+async def test_a_log_that_asks_for_too_long_is_not_left_alone_so_long() -> None:
+    """Its wish counts for as much as the retry policy allows."""
+    busy = RateLimitError("slow down", status_code=429, retry_after=1e11)
+    log = Log([(0, row("r-1"))], failures=[busy])
+    trace = evolve(lost(), max_retry_after=5)
+    assert await looked_for(log, trace) == ["found"]
+    assert 5 <= log.reads[1][0] - log.reads[0][0] <= 6
+
+
 async def test_rows_older_than_the_create_are_not_read() -> None:
     """A day of a busy key has thousands of pages; the newest come first."""
     old = [row(f"o-{n}", age=700 + n) for n in range(900)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping
@@ -270,6 +271,16 @@ def test_a_price_is_for_one_unit_unless_it_says_so() -> None:
     assert priced(pricing).rates == (Rate(price=2, per=1, unit="video", when={}),)
 
 
+@pytest.mark.parametrize("decode", [decode_log, decode_transactions])
+@pytest.mark.parametrize("item", [{}, {"data": [ROW]}, {"id": "g-1"}])
+def test_a_list_of_something_else_is_not_read_as_empty(
+    decode: Callable[[Answer], object], item: object
+) -> None:
+    """Else a create that is in the log would be said not to be."""
+    with pytest.raises(DecodeError, match="the answer lists what is no"):
+        decode(listed({**ROW, "amount": {}}, item))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -282,6 +293,7 @@ JSON = st.recursive(
 def test_nothing_that_is_json_breaks_a_reader(value: object, name: str) -> None:
     """An item of any shape is read or refused, never a crash."""
     item = {"id": MODEL, "aliases": value, name: value}
-    decode_log(listed(item, value))
-    decode_transactions(listed(item, value))
+    for decode in (decode_log, decode_transactions):
+        with contextlib.suppress(DecodeError):
+            decode(listed(item, value))
     decode_prices(listed(item, value), MODEL)
