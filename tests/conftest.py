@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
 asyncio.set_event_loop(None)
@@ -65,3 +66,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("postgres")
         return url
     return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+# As many examples and as new ones as there is time for: `nox -s soak`.
+settings.register_profile("soak", deadline=None)

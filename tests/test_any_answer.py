@@ -157,7 +157,7 @@ def survive(ask: Ask, answers: Sequence[tuple[int, Sequence[Header], bytes]]) ->
 @example(answers=[(200, [], rb'{"id": 1, "status": "error", "error": "\ud800"}')])
 @example(answers=[(200, [], DEEP % (b"[" * 700, b"]" * 700))])
 @example(answers=[(200, [], rb'{"id": 1, "current_balance": 1e308}')])
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=25)
 def test_any_answer_is_a_value_or_an_error_of_ours(
     ask: Ask, answers: list[tuple[int, list[Header], bytes]]
 ) -> None:
