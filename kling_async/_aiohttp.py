@@ -8,6 +8,7 @@ each request once, and aiohttp's own errors come out.
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache, partial
 
 import aiohttp
 import httpx
@@ -45,13 +46,6 @@ class AiohttpSender:
         """Send a request, once, its target as it is."""
         if call.base_url not in self._routes:
             self._routes[call.base_url] = _route(call)
-        within = phase_limits(call.limit)
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=within.pool,
-            sock_connect=within.connect,
-            sock_read=within.read,
-        )
         try:
             answer = await self._session.request(
                 call.method,
@@ -62,22 +56,35 @@ class AiohttpSender:
                     "authorization": f"Bearer {call.key.reveal()}",
                 },
                 data=call.content,
-                timeout=timeout,
+                timeout=_limits_of(call.limit),
                 allow_redirects=False,
                 proxy=self._routes[call.base_url],
             )
         except _Lost as lost:
             raise lost.error from None
-
-        async def close() -> None:
-            answer.release()
-
         headers = httpx.Headers(answer.raw_headers)  # read as over httpx
-        return Response(answer.status, headers, answer.content.iter_any(), close)
+        return Response(
+            answer.status, headers, answer.content.iter_any(), partial(_close, answer)
+        )
 
     async def aclose(self) -> None:
         """Close the session."""
         await self._session.close()
+
+
+async def _close(answer: aiohttp.ClientResponse) -> None:
+    answer.release()
+
+
+@lru_cache(maxsize=64)
+def _limits_of(limit: float) -> aiohttp.ClientTimeout:
+    within = phase_limits(limit)
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=within.pool,
+        sock_connect=within.connect,
+        sock_read=within.read,
+    )
 
 
 def _route(call: Call) -> URL | None:

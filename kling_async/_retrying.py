@@ -142,15 +142,23 @@ async def repeat(
     except KlingError as error:
         if not may_repeat(error):
             raise
-        failed = [error]
+        failed = error
+    # Only now: most calls never need it. Its state is not to be shared by tasks.
+    return await _repeat(failed, attempt, _retrying(policy, may_repeat, before_wait))
+
+
+async def _repeat(
+    error: KlingError, attempt: Callable[[], Awaitable[T]], retrying: AsyncRetrying
+) -> T:
+    """Go on after a first attempt that failed."""
+    failed = [error]
 
     async def next_attempt() -> T:
         if failed:
             raise failed.pop()
         return await attempt()
 
-    # Only now: most calls never need it. Its state is not to be shared by tasks.
-    return await _retrying(policy, may_repeat, before_wait)(next_attempt)
+    return await retrying(next_attempt)
 
 
 def _retrying(

@@ -38,14 +38,15 @@ def running_loop() -> object:
 
 
 def _spawn(
-    work: Callable[[], Coroutine[object, object, None]], at_end: Callable[[], None]
+    work: Callable[[], Coroutine[object, object, None]],
+    at_end: Callable[[object], None],
 ) -> object:
     """Start a task of the loop itself; the result keeps it from collection."""
     loop = running_loop()
     if isinstance(loop, asyncio.AbstractEventLoop):
         task = loop.create_task(work())
         # asyncio never begins a task that is cancelled before its first step.
-        task.add_done_callback(lambda _: at_end())
+        task.add_done_callback(at_end)
         return task
     import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
 
@@ -74,10 +75,16 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
 
 @define(eq=False)
 class Job(Generic[T]):
-    """One piece of work in a scope, and what became of it."""
+    """One piece of work in a scope, and what became of it.
+
+    There is one for each poll, so it is made of few objects: what thousands of them
+    leave to the garbage collector is most of what it costs.
+    """
 
     _work: Callable[[], Awaitable[T]]
-    is_essential: bool = False
+    is_essential: bool
+    _scope: Scope
+    _at_end: Callable[[], None] | None
     _cancelled: anyio.CancelScope = field(factory=anyio.CancelScope)
     _done: anyio.Event = field(factory=anyio.Event)
     _results: list[T] = field(factory=list[T])
@@ -91,10 +98,15 @@ class Job(Generic[T]):
                 self._results.append(await self._work())
         except Exception as error:  # noqa: BLE001 (handed to the one who waits)
             self._error = error
+        finally:
+            self.end()
 
-    def end(self) -> None:
+    def end(self, _: object = None) -> None:
         """Let those who wait see what became of it."""
-        self._done.set()
+        if self._scope.forget(self):
+            self._done.set()
+            if self._at_end is not None:
+                self._at_end()
 
     def cancel(self) -> None:
         """Ask the work to stop; `finished` tells when it has."""
@@ -196,24 +208,16 @@ class Scope:
         """
         if self.is_closed:
             raise ClientClosedError(CLOSED)
-        job: Job[T] = Job(work, is_essential)
-
-        def end() -> None:
-            if job in self._jobs:
-                self._jobs.discard(job)
-                job.end()
-                if at_end is not None:
-                    at_end()
-
-        async def supervised() -> None:
-            try:
-                await job.run()
-            finally:
-                end()
-
+        job = Job(work, is_essential, self, at_end)
         self._jobs.add(job)
-        job.task = _spawn(supervised, end)
+        job.task = _spawn(job.run, job.end)
         return job
+
+    def forget(self, job: _Ending) -> bool:
+        """Take a job off the list of those under way; tell whether it was on it."""
+        is_first = job in self._jobs
+        self._jobs.discard(job)
+        return is_first
 
     async def aclose(self, patience: float) -> None:
         """End all work: what is essential gets ``patience`` seconds first.

@@ -7,6 +7,7 @@ back the answer as it comes; reads no answer, and repeats nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import httpx
@@ -176,6 +177,7 @@ def no_url(call: Call, error: Exception) -> ConfigurationError:
     )
 
 
+@lru_cache(maxsize=64)
 def phase_limits(limit: float) -> httpx.Timeout:
     """Bound each phase of an exchange that may take ``limit`` seconds in all."""
     seconds = None if limit == float("inf") else limit

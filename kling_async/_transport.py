@@ -7,6 +7,7 @@ them may be tried again is decided in `_retrying`; JSON is read in `_wire`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -115,14 +116,9 @@ class Transport:
             timeout: Bounds each exchange, in seconds, beside the settings' own.
         """
         limit = min(timeout, self.settings.timeout)
-
-        async def get(session: Session) -> Generation:
-            return await self.poll(session, generation_id, limit)
-
-        async def attempt() -> Generation:
-            return await self.in_scope(get)
-
-        return await self.repeat(attempt, may_repeat_get)
+        # No closures: see `Job`.
+        get = partial(self.poll, generation_id=generation_id, limit=limit)
+        return await self.repeat(partial(self.in_scope, get), may_repeat_get)
 
     async def poll(
         self, session: Session, generation_id: str, limit: float
@@ -148,14 +144,18 @@ class Transport:
             pauses: Whether a 429 keeps back every call of the client for as long
                 as this one waits.
         """
-
-        def before_wait(number: int, delay: float, error: KlingError) -> None:
-            if pauses and isinstance(error, RateLimitError):
-                self.connections.here().pause(delay)
-            event = RetryEvent(attempt=number, delay=delay, error=error)
-            self.settings.reporter.retry(event)
-
+        before_wait = self._pause if pauses else self._tell
         return await repeat(attempt, self.settings.retry, may_repeat, before_wait)
+
+    def _pause(self, number: int, delay: float, error: KlingError) -> None:
+        """Keep every call back after a 429, and tell of another attempt."""
+        if isinstance(error, RateLimitError):
+            self.connections.here().pause(delay)
+        self._tell(number, delay, error)
+
+    def _tell(self, number: int, delay: float, error: KlingError) -> None:
+        event = RetryEvent(attempt=number, delay=delay, error=error)
+        self.settings.reporter.retry(event)
 
     async def in_scope(
         self,
@@ -174,15 +174,9 @@ class Transport:
         """
         session = self.connections.here()
         await session.take_place()
-
-        async def placed() -> T:
-            try:
-                return await in_place(session, work)
-            except KlingError as error:
-                if on_error is None:
-                    raise
-                return await on_error(session, error)
-
+        placed = partial(in_place, session, work)
+        if on_error is not None:
+            placed = partial(_settled, session, placed, on_error)
         try:
             job = session.scope.start(placed, is_essential=is_essential)
         except ClientClosedError:
@@ -277,6 +271,18 @@ async def in_place(session: Session, work: Callable[[Session], Awaitable[T]]) ->
         return await work(session)
     finally:
         session.gate.release()
+
+
+async def _settled(
+    session: Session,
+    placed: Callable[[], Awaitable[T]],
+    on_error: Callable[[Session, KlingError], Awaitable[T]],
+) -> T:
+    """Do work in its place, and make something of its error without the place."""
+    try:
+        return await placed()
+    except KlingError as error:
+        return await on_error(session, error)
 
 
 @define(eq=False)
