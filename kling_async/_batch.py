@@ -6,7 +6,7 @@ must not hold a task group across a ``yield`` (PEP 789).
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -19,8 +19,9 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._fields import shown
@@ -55,17 +56,48 @@ class Outcome(Generic[RequestT]):
 
 
 @define(eq=False)
+class _Arrivals(Generic[RequestT]):
+    """Outcomes that nobody has taken yet.
+
+    anyio's memory stream loses an item whose receiver is cancelled by asyncio while
+    it is handed over; here it stays until it is taken.
+    """
+
+    untaken: deque[Outcome[RequestT]] = field(factory=deque[Outcome[RequestT]])
+    _news: anyio.Event = field(factory=anyio.Event)
+    _is_over: bool = False
+
+    def add(self, outcome: Outcome[RequestT]) -> None:
+        self.untaken.append(outcome)
+        self._news.set()
+
+    def end(self) -> None:
+        self._is_over = True
+        self._news.set()
+
+    async def wait(self) -> bool:
+        """Wait for one; tell whether there is."""
+        await anyio.lowlevel.checkpoint()
+        while not self.untaken and not self._is_over:
+            self._news = anyio.Event()
+            await self._news.wait()
+        return bool(self.untaken)
+
+
+@define(eq=False)
 class Batch(Generic[RequestT]):
     """Requests on their way to outcomes.
 
     Attributes:
         requests: What to generate; pulled only when there is a free place.
         generate: Takes one request to its completed generation.
+        left: Told of each generation whose outcome nobody took.
         max_in_flight: How many may be between create and outcome.
     """
 
     requests: Iterable[RequestT] | AsyncIterable[RequestT]
     generate: Callable[[RequestT], Awaitable[Generation]]
+    left: Callable[[Generation], None]
     max_in_flight: int
 
     def __attrs_post_init__(self) -> None:
@@ -81,11 +113,11 @@ class Batch(Generic[RequestT]):
 
     async def outcomes(self, scope: Scope) -> AsyncGenerator[Outcome[RequestT], None]:
         """Yield each outcome as it comes; leaving early stops the rest."""
-        send, receive = anyio.create_memory_object_stream[Outcome[RequestT]](math.inf)
+        arrivals = _Arrivals[RequestT]()
         places = anyio.Semaphore(self.max_in_flight)
 
         async def one(index: int, request: RequestT) -> None:
-            send.send_nowait(await self._outcome(index, request))
+            arrivals.add(await self._outcome(index, request))
 
         async def feed(tasks: TaskGroup) -> None:
             async with aclosing(_each(self.requests)) as source:
@@ -98,7 +130,7 @@ class Batch(Generic[RequestT]):
 
         async def pump() -> None:
             failure: Exception | None = None
-            async with send, anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as tasks:
                 try:
                     await feed(tasks)
                 except Exception as error:  # noqa: BLE001 (raised once all is done)
@@ -106,15 +138,20 @@ class Batch(Generic[RequestT]):
             if failure is not None:
                 raise failure
 
-        job = scope.start(pump)
+        job = scope.start(pump, at_end=arrivals.end)
         async with AsyncExitStack() as stack:
+            stack.callback(self._tell_untaken, arrivals)
             stack.push_async_callback(_ended, job.finished)
             stack.callback(job.cancel)
-            stack.enter_context(receive)
-            async for outcome in receive:
+            while await arrivals.wait():
                 places.release()
-                yield outcome
+                yield arrivals.untaken.popleft()
         await job.result()
+
+    def _tell_untaken(self, arrivals: _Arrivals[RequestT]) -> None:
+        for outcome in arrivals.untaken:
+            if outcome.generation is not None:
+                self.left(outcome.generation)
 
     async def _outcome(self, index: int, request: RequestT) -> Outcome[RequestT]:
         try:

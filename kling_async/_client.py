@@ -440,7 +440,8 @@ class AsyncKling(Accounting, Downloading):
 
             return await (spending.run(built.to_body(), work) if spending else work())
 
-        batch = Batch(requests, generate, max_in_flight)
+        left = self._settings.reporter.left
+        batch = Batch(requests, generate, left, max_in_flight)
         scope = account.transport.connections.here().scope
         async with aclosing(batch.outcomes(scope)) as outcomes:
             async for outcome in outcomes:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +32,7 @@ from kling_async._hooks import Reporter, RetryEvent
 from kling_async._mp4 import HEAD, begins_like_mp4, flaw_of
 from kling_async._polling import is_whole
 from kling_async._retrying import RetryPolicy, repeat
+from kling_async._sending import leave
 from kling_async._transport import translate
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
@@ -182,11 +184,12 @@ class Download:
             reach=limits.reach,
             limit=min(limits.silence, left + _SLACK),
         )
+        chunks = response.aiter_raw()
         try:
             await self._begin(response, file)
-            await self._copy(response, file)
+            await self._copy(chunks, file)
         finally:
-            await response.aclose()
+            await leave(response.aclose, chunks)
         await self._check(file)
 
     def _require_right_to_go_on(self) -> None:
@@ -265,10 +268,10 @@ class Download:
 
     async def _copy(
         self,
-        response: httpx.Response,
+        chunks: AsyncIterator[bytes],
         file: anyio.AsyncFile[bytes],
     ) -> None:
-        async for chunk in response.aiter_raw():
+        async for chunk in chunks:
             self._require_right_to_go_on()
             self._require_room_for(self._written + len(chunk))
             if self._written == 0 and len(chunk) >= HEAD:

@@ -173,9 +173,11 @@ class Reporter:
     def left(self, generation: Generation) -> None:
         """Warn that whoever wanted it has gone; it goes on all the same."""
         logger.warning(
-            "left generation %s before its end; it goes on and is billed: "
-            "wait(%r) goes on with it",
+            "left generation %s, %s; wait(%r) brings it",
             generation.id,
+            "which has ended"
+            if generation.is_terminal
+            else "which goes on and is billed",
             generation.id,
         )
 

@@ -6,6 +6,7 @@ back the answer as it comes; reads no answer, and repeats nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -79,6 +80,21 @@ def _response(response: httpx.Response) -> Response:
         response.aclose,
         response.content if is_read else None,
     )
+
+
+async def leave(
+    aclose: Callable[[], Awaitable[None]], chunks: AsyncIterator[bytes]
+) -> None:
+    """Close an answer before its end, and end the generators that bring it.
+
+    httpx nests several and closes only the outermost; trio warns of the others.
+    """
+    try:
+        await aclose()
+    finally:
+        with contextlib.suppress(Exception):
+            for _ in range(2):  # what was read already, then that it is closed
+                await anext(chunks)
 
 
 class Sender(Protocol):

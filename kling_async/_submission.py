@@ -65,6 +65,7 @@ class Submission:
     since: dt.datetime = field(factory=_now)
     _is_sent: bool = False
     _is_left: bool = False
+    _made: Generation | None = None
     _lost: SubmissionUncertainError | None = None
     _failed: KlingError | None = None
 
@@ -118,6 +119,7 @@ class Submission:
             raise
         except BaseException:  # the caller was cancelled
             self._is_left = True
+            self._warn_if_left()  # perhaps with the answer there already
             raise
 
     async def _send(self, session: Session) -> Generation:
@@ -205,8 +207,12 @@ class Submission:
 
     def _accepted(self, generation: Generation) -> None:
         self._reporter.created(CreatedEvent(generation=generation, model=self.model))
-        if self._is_left:
-            self._reporter.left(generation)
+        self._made = generation
+        self._warn_if_left()
+
+    def _warn_if_left(self) -> None:
+        if self._is_left and self._made is not None:
+            self._reporter.left(self._made)
 
     def _uncertain(self, error: KlingError) -> SubmissionUncertainError:
         lost = SubmissionUncertainError(

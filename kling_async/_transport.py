@@ -30,7 +30,7 @@ from kling_async._errors import (
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
 from kling_async._retrying import is_uncertain, may_repeat_get, repeat
-from kling_async._sending import Call, Response, Sender
+from kling_async._sending import Call, Response, Sender, leave
 from kling_async._settings import Settings
 from kling_async._wire import Answer, decode_error, decode_polled
 
@@ -310,14 +310,19 @@ class _Received:
         try:
             if response.unpacked is not None:
                 self.body.add(response.unpacked)
-                return
-            self.body.begin(response.headers)
-            async for chunk in response.chunks:
-                self.body.add(chunk)
-                if anyio.current_time() > deadline:
-                    raise TimeoutError("it trickles in too slowly")
-        finally:
-            await response.aclose()
+            else:
+                await self._read_chunks(response, deadline)
+        except BaseException:
+            await leave(response.aclose, response.chunks)
+            raise
+        await response.aclose()
+
+    async def _read_chunks(self, response: Response, deadline: float) -> None:
+        self.body.begin(response.headers)
+        async for chunk in response.chunks:
+            self.body.add(chunk)
+            if anyio.current_time() > deadline:
+                raise TimeoutError("it trickles in too slowly")
 
     def failure(self, call: Call) -> KlingError | None:
         """Give the error as ours; None when all is well."""
