@@ -22,6 +22,7 @@ from kling_async._connections import Connections, Library
 from kling_async._downloading import Downloading
 from kling_async._errors import (
     ClientClosedError,
+    ConfigurationError,
     GenerationFailedError,
     KlingError,
 )
@@ -44,6 +45,7 @@ from kling_async._settings import (
     changed,
     find_base_url,
     find_key,
+    find_plain_http,
     require_timeout,
 )
 from kling_async._submission import Submission
@@ -87,6 +89,10 @@ class AsyncKling(Accounting, Downloading):
             are not public: loopback, private and link-local ones, a cloud's own.
             Without it only from ``base_url``'s own host and port, and, where
             that is loopback, from this machine.
+        allow_plain_http: Whether ``base_url`` may be ``http://`` on another machine,
+            where anyone on the way can read the key. By default what the
+            environment variable ``AIMLAPI_ALLOW_PLAIN_HTTP`` says (``1`` for yes),
+            else not.
 
     Raises:
         ConfigurationError: There is no key, or a value makes no sense.
@@ -108,19 +114,25 @@ class AsyncKling(Accounting, Downloading):
         endpoint: Endpoint = "universal",
         check_media: bool = True,
         allow_private_downloads: bool = False,
+        allow_plain_http: bool | None = None,
     ) -> None:
-        self._settings = Settings(
-            api_key=find_key(api_key),
-            base_url=find_base_url(base_url),
-            endpoint=endpoint,
-            timeout=timeout,
-            wait_timeout=wait_timeout,
-            retry=retry or RetryPolicy(),
-            polling=polling or Learned(),
-            reporter=Reporter(hooks or Hooks()),
-            check_media=check_media,
-            allow_private_downloads=allow_private_downloads,
-        )
+        try:
+            self._settings = Settings(
+                api_key=find_key(api_key),
+                base_url=find_base_url(base_url),
+                endpoint=endpoint,
+                timeout=timeout,
+                wait_timeout=wait_timeout,
+                retry=retry or RetryPolicy(),
+                polling=polling or Learned(),
+                reporter=Reporter(hooks or Hooks()),
+                check_media=check_media,
+                allow_private_downloads=allow_private_downloads,
+                allow_plain_http=find_plain_http(allow_plain_http),
+            )
+        except ConfigurationError as error:
+            del api_key, base_url  # crash reports show the locals of a traceback
+            raise error.with_traceback(None) from None
         self._connections = Connections(max_connections, http_client, transport)
         self._origins = Origins()
         self._poll_loops = PollLoops(self._origins)
@@ -171,7 +183,11 @@ class AsyncKling(Accounting, Downloading):
             ConfigurationError: A value makes no sense.
         """
         other = copy.copy(self)
-        other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
+        try:
+            other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
+        except ConfigurationError as error:
+            del overrides  # as in the constructor
+            raise error.with_traceback(None) from None
         other._poll_loops = PollLoops(self._origins)  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other

@@ -13,6 +13,8 @@ import anyio
 import httpx
 from attrs import define, field
 
+from kling_async._addresses import is_loopback
+
 # Measured, see docs/benchmarks.md: fewer gain nothing, more cost time.
 _POOL_SIZE = 4
 
@@ -127,6 +129,8 @@ class Routes(httpx.AsyncBaseTransport):
 
 def proxy_for(url: httpx.URL) -> str | None:
     """Give the proxy that the environment names for a URL, if any."""
+    if url.scheme == "http" and is_loopback(url.host):
+        return None  # what is said to this machine in the clear does not leave it
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     names = url.netloc.decode("ascii"), url.host  # with its port, and without

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
 
+from kling_async._addresses import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import Hooks, Reporter
 from kling_async._polling import Polling
@@ -22,6 +23,7 @@ from kling_async._wire import PATHS, Endpoint
 DEFAULT_BASE_URL = "https://api.aimlapi.com"
 KEY_VARIABLES = ("AIMLAPI_KEY", "AIMLAPI_API_KEY", "AIML_API_KEY")
 BASE_URL_VARIABLE = "AIMLAPI_BASE_URL"
+PLAIN_HTTP_VARIABLE = "AIMLAPI_ALLOW_PLAIN_HTTP"
 KEYS_PAGE = "aimlapi.com/app/keys"
 
 
@@ -38,6 +40,7 @@ class Options(TypedDict, total=False):
     hooks: Hooks
     check_media: bool
     allow_private_downloads: bool
+    allow_plain_http: bool
 
 
 class Secret:
@@ -79,6 +82,7 @@ class Settings:
         check_media: Whether local media are held against documented limits.
         allow_private_downloads: Whether videos may lie at addresses that are not
             public.
+        allow_plain_http: Whether the key may travel unencrypted to other machines.
     """
 
     api_key: Secret
@@ -91,6 +95,7 @@ class Settings:
     reporter: Reporter
     check_media: bool
     allow_private_downloads: bool
+    allow_plain_http: bool
 
     def __attrs_post_init__(self) -> None:
         if self.endpoint not in PATHS:
@@ -100,6 +105,8 @@ class Settings:
             )
         require_timeout("timeout", self.timeout)
         require_timeout("wait_timeout", self.wait_timeout)
+        if not self.allow_plain_http:
+            _require_private_way(self.base_url)
 
     @property
     def path(self) -> str:
@@ -153,6 +160,25 @@ def find_key(given: str | None) -> Secret:
     )
 
 
+def find_plain_http(given: bool | None) -> bool:  # noqa: FBT001 (a value, no switch)
+    """Take what was given, else what the environment says: 1, true, yes or on."""
+    if given is not None:
+        return given
+    told = os.environ.get(PLAIN_HTTP_VARIABLE, "").strip().lower()
+    return told in {"1", "true", "yes", "on"}
+
+
+def _require_private_way(base_url: str) -> None:
+    parts = urlsplit(base_url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            f"base_url: given {base_url!r}, and anyone on the way could read the key; "
+            "allowed: https://, or http:// to this machine. In a network that you "
+            "trust, AsyncKling(allow_plain_http=True) or the environment variable "
+            f"{PLAIN_HTTP_VARIABLE}=1 sends it all the same",
+        )
+
+
 def _checked_key(key: Secret, source: str) -> Secret:
     if re.fullmatch(r"[\x21-\x7e]+", key.reveal().strip()) is None:
         raise ConfigurationError(
@@ -164,7 +190,7 @@ def _checked_key(key: Secret, source: str) -> Secret:
 
 
 def _can_be_base(url: str) -> bool:
-    if re.search(r"[\s\x00-\x1f\x7f?#@]", url):
+    if re.search(r"[\s\x00-\x1f\x7f?#@\\]", url):
         return False
     try:
         parts = urlsplit(url)
@@ -180,10 +206,10 @@ def find_base_url(given: str | None) -> str:
     from_environment = os.environ.get(BASE_URL_VARIABLE, "").strip()
     base_url = (given or from_environment or DEFAULT_BASE_URL).strip()
     if not _can_be_base(base_url):
-        # What stands before an @ or after a ? may be a secret.
-        shown = re.sub(r"^(https?:)?/*.*@", r"\1//***@", base_url)
+        # What stands before an @ or after a ? or # may be a secret.
+        shown = re.sub(r"(?s)^(https?:)?/*.*@", r"\1//***@", base_url)
         raise ConfigurationError(
-            f"base_url: given {shown.partition('?')[0]!r}; allowed: http:// or "
+            f"base_url: given {re.split('[?#]', shown)[0]!r}; allowed: http:// or "
             "https:// and a host, without user, query or fragment, "
             f"such as {DEFAULT_BASE_URL}",
         )

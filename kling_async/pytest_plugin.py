@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MARKER = "kling_emulator"
 _SMALL = 64  # pixels: what a test's videos show is seldom looked at
-_URL = "http://kling.test"
+_URL = "https://kling.test"
 
 
 def pytest_configure(config: pytest.Config) -> None:

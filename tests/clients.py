@@ -9,7 +9,7 @@ import httpx
 from kling_async import AsyncKling, Generation, Hooks, RetryPolicy
 
 KEY = "sk-throw-away-0123456789"
-BASE_URL = "http://kling.test"
+BASE_URL = "https://kling.test"
 PATH = "/v2/video/generations"
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
 QUEUED: Mapping[str, object] = {"id": ID, "status": "queued"}
@@ -31,6 +31,7 @@ def client(
     hooks: Hooks | None = None,
     max_connections: int = 100,
     http_client: httpx.AsyncClient | None = None,
+    allow_plain_http: bool = False,
 ) -> AsyncKling:
     """Make a client."""
     return AsyncKling(
@@ -41,6 +42,7 @@ def client(
         hooks=hooks,
         max_connections=max_connections,
         http_client=http_client,
+        allow_plain_http=allow_plain_http,
     )
 
 

@@ -42,7 +42,7 @@ async def client_of(emulator: Emulator) -> AsyncGenerator[AsyncKling, None]:
     transport = httpx.ASGITransport(app=emulator.app)
     async with (
         httpx.AsyncClient(transport=transport) as http,
-        AsyncKling("any-key", base_url="http://kling", http_client=http) as kling,
+        AsyncKling("any-key", base_url="https://kling", http_client=http) as kling,
     ):
         yield kling
 
@@ -212,7 +212,7 @@ async def test_the_log_can_be_narrowed() -> None:
         await kling.create(model=MASTER, prompt=PROMPT)
         await kling.create(model=PRO, prompt=PROMPT)
         await raw.post(
-            "http://kling/v2/video/generations",
+            "https://kling/v2/video/generations",
             json={"model": MASTER},
             headers={"authorization": "Bearer any-key"},
         )

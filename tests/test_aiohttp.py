@@ -288,8 +288,13 @@ async def test_the_environments_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(name, raising=False)
     async with RawServer(SERVED) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.base_url)
-        base_url = "http://kling.test"
-        async with AsyncKling(KEY, base_url=base_url, transport="aiohttp") as kling:
+        kling = AsyncKling(
+            KEY,
+            base_url="http://kling.test",
+            transport="aiohttp",
+            allow_plain_http=True,
+        )
+        async with kling:
             assert (await kling.get(ID)).id == ID
     assert proxy.requests[0].target.startswith("http://kling.test/v2/video/")
 

@@ -132,7 +132,7 @@ def survive(ask: Ask, answers: Sequence[tuple[int, Sequence[Header], bytes]]) ->
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
             kling = AsyncKling(
                 "any-key",
-                base_url="http://kling.test",
+                base_url="https://kling.test",
                 http_client=http,
                 polling=Fixed(10),
                 retry=RetryPolicy(attempts=3, reconcile_timeout=10),

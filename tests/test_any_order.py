@@ -135,7 +135,7 @@ class Program(RuleBasedStateMachine):
         """Make a client."""
         return AsyncKling(
             "any-key",
-            base_url="http://kling",
+            base_url="https://kling",
             http_client=httpx.AsyncClient(transport=self.network),
             polling=Fixed(5),
             timeout=10,

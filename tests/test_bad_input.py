@@ -310,7 +310,7 @@ async def test_an_address_where_nobody_listens_is_told_with_the_address() -> Non
 
 async def test_a_name_that_does_not_exist_is_told_with_the_name() -> None:
     """Names below ``.invalid`` never do (RFC 6761)."""
-    async with client("http://kling.invalid", retry=ONCE) as kling:
+    async with client("https://kling.invalid", retry=ONCE) as kling:
         with pytest.raises(ConnectionFailedError, match=r"kling\.invalid"):
             await kling.get(ID)
 

@@ -445,7 +445,7 @@ async def test_the_emulators_generations_all_come() -> None:
     """Real requests, some of which fail; what is billed is what came."""
     emulator = Emulator(speed=1, size=64, failure_rate=0.3)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator.app))
-    kling = AsyncKling("some-key", base_url="http://kling.test", http_client=http)
+    kling = AsyncKling("some-key", base_url="https://kling.test", http_client=http)
     async with http, kling:
         requests = itertools.repeat(SUNSET, 40)
         outcomes = await outcomes_of(kling, requests, max_in_flight=10)

@@ -301,7 +301,7 @@ async def client_of(emulator: Emulator) -> AsyncGenerator[AsyncKling, None]:
     transport = httpx.ASGITransport(app=emulator.app)
     async with (
         httpx.AsyncClient(transport=transport) as http,
-        AsyncKling("any-key", base_url="http://kling", http_client=http) as kling,
+        AsyncKling("any-key", base_url="https://kling", http_client=http) as kling,
     ):
         yield kling
 

@@ -44,7 +44,7 @@ def noting(seen: list[httpx.Request]) -> httpx.AsyncClient:
             f"Bearer {KEY}",
         ),
         (
-            lambda it: it.with_options(base_url="http://elsewhere.test/v2"),
+            lambda it: it.with_options(base_url="https://elsewhere.test/v2"),
             lambda it: it.url.host,
             "kling.test",
         ),
@@ -161,6 +161,6 @@ async def test_a_client_works_with_and_without_a_block() -> None:
 async def test_a_client_shows_where_it_goes_and_whether_it_is_open() -> None:
     """Never the key."""
     kling = AsyncKling(KEY, base_url=BASE_URL, retry=SOON)
-    assert repr(kling) == "<AsyncKling http://kling.test open>"
+    assert repr(kling) == "<AsyncKling https://kling.test open>"
     await kling.aclose()
-    assert repr(kling) == "<AsyncKling http://kling.test closed>"
+    assert repr(kling) == "<AsyncKling https://kling.test closed>"

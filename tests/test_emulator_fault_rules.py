@@ -24,7 +24,7 @@ def in_process(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client whose requests go to the app without a socket."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=emulator.app),
-        base_url="http://kling.test",
+        base_url="https://kling.test",
         headers={"Authorization": "Bearer some-key"},
     )
 
@@ -84,7 +84,7 @@ async def test_what_happened_is_told_over_http() -> None:
         ("10.0.0.1", {}, 403),
         ("fe80::1%eth0", {}, 403),
         ("testclient", {}, 403),
-        ("127.0.0.1", {"Origin": "http://kling.test"}, 200),
+        ("127.0.0.1", {"Origin": "https://kling.test"}, 200),
         ("127.0.0.1", {"Origin": "https://evil.example"}, 403),
     ],
 )
@@ -94,7 +94,7 @@ async def test_only_this_machine_may_set_faults(
     """Nor may a page of somebody else's in a browser on it."""
     transport = httpx.ASGITransport(app=Emulator().app, client=(client, 1))
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://kling.test"
+        transport=transport, base_url="https://kling.test"
     ) as http:
         answer = await http.get("/_emulator/faults", headers=headers)
     assert answer.status_code == status

@@ -28,7 +28,7 @@ def in_process(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client whose requests go to the app without a socket."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=emulator.app),
-        base_url="http://kling.test",
+        base_url="https://kling.test",
         headers=HEADERS,
     )
 

@@ -28,7 +28,7 @@ def client_of(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client whose requests go to the app without a socket."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=emulator.app),
-        base_url="http://kling.test",
+        base_url="https://kling.test",
         headers={"Authorization": "Bearer some-key"},
         timeout=30,
     )
@@ -232,7 +232,7 @@ async def test_nothing_is_fetched_for_other_machines() -> None:
     try:
         async with httpx.AsyncClient(
             transport=transport,
-            base_url="http://kling.test",
+            base_url="https://kling.test",
             headers={"Authorization": "Bearer some-key"},
         ) as client:
             film = await filmed(client, {**body, "prompt": "A cat"})

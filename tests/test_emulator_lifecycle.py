@@ -41,7 +41,7 @@ def client_of(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client whose requests go to the app without a socket."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=emulator.app),
-        base_url="http://kling.test",
+        base_url="https://kling.test",
         headers={"Authorization": "Bearer some-key"},
     )
 

@@ -17,7 +17,7 @@ BODY = {"model": MASTER, "image_url": "https://example.com/mona.jpg"}
 def client_of(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client without a key, whose requests go to the app without a socket."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=emulator.app), base_url="http://kling.test"
+        transport=httpx.ASGITransport(app=emulator.app), base_url="https://kling.test"
     )
 
 

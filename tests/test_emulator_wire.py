@@ -31,7 +31,7 @@ def client_of(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client whose requests go to the app without a socket."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=emulator.app),
-        base_url="http://kling.test",
+        base_url="https://kling.test",
         headers={"Authorization": "Bearer some-key"},
     )
 
@@ -93,7 +93,7 @@ async def test_a_completed_generation_tells_video_and_cost() -> None:
         "id": generation_id,
         "status": "completed",
         "video": {
-            "url": f"http://kling.test/files/{name}.mp4",
+            "url": f"https://kling.test/files/{name}.mp4",
             "content_type": "video/mp4",
             "file_name": "output.mp4",
             "file_size": body["video"]["file_size"],

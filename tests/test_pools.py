@@ -137,7 +137,7 @@ async def test_the_environments_proxy_is_used(
     """A plain request goes to it whole, with the URL in its first line."""
     async with RawServer(SERVED) as proxy:
         no_proxies.setenv(variable, proxy.base_url.removeprefix("http://"))
-        async with client("http://kling.test") as kling:
+        async with client("http://kling.test", allow_plain_http=True) as kling:
             assert (await kling.get(ID)).id == ID
     (request,) = proxy.requests
     assert request.target.startswith("http://kling.test/v2/video/generations?")
@@ -155,6 +155,18 @@ async def test_a_host_of_no_proxy_is_reached_directly(
         async with client(server.base_url) as kling:
             await kling.get(ID)
         assert (len(server.requests), len(proxy.requests)) == (1, 0)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_what_is_for_this_machine_goes_through_no_proxy(
+    no_proxies: pytest.MonkeyPatch, variable: str
+) -> None:
+    """In the clear it would show the key to another one."""
+    async with RawServer(SERVED) as proxy, RawServer(SERVED) as server:
+        no_proxies.setenv(variable, proxy.base_url)
+        async with client(server.base_url) as kling:
+            await kling.get(ID)
+        assert (len(server.requests), proxy.accepted) == (1, 0)
 
 
 async def test_an_https_request_asks_the_proxy_for_a_tunnel(
@@ -178,7 +190,7 @@ async def test_a_proxy_of_no_use_is_a_wrong_configuration(
 ) -> None:
     """Told before anything is sent, by the variables' names."""
     no_proxies.setenv("HTTP_PROXY", given)
-    kling = client("http://kling.test", retry=ONCE)
+    kling = client("http://kling.test", retry=ONCE, allow_plain_http=True)
     with pytest.raises(ConfigurationError, match="HTTP_PROXY"):
         await kling.get(ID)
 

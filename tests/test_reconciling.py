@@ -176,7 +176,7 @@ def client_of(
     """Make a client behind a network."""
     return AsyncKling(
         "any-key",
-        base_url="http://kling",
+        base_url="https://kling",
         http_client=httpx.AsyncClient(transport=network),
         hooks=(told or Told()).hooks,
         retry=POLICY(**policy),
@@ -305,7 +305,7 @@ async def test_a_generation_that_cannot_be_polled_is_adopted_all_the_same() -> N
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(find_only))
     async with AsyncKling(
-        "any-key", base_url="http://kling", http_client=http
+        "any-key", base_url="https://kling", http_client=http
     ) as kling:
         generation = await create(kling)
     assert [generation.id] == ids(network)
@@ -552,7 +552,7 @@ async def test_a_pause_of_the_client_does_not_keep_the_search_back() -> None:
         return await network.handle_async_request(request)
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(carry))
-    kling = AsyncKling("any-key", base_url="http://kling", http_client=http)
+    kling = AsyncKling("any-key", base_url="https://kling", http_client=http)
     async with kling, anyio.create_task_group() as tasks:
 
         async def one() -> None:
@@ -579,7 +579,7 @@ async def test_a_client_without_a_free_place_still_gives_up_in_time() -> None:
     policy = RetryPolicy(reconcile_timeout=30)
     kling = AsyncKling(
         "any-key",
-        base_url="http://kling",
+        base_url="https://kling",
         http_client=http,
         max_connections=1,
         retry=policy,
@@ -608,7 +608,7 @@ async def test_a_create_that_was_not_sent_before_the_close_is_not_uncertain() ->
         return httpx.Response(429, headers={"retry-after": "60"})
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(carry))
-    kling = AsyncKling("any-key", base_url="http://kling", http_client=http)
+    kling = AsyncKling("any-key", base_url="https://kling", http_client=http)
 
     async def one(call: Callable[[], Awaitable[object]]) -> None:
         try:

@@ -337,7 +337,7 @@ async def test_what_fits_a_model_is_sent_and_accepted(
     wire = Wire(emulator)
     async with (
         httpx.AsyncClient(transport=wire) as client,
-        AsyncKling("key", base_url="http://kling.test", http_client=client) as kling,
+        AsyncKling("key", base_url="https://kling.test", http_client=client) as kling,
     ):
         generation = await kling.create(build_request(body))
     (record,) = emulator.creates
@@ -359,7 +359,7 @@ async def test_what_does_not_fit_is_refused_by_both_sides_for_the_same_fields(
         build_request(body)
     async with httpx.AsyncClient(transport=Wire(emulator)) as client:
         answer = await client.post(
-            f"http://kling.test{PATH}",
+            f"https://kling.test{PATH}",
             json=body,
             headers={"Authorization": "Bearer key"},
         )

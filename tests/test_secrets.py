@@ -248,7 +248,7 @@ async def test_a_key_that_stands_in_an_answer_by_chance_spoils_nothing(
         return httpx.Response(200, json={"id": case.generation_id, "status": "queued"})
 
     async with over(reply) as mine:
-        kling = AsyncKling(case.key, base_url="http://kling.test", http_client=mine)
+        kling = AsyncKling(case.key, base_url="https://kling.test", http_client=mine)
         assert (await create(kling)).id == case.generation_id
         generation = await kling.get(case.generation_id)
     assert (generation.id, generation.status) == (case.generation_id, "queued")

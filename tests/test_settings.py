@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,12 +21,14 @@ from kling_async._settings import (
     BASE_URL_VARIABLE,
     DEFAULT_BASE_URL,
     KEY_VARIABLES,
+    PLAIN_HTTP_VARIABLE,
     Options,
     Secret,
     Settings,
     changed,
     find_base_url,
     find_key,
+    find_plain_http,
 )
 
 KEY = "sk-0123456789abcdef"
@@ -38,7 +41,7 @@ SETTINGS: Callable[..., Settings] = Settings
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide what the machine that runs the tests is set up with."""
-    for name in (*KEY_VARIABLES, BASE_URL_VARIABLE):
+    for name in (*KEY_VARIABLES, BASE_URL_VARIABLE, PLAIN_HTTP_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -55,6 +58,7 @@ def make(**overrides: object) -> Settings:
         "reporter": Reporter(),
         "check_media": True,
         "allow_private_downloads": False,
+        "allow_plain_http": False,
     }
     return SETTINGS(**sound | overrides)
 
@@ -254,6 +258,7 @@ def test_the_base_url_is_the_vendors_by_default(
         "https://api..example.com",
         "https://.",
         f"https://{'a' * 64}.example.com",
+        "http://localhost\\.example.com",
     ],
     ids=ascii,
 )
@@ -261,7 +266,7 @@ def test_a_base_url_that_cannot_work_is_refused(given: str) -> None:
     """Before the first request; the message shows what is allowed."""
     with pytest.raises(ConfigurationError, match=r"^base_url: given ") as caught:
         find_base_url(given)
-    assert repr(given.partition("?")[0])[:-1] in str(caught.value)
+    assert repr(re.split("[?#]", given)[0])[:-1] in str(caught.value)
     assert DEFAULT_BASE_URL in str(caught.value)
 
 
@@ -276,6 +281,8 @@ def test_a_base_url_that_cannot_work_is_refused(given: str) -> None:
         "https:/user:hunter2@api.example.com",
         "user:hunter2@api.example.com",
         "https://api.example.com/?api_key=hunter2",
+        "https://api.example.com/#hunter2",
+        "https://user:hunter2\n@api.example.com",
     ],
 )
 def test_a_base_url_with_a_secret_in_it_is_refused_and_not_shown(given: str) -> None:
@@ -284,6 +291,74 @@ def test_a_base_url_with_a_secret_in_it_is_refused_and_not_shown(given: str) -> 
         find_base_url(given)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(caught.value)
+
+
+# --- plain HTTP
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8765",
+        "emulator.localhost",
+        "127.0.0.1:8765/path",
+        "127.200.0.1",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]",
+    ],
+)
+def test_the_key_goes_in_the_clear_to_this_machine(host: str) -> None:
+    """The emulator speaks plain HTTP, and nobody listens on the way."""
+    assert make(base_url=find_base_url(f"http://{host}"))
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "api.aimlapi.com",
+        "emulator:8765",
+        "10.0.0.1",
+        "192.168.1.7",
+        "0.0.0.0",
+        "[::]",
+        "127.0.0.1.example.com",
+        "localhost.example.com",
+        "notlocalhost",
+        "1.127.0.0",
+        "2130706433",
+        "127.1",
+    ],
+)
+def test_the_key_goes_in_the_clear_to_no_other_machine(scheme: str, host: str) -> None:
+    """The message says what is allowed, and how to allow the rest."""
+    base_url = find_base_url(f"{scheme}://{host}")
+    with pytest.raises(ConfigurationError, match=r"^base_url: given ") as caught:
+        make(base_url=base_url)
+    assert "allow_plain_http=True" in str(caught.value)
+    assert f"{PLAIN_HTTP_VARIABLE}=1" in str(caught.value)
+    assert make(base_url=base_url, allow_plain_http=True).base_url == base_url
+
+
+@pytest.mark.parametrize("told", ["1", "true", "Yes", " on "])
+def test_the_environment_may_allow_plain_http(
+    monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """As in a compose file, beside the base URL; what the code says counts first."""
+    monkeypatch.setenv(PLAIN_HTTP_VARIABLE, told)
+    assert find_plain_http(None) is True
+    assert find_plain_http(False) is False
+
+
+@pytest.mark.parametrize("told", [None, "", "0", "false", "no", "off", "maybe"])
+def test_only_a_clear_yes_allows_plain_http(
+    monkeypatch: pytest.MonkeyPatch, told: str | None
+) -> None:
+    """Whatever else stands there is a no."""
+    if told is not None:
+        monkeypatch.setenv(PLAIN_HTTP_VARIABLE, told)
+    assert find_plain_http(None) is False
 
 
 @pytest.mark.parametrize(
@@ -357,6 +432,7 @@ HOOKS = Hooks(on_status=on_status)
         ("hooks", HOOKS, "reporter", Reporter(HOOKS)),
         ("check_media", False, "check_media", False),
         ("allow_private_downloads", True, "allow_private_downloads", True),
+        ("allow_plain_http", True, "allow_plain_http", True),
     ],
 )
 def test_each_option_can_be_changed_alone(
@@ -380,6 +456,7 @@ def test_the_key_can_be_changed_and_stays_a_secret() -> None:
 def test_every_option_has_been_tried() -> None:
     """An option added to `Options` is to be added to the tests above."""
     assert set(Options.__annotations__) == {
+        "allow_plain_http",
         "allow_private_downloads",
         "api_key",
         "base_url",

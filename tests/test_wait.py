@@ -137,7 +137,9 @@ async def test_generate_creates_and_waits() -> None:
     transport = httpx.ASGITransport(app=emulator.app)
     async with (
         httpx.AsyncClient(transport=transport) as http,
-        AsyncKling("some-key", base_url="http://kling.test", http_client=http) as kling,
+        AsyncKling(
+            "some-key", base_url="https://kling.test", http_client=http
+        ) as kling,
     ):
         for _ in range(2):
             asked = await kling.generate(SUNSET)
@@ -156,7 +158,9 @@ async def test_a_generation_of_the_emulator_that_fails_is_raised() -> None:
     transport = httpx.ASGITransport(app=emulator.app)
     async with (
         httpx.AsyncClient(transport=transport) as http,
-        AsyncKling("some-key", base_url="http://kling.test", http_client=http) as kling,
+        AsyncKling(
+            "some-key", base_url="https://kling.test", http_client=http
+        ) as kling,
     ):
         with pytest.raises(GenerationFailedError) as caught:
             await kling.generate(SUNSET)

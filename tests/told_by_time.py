@@ -14,7 +14,7 @@ from attrs import define, field
 from kling_async import AsyncKling, Fixed, Polling, RetryPolicy
 from kling_async._hooks import Hooks
 
-BASE_URL = "http://kling.test"
+BASE_URL = "https://kling.test"
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
 VIDEO = {"url": "https://cdn.example.com/output.mp4", "content_type": "video/mp4"}
 ONCE = RetryPolicy(attempts=1)

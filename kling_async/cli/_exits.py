@@ -54,6 +54,7 @@ _WORDS = {
         "--no-check-media sends it all the same"
     ),
     "pass AsyncKling(api_key=...), or set": "set",
+    "AsyncKling(allow_plain_http=True) or the": "the",
     "argument api_key, or AIMLAPI_KEY": "the environment variable AIMLAPI_KEY",
     "`await kling.get(generation_id)` gives a fresh one": (
         "the command below gets a fresh one"

@@ -46,7 +46,7 @@ class Emulator:
     Without a socket, on any event loop, nothing to start or stop::
 
         transport = httpx.ASGITransport(app=Emulator().app)
-        client = httpx.AsyncClient(transport=transport, base_url="http://kling")
+        client = httpx.AsyncClient(transport=transport, base_url="https://kling")
 
     A generation is queued for some seconds, then takes as long as the vendor
     documents for its model (give or take 12 %), all divided by `speed`, on the

@@ -302,7 +302,7 @@ def run_turned(storm: Storm) -> Figures:
             log_delay=3,
         )
         transport = httpx.ASGITransport(app=emulator.app)
-        return await run(storm, "http://kling", transport)
+        return await run(storm, "https://kling", transport)
 
     random.seed(storm.seed)
     # Nothing comes from outside, so the clock need not wait for it.

@@ -142,7 +142,7 @@ async def real_answers() -> list[httpx.Response]:
     transport = httpx.ASGITransport(app=emulator.app)
     async with httpx.AsyncClient(
         transport=transport,
-        base_url="http://kling",
+        base_url="https://kling",
         headers={"authorization": "Bearer any-key"},
     ) as http:
         created = await http.post(PATH, json=BODY)
