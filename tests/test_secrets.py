@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import pickle
 import traceback
@@ -21,17 +22,21 @@ from raw_server import (
     hang_up,
     reset,
 )
+from rich.console import Console
+from rich.traceback import Traceback
 
 from kling_async import (
     APIStatusError,
     AsyncKling,
     AuthenticationError,
+    ConfigurationError,
     Hooks,
     KlingError,
     RequestEvent,
     RetryEvent,
     SubmissionUncertainError,
 )
+from kling_async._settings import Options
 
 BEARER = f"Bearer {KEY}"
 
@@ -218,6 +223,38 @@ async def test_the_users_own_credentials_do_not_take_the_keys_place() -> None:
     async with RawServer(answering(answer(QUEUED))) as server, mine:
         await client(server.base_url, http_client=mine).get(ID)
     assert server.requests[0].headers["authorization"] == BEARER
+
+
+BAD: Mapping[str, Options] = {
+    "timeout": {"timeout": 0},
+    "base_url": {"base_url": f"https://user:{KEY}@api.example.com"},
+    "plain": {"base_url": "http://api.example.com"},
+    "key": {"api_key": f"{KEY} and more"},
+}
+
+
+@pytest.mark.parametrize("options", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("how", ["made", "changed"])
+def test_a_client_that_cannot_be_made_shows_no_secret(
+    options: Options, how: str
+) -> None:
+    """Not even where a crash report lists the locals of every frame, as rich does."""
+    given: Options = {"api_key": KEY, **options}
+    kling = client()
+    with pytest.raises(ConfigurationError) as caught:
+        AsyncKling(**given) if how == "made" else kling.with_options(**given)
+    told = io.StringIO()
+    trace = Traceback.from_exception(
+        caught.type,
+        caught.value,
+        caught.value.__traceback__.tb_next,  # type: ignore[union-attr]  # our frames
+        show_locals=True,
+    )
+    Console(file=told, width=200).print(trace)
+    shown = told.getvalue()
+    assert "_client.py" in shown
+    assert "locals" in shown
+    assert lines_with_key(shown, repr(pickle.dumps(caught.value))) == []
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.deepcopy])

@@ -310,7 +310,8 @@ def test_a_base_url_with_a_secret_in_it_is_refused_and_not_shown(given: str) -> 
 )
 def test_the_key_goes_in_the_clear_to_this_machine(host: str) -> None:
     """The emulator speaks plain HTTP, and nobody listens on the way."""
-    assert make(base_url=find_base_url(f"http://{host}"))
+    settings = make(base_url=find_base_url(f"http://{host}"))
+    assert settings.base_url == f"http://{host}"
 
 
 @pytest.mark.parametrize("scheme", ["http", "HTTP"])
@@ -348,7 +349,8 @@ def test_the_environment_may_allow_plain_http(
     """As in a compose file, beside the base URL; what the code says counts first."""
     monkeypatch.setenv(PLAIN_HTTP_VARIABLE, told)
     assert find_plain_http(None) is True
-    assert find_plain_http(False) is False
+    refused = False
+    assert find_plain_http(refused) is False
 
 
 @pytest.mark.parametrize("told", [None, "", "0", "false", "no", "off", "maybe"])
