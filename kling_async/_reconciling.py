@@ -43,23 +43,35 @@ def adopted(generation_id: str, client_request_id: str) -> Generation:
     )
 
 
-async def seen(
+async def asked(
     account: Account, session: Session, generation: Generation
-) -> Generation | None:
-    """Ask once how an adopted generation is, in the client's scope; None if untold."""
+) -> Generation:
+    """Ask once how an adopted generation is; to be called in the client's scope.
+
+    Raises:
+        KlingError: The server does not tell.
+        TimeoutError: There was no place in flight to ask from.
+    """
     limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
 
     async def poll(session: Session) -> Generation:
         return await account.transport.poll(session, generation.id, limit)
 
-    try:
-        with anyio.fail_after(_STATUS_LIMIT):
-            await session.take_place()
-        told = await in_place(session, poll)
-    except (KlingError, TimeoutError):
-        return None
+    with anyio.fail_after(_STATUS_LIMIT):
+        await session.take_place()
+    told = await in_place(session, poll)
     request_id = generation.client_request_id
     return evolve(told, id=generation.id, client_request_id=request_id)
+
+
+async def seen(
+    account: Account, session: Session, generation: Generation
+) -> Generation | None:
+    """Ask once how an adopted generation is; None if the server does not tell."""
+    try:
+        return await asked(account, session, generation)
+    except (KlingError, TimeoutError):
+        return None
 
 
 async def find(

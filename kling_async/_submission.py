@@ -10,19 +10,20 @@ import datetime as dt
 from typing import NoReturn
 
 import anyio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from kling_async._account import Account
 from kling_async._connections import Session
 from kling_async._errors import (
     ClientClosedError,
     KlingError,
+    NotFoundError,
     SubmissionUncertainError,
     TransportError,
 )
 from kling_async._generation import Generation
 from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
-from kling_async._reconciling import adopted, search, seen
+from kling_async._reconciling import adopted, asked, search, seen
 from kling_async._retrying import (
     RetryPolicy,
     is_uncertain,
@@ -145,11 +146,18 @@ class Submission:
     async def _told_apart(
         self, session: Session, told: Generation, traced: str
     ) -> Generation:
-        """Take the header's id if the server knows it: that is what the log lists."""
-        generation = told
+        """Take the header's id, which the log lists, unless the server knows none such.
+
+        A poll that fails otherwise says nothing about it.
+        """
+        generation = evolve(told, id=traced)
         try:
             known = adopted(traced, self.client_request_id)
-            generation = await seen(self.account, session, known) or told
+            generation = await asked(self.account, session, known)
+        except NotFoundError:
+            generation = told
+        except (KlingError, TimeoutError):
+            pass
         finally:  # however this ends: it is paid for
             self._accepted(generation)
         return generation

@@ -365,6 +365,24 @@ async def test_of_two_ids_the_one_that_the_server_knows_is_taken(known: str) -> 
     assert len(posts) == 1
 
 
+@pytest.mark.parametrize("status_code", [408, 429, 500, 503])
+async def test_of_two_ids_the_headers_is_taken_when_nobody_can_tell(
+    status_code: int,
+) -> None:
+    """A poll that fails is no word against it, and the log lists it."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(status_code)
+        body = {"id": OTHER, "status": "queued"}
+        return httpx.Response(200, json=body, headers=TRACED)
+
+    async with over(answer) as http:
+        generation = await create(client(http_client=http), "scene-1")
+    assert (generation.id, generation.raw["id"]) == (ID, OTHER)
+    assert generation.status == "queued"
+
+
 async def test_an_id_with_its_route_is_no_second_id(api: respx.Route) -> None:
     """The header may leave it out: nothing is asked."""
     uuid = ID.partition(":")[0]
