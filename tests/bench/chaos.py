@@ -56,6 +56,7 @@ KEY = "any-key"
 TIMEOUT = 10.0
 TOO_LATE = 3 * TIMEOUT
 CONNECTIONS = 200
+LONGEST = 2 * 3600.0
 AGAIN = 10.0  # how long a caller waits after an error, in seconds
 
 # What goes wrong with answers of any kind: the work is done, or the question is one.
@@ -68,6 +69,12 @@ SPOILT = (
     Fault("html", status=200, accepted=True, name="a page, 200"),
     Fault("wrong_shape"),
     Fault("wrong_type"),
+    Fault("wrong_id"),
+    Fault("bad_utf8"),
+    Fault("bad_gzip"),
+    Fault("deep"),
+    Fault("trickle", seconds=1),
+    Fault("status", status=303, headers={"location": "/"}, accepted=True),
     *(
         Fault("status", status=status, accepted=True, name=f"{status}, yet done")
         for status in (408, 500, 504)
