@@ -111,10 +111,12 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Kill workers again and again over 200 jobs, on each kind of database."""
+    """Run for long what the tests run in short: crashes, storms, cancellations."""
     install(session, "test")
     crash = "tests/test_durable_crash.py"
     session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
+    cut_short = ("tests/test_storm.py", "tests/test_cancellation.py")
+    session.run("pytest", *cut_short, env={"KLING_SOAK": "1"})
 
 
 @nox.session

@@ -73,7 +73,8 @@ def counting_the_clients_own(strike: Strike, wanted: bool) -> Generator[None]:  
     spawn = _scope._spawn  # pyright: ignore[reportPrivateUsage]
 
     def spawn_counted(
-        work: Callable[[], Coroutine[object, object, None]], at_end: Callable[[], None]
+        work: Callable[[], Coroutine[object, object, None]],
+        at_end: Callable[[object], None],
     ) -> object:
         async def run() -> None:
             await Counted(work(), strike.suspended)

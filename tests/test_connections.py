@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import random
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Generator
@@ -32,8 +31,6 @@ from kling_async import (
     ClientClosedError,
     ConfigurationError,
     ConnectionFailedError,
-    Hooks,
-    RetryPolicy,
     Video,
 )
 
@@ -419,41 +416,3 @@ def test_a_client_of_the_user_stays_in_its_loop() -> None:
     assert asyncio.run(call()) == ID
     with pytest.raises(ConfigurationError, match="one AsyncKling for each loop"):
         asyncio.run(call())
-
-
-# --- a storm of callers who leave
-
-
-async def test_callers_who_leave_at_any_moment_leave_a_pool_that_serves() -> None:
-    """Httpcore's pool does not survive this (encode/httpcore 1093); here it has to.
-
-    Twenty tasks share ten connections, each with a deadline that strikes before,
-    while or after it is served.
-    """
-    chance = random.Random(1093)
-    told = 0
-
-    async def script(_: RawRequest, peer: Peer) -> None:
-        await asyncio.sleep(chance.uniform(0, 0.002))
-        await peer.send(answer(QUEUED))
-
-    async def calls(kling: AsyncKling) -> None:
-        for _ in range(15):
-            with anyio.move_on_after(chance.uniform(0, 0.006)):
-                await kling.get(ID)
-
-    def count(_: object) -> None:
-        nonlocal told
-        told += 1
-
-    hooks = Hooks(on_request=count)
-    retry = RetryPolicy(attempts=1, uncertain="raise")
-    async with RawServer(script) as server:
-        options = {"max_connections": 10, "retry": retry, "hooks": hooks}
-        async with client(server.base_url, **options) as kling:  # type: ignore[arg-type]  # by name
-            await asyncio.gather(*(calls(kling) for _ in range(20)))
-            with anyio.fail_after(20):
-                served = await asyncio.gather(*(kling.get(ID) for _ in range(30)))
-            assert len(served) == 30
-            assert len(server.requests) == told  # each was answered, none torn
-        await server.until_idle()
