@@ -25,6 +25,7 @@ from kling_async import (
     RetryPolicy,
     TextToVideo,
 )
+from kling_async._connections import Library
 from kling_async.emulator import Emulator, Fault
 
 TABLE = Path(__file__).parent.parent / "docs/reference/faults.csv"
@@ -184,7 +185,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path) -> AsyncGenerator[Stage]:
+async def stage(folder: Path, transport: Library) -> AsyncGenerator[Stage]:
     """Set an emulator up, and a client that has one generation done."""
     async with (
         Emulator(speed=1e9, size=64) as emulator,
@@ -194,6 +195,7 @@ async def stage(folder: Path) -> AsyncGenerator[Stage]:
             timeout=TIMEOUT,
             retry=RETRY,
             polling=POLLING,
+            transport=transport,
         ) as kling,
     ):
         created = await kling.create(REQUEST, client_request_id="known")
@@ -201,10 +203,14 @@ async def stage(folder: Path) -> AsyncGenerator[Stage]:
         yield Stage(emulator, kling, Known(done, "known", folder))
 
 
-async def observed(column: str, method: Method, folder: Path) -> dict[str, str]:
-    """See what a method does at each fault, once and each time."""
+async def observed(column: str, number: int, folder: Path) -> dict[str, str]:
+    """See what a method does at each fault, once and each time.
+
+    The first of a column goes over httpx, the others over aiohttp.
+    """
     cells: dict[str, str] = {}
-    async with stage(folder) as here:
+    method = COLUMNS[column][number]
+    async with stage(folder, "aiohttp" if number else "httpx") as here:
         for name, fault in FAULTS.items():
             for often, times in HOW_OFTEN.items():
                 struck = evolve(fault, times=times)
@@ -227,8 +233,8 @@ def write() -> None:
 
     async def look() -> None:
         with TemporaryDirectory() as folder:
-            for column, methods in COLUMNS.items():
-                columns[column] = await observed(column, methods[0], Path(folder))
+            for column in COLUMNS:
+                columns[column] = await observed(column, 0, Path(folder))
 
     socket_clock.run(look)
     with TABLE.open("w", encoding="utf-8", newline="") as file:

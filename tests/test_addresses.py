@@ -61,7 +61,7 @@ def test_a_name_is_judged_by_where_it_leads() -> None:
 
 def test_a_stand_in_on_this_machine_may_name_this_machine_and_no_other() -> None:
     """The emulator's videos lie beside it; the network around is none of its."""
-    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
+    for host in ("127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1", "127.0.0.2"):
         assert not Reach(LOCAL).refuses_host(host, 1)
     for host in ("10.0.0.1", "169.254.169.254", "fd00::1"):
         assert Reach(LOCAL).refuses_host(host, 1)

@@ -256,7 +256,9 @@ async def test_a_huge_body_is_as_large_as_told() -> None:
     assert answer.json()["status"] == "queued"
 
 
-async def test_a_billion_bytes_are_sent_to_nobody_who_does_not_want_them() -> None:
+async def test_a_billion_bytes_are_sent_to_nobody_who_does_not_want_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Over a socket, as they are read; and no further once the client is gone."""
     emulator = Emulator(faults=[Fault("huge", path="billing")])
     async with over_socket(emulator) as client:
@@ -267,6 +269,7 @@ async def test_a_billion_bytes_are_sent_to_nobody_who_does_not_want_them() -> No
         assert (await client.delete("/_emulator/faults")).status_code == 204
         assert (await client.get("/v2/billing")).status_code == 200
     assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [it for it in caplog.records if it.name == "asyncio"] == []
 
 
 @pytest.mark.looptime

@@ -28,7 +28,7 @@ def test_each_method_meets_each_fault_as_told(
     cells: dict[str, str] = {}
 
     async def look() -> None:
-        cells.update(await observed(column, COLUMNS[column][number], tmp_path))
+        cells.update(await observed(column, number, tmp_path))
 
     socket_clock.run(look)
     assert cells == expected(column)

@@ -150,6 +150,7 @@ async def _give_hugely(fault: Fault, call: Call, answer: Answer) -> None:
     await call.begin(answer.without_length(), before)
     for begin in range(0, fault.size, len(_PIECE)):
         await call.go_on(_PIECE[: fault.size - begin])
+        await anyio.lowlevel.checkpoint()  # uvicorn takes none when nobody listens
     await call.end(after)
 
 
