@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 import kling_async
 from kling_async import ConfigurationError
 from kling_async.emulator import Emulator
+from kling_async.emulator._guard import Guard, is_own
 
 PATH = "/v2/video/generations"
 AT_ONCE = 1e9
@@ -348,3 +351,137 @@ def test_without_its_extra_it_says_what_to_install(missing: str) -> None:
     )
     assert 'pip install "kling_async[emulator]"' in done.stderr.splitlines()[-1]
     assert missing in done.stderr.splitlines()[-1]
+
+
+# --- what a socket takes
+
+
+async def spoken(emulator: Emulator, *lines: str, body: bytes = b"") -> str:
+    """Say something that no HTTP library would, and give the answer."""
+    url = httpx.URL(emulator.base_url)
+    assert url.port
+    stream = await anyio.connect_tcp(url.host, url.port)
+    head = "\r\n".join([*lines, "connection: close", "", ""]).encode()
+    async with stream:
+        await stream.send(head + body)
+        heard = b""
+        try:
+            async for chunk in stream:
+                heard += chunk
+        except anyio.BrokenResourceError:
+            pass  # it did not care to read the rest
+    return heard.decode("latin-1")
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Emulator]:
+    """Run an emulator on a socket."""
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
+        yield emulator
+
+
+OWN = """
+    127.0.0.1 127.0.0.1:8765 [::1]:8765 [::1] 10.0.0.7:80 localhost LOCALHOST:1
+    localhost. emulator:8765 kling.localhost host.docker.internal
+    emulator.default.svc.cluster.local kling.test
+""".split()
+FOREIGN = """
+    evil.example evil.example:8765 127.0.0.1.evil.example localhost.evil.example
+    evil.example. 127.0.0.1:80.evil.example [::1].evil.example 1.2.3.4.5
+""".split()
+
+
+async def test_it_answers_in_its_own_names(serving: Emulator) -> None:
+    """Addresses, and names that nobody can have in public."""
+    for host in OWN:
+        heard = await spoken(serving, "GET / HTTP/1.1", f"host: {host}")
+        assert heard.startswith("HTTP/1.1 200 "), host
+
+
+@pytest.mark.parametrize("path", ["/", "/_emulator/events", "/_emulator/faults", PATH])
+async def test_it_is_nobody_elses_site(serving: Emulator, path: str) -> None:
+    """A web site whose name leads here all of a sudden learns and does nothing."""
+    for host in FOREIGN:
+        heard = await spoken(serving, f"GET {path} HTTP/1.1", f"host: {host}", KEY)
+        assert heard.startswith("HTTP/1.1 421 "), host
+        assert "this name is not the emulator's" in heard
+
+
+async def test_a_public_name_that_it_was_given_is_its_own() -> None:
+    """Who listens on a name answers to it."""
+    assert is_own("emulator.example.com:80", "Emulator.example.com")
+    assert not is_own("other.example.com:80", "emulator.example.com")
+
+
+BODY = b"x" * 1000
+
+
+@pytest.mark.parametrize("path", [PATH, "/_emulator/faults"])
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_body_is_taken_up_to_a_bound(path: str, *, is_told: bool) -> None:
+    """Told beforehand or not; the answer says how much would do."""
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        assert len(message["body"]) == 1000
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def chunks(size: int) -> bytes:
+        return b"x" * size
+
+    async def streamed(size: int) -> AsyncIterator[bytes]:
+        yield chunks(size)
+
+    for bound, status in ((1000, 200), (999, 413)):
+        transport = httpx.ASGITransport(Guard(app, "127.0.0.1", bound))
+        url = f"http://127.0.0.1{path}"
+        async with httpx.AsyncClient(transport=transport) as client:
+            content = chunks(1000) if is_told else streamed(1000)
+            answer = await client.post(url, content=content)
+        assert answer.status_code == status
+    assert answer.json()["message"] == "Payload too large: at most 999 bytes"
+
+
+async def test_nobody_needs_memory_for_a_gigabyte(serving: Emulator) -> None:
+    """It is refused by its length, before it has come."""
+    length = f"content-length: {10**9}"
+    heard = await spoken(
+        serving, f"POST {PATH} HTTP/1.1", "host: localhost", KEY, length
+    )
+    assert heard.startswith("HTTP/1.1 413 ")
+    assert "at most 67,108,864 bytes" in heard
+
+
+OUTSIDE = [
+    f"{start}{up * 6}{name}"
+    for start in ("/files/", "/_emulator/", "/")
+    for up in ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "%252e%252e%252f")
+    for name in ("etc/passwd", "_page.py")
+]
+
+
+async def test_no_path_leads_out_of_its_files(serving: Emulator) -> None:
+    """Dots, encoded once, twice or not at all, are a path that there is not."""
+    for path in OUTSIDE:
+        heard = await spoken(serving, f"GET {path} HTTP/1.1", "host: localhost", KEY)
+        assert heard.startswith("HTTP/1.1 404 "), path
+        assert "root:" not in heard
+
+
+async def test_a_browser_takes_a_video_for_nothing_else(serving: Emulator) -> None:
+    """Nor the page and its events for anything that somebody smuggled in."""
+    async with client_of(serving) as client:
+        told = await poll(client, await create(client))
+        video = await client.get(told["video"]["url"])  # type: ignore[index]
+        page = await client.get("/")
+        async with client.stream("GET", "/_emulator/events") as events:
+            pass
+    for answer in (video, page, events):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    for answer in (page, events):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["referrer-policy"] == "no-referrer"

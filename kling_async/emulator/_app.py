@@ -22,6 +22,7 @@ from kling_async.emulator._generations import Generations
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._page import Page
 from kling_async.emulator._places import (
+    ADMIN,
     BALANCE,
     FILES,
     GENERATIONS,
@@ -98,6 +99,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (likewise)
     message = f"Cannot {request.method} {request.url.path}"
+    if request.url.path.startswith(ADMIN):  # no part of the wire: nothing is recorded
+        return JSONResponse({"message": message}, error.status_code, error.headers)
     return _error(request, error.status_code, message, error.headers or {})
 
 

@@ -21,6 +21,7 @@ from kling_async.emulator._clock import Clock
 from kling_async.emulator._door import Door
 from kling_async.emulator._faults import Fault, Faults
 from kling_async.emulator._generations import Generations
+from kling_async.emulator._guard import Guard
 from kling_async.emulator._ledger import Account
 from kling_async.emulator._listener import Listener
 from kling_async.emulator._log import RequestLog
@@ -59,7 +60,8 @@ class Emulator:
         speed: How many times faster than the vendor; 1 is real time, 1e6 at once.
         seed: What chance starts from. The n-th create that is accepted has the
             same id, duration and outcome for the same seed.
-        host: The address to listen on.
+        host: The address to listen on; by default only this machine reaches it.
+            Requests in a name that could be somebody's web site are refused.
         port: The port to listen on; 0 for any that is free.
         api_keys: The keys that are taken; None for any that is not empty.
         credits: What the account starts with; 2,000,000 are 1 USD. A create that
@@ -228,7 +230,7 @@ class Emulator:
         if self._listener is not None:
             raise ConfigurationError("the emulator is listening already; make another")
         self._listener = await Listener.open(
-            self._app,
+            Guard(self._app, self._settings.host),
             host=self._settings.host,
             port=self._settings.port,
             hang_up=self._traffic.hang_up,

@@ -38,6 +38,8 @@ from kling_async.emulator._studio import Job, Studio
 from kling_async.emulator._telling import answer_of
 from kling_async.emulator._traffic import Exchange, Traffic
 
+# A browser is to see a video in it or nothing.
+_AS_IT_SAYS = {"x-content-type-options": "nosniff"}
 # As a content network answers to a link whose time is over.
 _EXPIRED = """<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>
@@ -82,7 +84,7 @@ class Generations:
         if now >= job.ends_at + self.expire_after:
             return Response(_EXPIRED, HTTPStatus.FORBIDDEN, media_type="text/xml")
         path = await self.shelf.video_of(job.scene)
-        return FileResponse(path, media_type="video/mp4")
+        return FileResponse(path, media_type="video/mp4", headers=_AS_IT_SAYS)
 
     async def _create(self, request: Request) -> Response:
         exchange = Exchange.of(request)

@@ -65,7 +65,7 @@ class Page:
         return StreamingResponse(
             self._changes(),
             media_type="text/event-stream",
-            headers={"cache-control": "no-store"},
+            headers=_HEADERS,
         )
 
     async def _changes(self) -> AsyncGenerator[str, None]:

@@ -22,7 +22,9 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import UploadFile
+from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kling_async import AsyncKling, InvalidRequestError, KlingError, Problem, models
 from kling_async.emulator import Emulator
@@ -35,11 +37,36 @@ _FILES = {
     "audio": "MP3, WAV, M4A or AAC, up to 5 MB",
 }
 LARGEST_UPLOAD = 64 * 1024 * 1024  # bytes, all files of a form together
+MOST_FILES = 8  # more than any model takes
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; media-src https: http://127.0.0.1:*; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+# On every answer: a file that somebody uploaded must never run as a page.
+SAFETY = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class Safely:
+    """Adds the headers that tell a browser what to keep its hands off."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        """Wrap an app."""
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SAFETY)
+            await send(message)
+
+        await self.inner(scope, receive, send_safely)
 
 
 @asynccontextmanager
@@ -54,15 +81,18 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[KlingState]:
         yield {"kling": await stack.enter_async_context(client)}
 
 
-app = FastAPI(lifespan=lifespan, title="Kling videos")
+# FastAPI's own pages of the API load scripts from elsewhere, which POLICY forbids.
+app = FastAPI(lifespan=lifespan, title="Kling videos", docs_url=None, redoc_url=None)
+# Another name that points here is not this site (DNS rebinding): list yours here.
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+app.add_middleware(Safely)
 app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
 @app.get("/")
 async def page() -> FileResponse:
     """Give the page."""
-    headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
-    return FileResponse(STATIC / "index.html", headers=headers)
+    return FileResponse(STATIC / "index.html")
 
 
 @app.get("/models")
@@ -105,10 +135,12 @@ async def show_failure(_: Request, error: KlingError) -> JSONResponse:
 async def _params_in(request: Request) -> dict[str, Any]:
     """Read the form: texts by the catalogue's types, files as bytes."""
     length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > LARGEST_UPLOAD:
-        limit = f"at most {LARGEST_UPLOAD:,} bytes"
+    if not length.isdecimal():
+        raise HTTPException(HTTPStatus.LENGTH_REQUIRED, "Say how long the form is.")
+    if int(length) > LARGEST_UPLOAD:
+        limit = f"Too large: at most {LARGEST_UPLOAD:,} bytes in all."
         raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
-    async with request.form() as form:
+    async with request.form(max_files=MOST_FILES, max_fields=100) as form:
         model = models.get(str(form.get("model", "")))
         params: dict[str, Any] = {"model": model.id}
         for name in {*form} - {"model"}:
