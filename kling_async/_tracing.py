@@ -156,6 +156,7 @@ class Tracer:
     _pass_began: float = 0.0
     _offset: int = 0
     _pages: int = 0
+    _failures: int = 0
 
     def sent_under(self, client_request_id: str) -> Sent:
         """Give the record of an id, new or old; what is long past is forgotten."""
@@ -181,6 +182,7 @@ class Tracer:
         """
         if not self._traces:
             self._offset, self._due = 0, anyio.current_time() + _SOONEST
+            self._failures = 0
         self._traces.add(trace)
         try:
             while not trace.is_over:
@@ -207,9 +209,9 @@ class Tracer:
     async def _step(self, leader: Trace, read_page: ReadPage) -> None:
         """Read the page that is due, if that is before the leader's deadline."""
         deadline = leader.deadline
+        due = min(self._due, deadline)
+        await anyio.sleep(max(0.0, due - anyio.current_time()))
         if self._offset == 0:
-            due = min(self._due, deadline)
-            await anyio.sleep(max(0.0, due - anyio.current_time()))
             self._pass_began, self._pages = anyio.current_time(), 0
         left = deadline - anyio.current_time()
         if left <= CLOCK_TICK:
@@ -217,14 +219,19 @@ class Tracer:
         try:
             page = await read_page(self._period(), self._offset, left)
         except KlingError as error:
-            for trace in self._traces:
-                trace.failure = error
-            self._end_pass()
-            asked = getattr(error, "retry_after", None) or 0.0
-            asked = min(asked, leader.max_retry_after)
-            self._due = max(self._due, anyio.current_time() + asked)
+            self._put_off(error, leader.max_retry_after)
         else:
+            self._failures = 0
             self._take_in(page)
+
+    def _put_off(self, error: KlingError, longest: float) -> None:
+        """Ask for the same page later: a long log would never be read without."""
+        for trace in self._traces:
+            trace.failure = error
+        self._failures += 1
+        pause = min(_SOONEST * self._failures, _LATEST)
+        asked = getattr(error, "retry_after", None) or 0.0
+        self._due = anyio.current_time() + max(pause, min(asked, longest))
 
     def _take_in(self, page: Page[LogRow]) -> None:
         for row in page.rows:

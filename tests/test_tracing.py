@@ -57,14 +57,15 @@ class Log:
 
     Attributes:
         rows: Each with when it appears, in seconds of loop time; newest first.
-        failures: What reading it raises, reading by reading, before it heals.
+        failures: What reading it raises, reading by reading, before it heals; None
+            where it does not fail.
         seconds: How long a page takes.
         reads: When each page was read, and from which offset.
         periods: The periods asked for.
     """
 
     rows: Sequence[tuple[float, LogRow]] = ()
-    failures: list[KlingError] = field(factory=list[KlingError])
+    failures: list[KlingError | None] = field(factory=list[KlingError | None])
     seconds: float = 0.1
     reads: list[tuple[float, int]] = field(factory=list[tuple[float, int]])
     periods: list[str] = field(factory=list[str])
@@ -80,8 +81,8 @@ class Log:
         now = anyio.current_time()
         self.reads.append((now, offset))
         self.periods.append(period)
-        if self.failures:
-            raise self.failures.pop(0)
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
         there = [it for at, it in self.rows if at <= now]
         page = tuple(there[offset : offset + ROWS])
         return Page(rows=page, has_more=len(there) > offset + ROWS)
@@ -145,6 +146,15 @@ async def test_a_log_that_fails_for_a_while_is_asked_again() -> None:
     trace = lost()
     assert await looked_for(log, trace) == ["found"]
     assert trace.failure is BROKEN
+
+
+async def test_a_page_that_fails_is_read_again_before_the_next() -> None:
+    """Else a long log, of which a page fails now and then, is never read whole."""
+    rows = [*others(950), row("r-1")]
+    log = Log([(0, it) for it in rows], failures=[None, BROKEN] * 9)
+    assert await looked_for(log, lost()) == ["found"]
+    offsets = [offset for _, offset in log.reads]
+    assert offsets == sorted(offsets)
 
 
 async def test_a_create_that_is_not_there_in_time_is_missing() -> None:
