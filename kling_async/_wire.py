@@ -11,7 +11,7 @@ import email.utils
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from attrs import field, frozen
@@ -45,7 +45,7 @@ _SEARCHED = 64 * 1024
 # No amount is greater; a sum or a product of greater ones could have no end.
 _MOST = 1e18
 # No answer has more in each other; comparing or pickling more overflows the stack.
-_DEEPEST = 100
+DEEPEST = 100
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
 _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: BadRequestError,
@@ -191,19 +191,24 @@ def object_in(answer: Answer) -> Mapping[str, object]:
         raise unreadable(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
         raise unreadable(answer, "the answer is not a JSON object")
-    if answer.content.count(b"[") + answer.content.count(b"{") > _DEEPEST:
-        _require_shallow(answer, value)
+    many = answer.content.count(b"[") + answer.content.count(b"{") > DEEPEST
+    if many and is_deep(value):
+        raise unreadable(answer, f"the answer is nested deeper than {DEEPEST} levels")
     return value
 
 
-def _require_shallow(answer: Answer, value: dict[str, object]) -> None:
-    level: list[Mapping[str, object] | list[object]] = [value]
-    for _ in range(_DEEPEST):
-        within = (it.values() if isinstance(it, dict) else it for it in level)
-        level = [it for part in within for it in part if isinstance(it, dict | list)]
-        if not level:
-            return
-    raise unreadable(answer, f"the answer is nested deeper than {_DEEPEST} levels")
+def is_deep(value: object) -> bool:
+    """Whether lists and objects are in each other deeper than `DEEPEST`."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            part for it in level if isinstance(it, dict | list) for part in _parts(it)
+        ]
+    return bool(level)
+
+
+def _parts(value: dict[str, object] | list[object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def unreadable(answer: Answer, message: str) -> DecodeError:

@@ -22,6 +22,7 @@ from attrs import define, evolve, field, frozen
 from kling_async import InvalidRequestError, Problem, Request, models
 from kling_async._fields import did_you_mean, shown
 from kling_async._requests import build_request
+from kling_async._wire import DEEPEST, is_deep
 from kling_async.cli._request import fitting_model, known_model, read_value
 from kling_async.durable._intake import LONGEST_KEY
 from kling_async.durable._stored import fingerprint, to_stored
@@ -266,7 +267,8 @@ def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[_Row]
 
 
 def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    # A line ends nowhere else: what `splitlines` takes for ends may be in a text.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -278,6 +280,9 @@ def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
             complain(number, "row", shown(value), "a JSON object")
             continue
         given = cast("dict[str, object]", value)
+        if is_deep(given):
+            complain(number, "row", shown(line), f"at most {DEEPEST} levels of nesting")
+            continue
         yield _Row(number, _read(given, given.get("model"), texts=False))
 
 

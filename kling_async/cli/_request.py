@@ -28,6 +28,7 @@ from kling_async import (
     models,
 )
 from kling_async._requests import build_request
+from kling_async._wire import is_deep
 
 _NOT_LOCAL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 # The first whose fields fit best is taken.
@@ -161,7 +162,7 @@ def _value(text: str, rule: models.Field | None) -> object:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
         value = text
-    return _with_paths(value, rule)
+    return _with_paths(text if is_deep(value) else value, rule)
 
 
 def _with_paths(value: object, rule: models.Field | None) -> object:
