@@ -270,7 +270,8 @@ async def serve_all(
             hooks=hooks_into(figures),
         ) as kling:
             callers = Callers(kling, figures)
-            await callers.all_served()
+            with anyio.move_on_after(LONGEST):  # who has no video by then, has lost it
+                await callers.all_served()
     return callers
 
 
