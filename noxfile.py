@@ -66,6 +66,21 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def aiohttp(session: nox.Session) -> None:
+    """Run the tests of the client again, over aiohttp in place of httpx."""
+    install(session, "test")
+    of_the_client = """
+        account aiohttp backoff batch bodies budget client connections create
+        create_in_flight download emulator_clients emulator_faults lost_answers media
+        poll_loop pools reconciling secrets settings transport wait watching
+    """.split()
+    files = [f"tests/test_{name}.py" for name in of_the_client]
+    session.run(
+        "pytest", "-n", "auto", "-p", "over_aiohttp", *(session.posargs or files)
+    )
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo as a new user does: the package alone, no key, no network."""
     session.install(".[all]")

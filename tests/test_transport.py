@@ -317,7 +317,8 @@ async def test_a_hook_that_raises_for_status_hides_no_status(reads_first: bool) 
 
 
 @pytest.mark.parametrize(
-    "base_url", ["http://xn--a", "http://1.2.3.999", "http://\u2603", "https://[v1.x]"]
+    "base_url",
+    ["https://xn--a", "https://1.2.3.999", "https://\u2603", "https://[v1.x]"],
 )
 async def test_a_base_url_that_httpx_does_not_take_is_a_wrong_configuration(
     base_url: str,
@@ -453,7 +454,7 @@ async def test_a_server_that_is_not_there_saw_nothing() -> None:
     async with RawServer(hang_up) as server:
         base_url = server.base_url
     async with client(base_url) as kling:
-        with pytest.raises(ConnectionFailedError, match="ConnectError") as caught:
+        with pytest.raises(ConnectionFailedError, match=r"Connect\w*Error: ") as caught:
             await kling.get("g-1")
     assert not caught.value.request_sent
 
