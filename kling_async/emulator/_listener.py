@@ -23,6 +23,7 @@ from kling_async.emulator._effects import DROP
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound: replaced)
 _KEEP_ALIVE_SECONDS = 75
+_PATIENCE = 10  # seconds
 _AT_ONCE = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset
 
 
@@ -55,7 +56,20 @@ class _Guest(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hang_up: Callable[[], None]) -> None:
         super().__init__(config)
         self.startup_over = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._hang_up = hang_up
+
+    def stop(self) -> None:
+        """Serve no more; `serve` returns soon."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Tick as often as the header Date changes, and end at once when told to."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -71,15 +85,19 @@ class _Guest(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop without waiting for clients that keep a connection or read slowly."""
-        for server in self.servers:
-            server.close()
+        await _rounds()  # one that is being accepted is not to find its server closed
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         # Let every exchange see that its client is gone, also one begun just now.
-        for _ in range(2):
-            await asyncio.sleep(0)
+        await _rounds()
         self._hang_up()
-        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            # All is hung up by then; this is for a frame that takes its time.
+            await asyncio.wait(set(self.server_state.tasks), timeout=_PATIENCE)
+        for server in self.servers:
+            await server.wait_closed()
 
 
 @define(eq=False)
@@ -122,8 +140,6 @@ class Listener:
             ws="none",
             log_config=None,  # and no level: uvicorn's loggers belong to the process
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            # All is hung up by then; this is for a frame that takes its time.
-            timeout_graceful_shutdown=10,
         )
         server = _Guest(config, hang_up)
         # A task and no task group: this may be entered and left in different tasks.
@@ -138,7 +154,7 @@ class Listener:
 
     async def aclose(self) -> None:
         """Stop serving; nothing is left behind, also when cancelled meanwhile."""
-        self._server.should_exit = True
+        self._server.stop()
         try:
             with anyio.CancelScope(shield=True):
                 # Waits for the task, and unlike `await` does not cancel it.
@@ -146,6 +162,12 @@ class Listener:
         finally:
             self._socket.close()
         self._task.result()
+
+
+async def _rounds() -> None:
+    """Let the event loop go round as often as it does from a socket to its protocol."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def _require_asyncio() -> None:
