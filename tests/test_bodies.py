@@ -34,7 +34,7 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("encoding, packed", PACKED.items())
+@pytest.mark.parametrize("encoding, packed", PACKED.items(), ids=PACKED)
 def test_a_body_is_unpacked_as_it_comes(encoding: str, packed: bytes) -> None:
     """Whole, or a byte at a time."""
     assert read(packed, content_encoding=encoding) == b"hello"
@@ -42,7 +42,11 @@ def test_a_body_is_unpacked_as_it_comes(encoding: str, packed: bytes) -> None:
     assert read(*drops, content_encoding=encoding) == b"hello"
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 10_000])
+@pytest.mark.parametrize(
+    "encoding",
+    ["br", "zstd", "gzip, gzip", "x" * 10_000],
+    ids=["br", "zstd", "twice", "endless"],
+)
 def test_what_is_packed_unasked_is_refused(encoding: str) -> None:
     """Twice packed, a few bytes could be a billion."""
     with pytest.raises(UnreadableBodyError, match="unasked") as caught:
@@ -72,7 +76,11 @@ def test_so_many_bytes_are_kept_and_none_more(encoding: str, more: int) -> None:
     assert len(body.content) == MAX_ANSWER
 
 
-@pytest.mark.parametrize("length", [str(MAX_ANSWER + 1), "1000000000", "9" * 5000])
+@pytest.mark.parametrize(
+    "length",
+    [str(MAX_ANSWER + 1), "1000000000", "9" * 5000],
+    ids=["a byte", "much", "no number"],
+)
 def test_a_length_that_is_too_large_is_enough(length: str) -> None:
     """Nothing need be read."""
     with pytest.raises(UnreadableBodyError, match="larger"):

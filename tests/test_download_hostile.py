@@ -42,6 +42,7 @@ def client(
         base_url=base_url,
         retry=RetryPolicy(attempts=3, initial=0),
         http_client=http_client,
+        allow_plain_http=True,
         allow_private_downloads=allow_private_downloads,
     )
 
@@ -200,7 +201,11 @@ async def test_redirects_without_an_end_are_given_up(tmp_path: Path) -> None:
 # --- how much it is, and how long it takes
 
 
-@pytest.mark.parametrize("sent", [whole(), whole(sent=0), without_length(FILM)])
+@pytest.mark.parametrize(
+    "sent",
+    [whole(), whole(sent=0), without_length(FILM)],
+    ids=["told", "told alone", "untold"],
+)
 async def test_a_file_over_the_limit_is_refused(tmp_path: Path, sent: bytes) -> None:
     """By its head where that tells, else as soon as it passes the limit."""
     async with RawServer(one_each(sent)) as server, client() as kling:
@@ -298,7 +303,9 @@ async def test_a_film_that_stays_broken_is_told_of(tmp_path: Path) -> None:
     assert [it.headers.get("range") for it in server.requests] == [None] * 3
 
 
-@pytest.mark.parametrize("content", [FTYP, b"GIF89a" * 99, b"x"])
+@pytest.mark.parametrize(
+    "content", [FTYP, b"GIF89a" * 99, b"x"], ids=["head", "picture", "byte"]
+)
 async def test_whoever_wants_it_as_it_is_gets_it(
     tmp_path: Path, content: bytes
 ) -> None:
