@@ -132,6 +132,11 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
     cut_short = ("tests/test_storm.py", "tests/test_cancellation.py")
     session.run("pytest", *cut_short, env={"KLING_SOAK": "1"})
+    any_order = "tests/test_any_order.py"
+    session.run("pytest", "--timeout=0", "--hypothesis-profile=soak", any_order)
+    chaos = ("python", "tests/bench/chaos.py", "--write=docs/explanation/chaos.md")
+    session.run(*chaos)
+    session.run(*chaos, "--real", "--speed=3")
 
 
 @nox.session
