@@ -119,7 +119,6 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     page = "docs/benchmarks.md"
     session.run("python", "tests/bench/bench_client.py", "--write", page)
-    session.run("python", "tests/bench/bench_emulator.py")
     session.run("python", "tests/bench/reconcile.py")
     session.run("python", "tests/bench/bench_durable.py")
 
