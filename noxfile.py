@@ -81,6 +81,22 @@ def aiohttp(session: nox.Session) -> None:
 
 
 @nox.session
+def trio(session: nox.Session) -> None:
+    """Run the tests of the core again, on trio in place of asyncio."""
+    install(session, "test")
+    of_the_core = """
+        account backoff bad_input batch budget cancellation client connections create
+        create_in_flight download download_hostile learning_client lost_answers media
+        media_refused notebook poll_loop pools reconciling scope secrets tracing
+        transport wait watching
+    """.split()
+    files = [f"tests/test_{name}.py" for name in of_the_core]
+    modes = ("-o", "asyncio_mode=strict", "-o", "anyio_mode=auto")
+    run = ("pytest", "-n", "auto", "-p", "on_trio", *modes)
+    session.run(*run, *(session.posargs or files))
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo as a new user does: the package alone, no key, no network."""
     session.install(".[all]")

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
 from kling_async._errors import ConfigurationError, KlingError
@@ -116,7 +116,10 @@ class Batch(Generic[RequestT]):
         arrivals = _Arrivals[RequestT]()
         places = anyio.Semaphore(self.max_in_flight)
 
-        async def one(index: int, request: RequestT) -> None:
+        async def one(
+            index: int, request: RequestT, *, task_status: TaskStatus[None]
+        ) -> None:
+            task_status.started()
             arrivals.add(await self._outcome(index, request))
 
         async def feed(tasks: TaskGroup) -> None:
@@ -124,7 +127,8 @@ class Batch(Generic[RequestT]):
                 await places.acquire()
                 index = 0
                 async for request in source:
-                    tasks.start_soon(one, index, request)
+                    # Begun one after another: trio would begin them in any order.
+                    await tasks.start(one, index, request)
                     index += 1
                     await places.acquire()
 

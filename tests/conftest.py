@@ -70,3 +70,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 # As many examples and as new ones as there is time for: `nox -s soak`.
 settings.register_profile("soak", deadline=None)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """Name the loop of the tests that `on_trio` runs."""
+    from on_trio import loop_of  # noqa: PLC0415 (for one session)
+
+    return loop_of(request.node)

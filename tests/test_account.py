@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import httpx
@@ -255,8 +255,8 @@ async def test_a_log_is_read_no_further_than_it_is_iterated() -> None:
     with respx.mock(base_url=URL) as api:
         body = {"data": [{"inference_id": "g"}] * 100, "pagination": {"has_more": True}}
         route = api.get("/v2/logs").mock(return_value=httpx.Response(200, json=body))
-        async with client() as kling:
-            async for row in kling.request_log():
+        async with client() as kling, aclosing(kling.request_log()) as rows:
+            async for row in rows:
                 assert row.inference_id == "g"
                 break
         assert route.call_count == 1

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+from anyio.abc import TaskStatus
 from attrs import define, evolve, field
 
 from kling_async import (
@@ -94,7 +95,8 @@ async def run(spent: Spending, work: Work, count: int, **body: object) -> list[R
     """Ask for so many at once; give what became of each, in order."""
     results: list[Result] = [None] * count
 
-    async def one(number: int) -> None:
+    async def one(number: int, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
         try:
             results[number] = await spent.run({**BODY, **body}, work)
         except KlingError as error:
@@ -102,7 +104,7 @@ async def run(spent: Spending, work: Work, count: int, **body: object) -> list[R
 
     async with anyio.create_task_group() as tasks:
         for number in range(count):
-            tasks.start_soon(one, number)
+            await tasks.start(one, number)  # in this order, on trio too
     return results
 
 

@@ -78,7 +78,7 @@ async def run_python(block: Block, path: Path, names: dict[str, object]) -> None
     code = compiled(block, path)
     if code.co_flags & inspect.CO_COROUTINE:
         await eval(code, names)
-    elif "asyncio.run" in block.code:
+    elif any(start in block.code for start in ("asyncio.run", "trio.run")):
         await to_thread.run_sync(exec, code, names)
     else:
         exec(code, names)
