@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 nox.options.reuse_existing_virtualenvs = True
@@ -22,6 +26,8 @@ nox.options.sessions = ["lint", "types", "tests", "demo", "browser", "docs"]
 # Tests start a hundred commands: each starts faster from what the first one compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+DIST = Path("dist").resolve()
+TOOLS = ("lint", "build", "audit")  # groups that do without the package
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -97,10 +103,53 @@ def trio(session: nox.Session) -> None:
 
 
 @nox.session
+def build(session: nox.Session) -> None:
+    """Build twice, from the tree and from its own archive: the same bytes."""
+    install(session, "build", package=False)
+    command = ("python", "-m", "build", "--no-isolation")
+    shutil.rmtree(DIST, ignore_errors=True)
+    again = Path(session.create_tmp())
+    env = {"SOURCE_DATE_EPOCH": "1767225600"}
+    session.run(*command, "--outdir", str(DIST), env=env, silent=True)
+    both = ("--sdist", "--wheel")
+    session.run(*command, *both, "--outdir", str(again), env=env, silent=True)
+    for built in sorted(DIST.iterdir()):
+        digest = sha256(built.read_bytes()).hexdigest()
+        session.log(f"{digest}  {built.name}")
+        if sha256((again / built.name).read_bytes()).hexdigest() != digest:
+            session.error(f"two builds of {built.name} differ")
+    check_contents(session)
+
+
+def check_contents(session: nox.Session) -> None:
+    """Hold what is in the packages against what has to be, and must not be, there."""
+    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    with tarfile.open(sdist) as archive:
+        source = {it.partition("/")[2] for it in archive.getnames()}
+    sources = {
+        str(it) for it in Path("kling_async").rglob("*.*") if it.suffix != ".pyc"
+    }
+    info = next(it for it in inside if it.endswith("/METADATA")).partition("/")[0]
+    missing = {
+        *sources,
+        f"{info}/licenses/LICENSE",
+        f"{info}/entry_points.txt",
+    } - inside
+    missing |= {*sources, "LICENSE", "README.md", "pyproject.toml"} - source
+    foreign = {it for it in inside if not it.startswith(("kling_async/", info))}
+    foreign |= {it for it in source if "__pycache__" in it or "/_build/" in it}
+    if missing or foreign:
+        session.error(f"missing: {sorted(missing)}; not to be there: {sorted(foreign)}")
+
+
+@nox.session(requires=["build"])
 def demo(session: nox.Session) -> None:
     """Run the demo as a new user does: the package alone, no key, no network."""
-    session.install(".[all]")
-    folder = Path(session.create_tmp())
+    (wheel,) = DIST.glob("*.whl")
+    session.install("--reinstall-package=kling_async", f"{wheel}[all]")
+    folder = Path(session.create_tmp()).resolve()
+    session.chdir(folder)  # where no source is imported by accident
     session.run("kling-async", "demo", "--output-dir", str(folder))
     videos = list(folder.glob("*.mp4"))
     if len(videos) != 3:  # noqa: PLR2004 (as the demo promises)
@@ -164,6 +213,25 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Ask a public database whether a locked version has a known weakness."""
+    install(session, "audit", package=False)
+    found = Path(session.create_tmp()) / "audit.json"
+    found.unlink(missing_ok=True)
+    options = ("--disable-pip", "--progress-spinner=off", "--format=json")
+    what = ("--require-hashes", "-r", "tests/requirements/test.txt", "-o", str(found))
+    said = session.run("pip-audit", *options, *what, success_codes=[0, 1], silent=True)
+    if not found.exists():
+        session.skip(f"nobody could be asked: {str(said).strip().splitlines()[-1:]}")
+    rows = json.loads(found.read_text("utf-8"))["dependencies"]
+    if weak := [row for row in rows if row.get("vulns")]:
+        session.error(json.dumps(weak, indent=2))
+    if unknown := [row["name"] for row in rows if "skip_reason" in row]:
+        session.skip(f"{len(unknown)} of {len(rows)} packages could not be asked about")
+    session.log(f"{len(rows)} packages, none with a known weakness")
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Write down anew the newest versions that fit, with their hashes."""
     session.install("uv")
@@ -177,7 +245,7 @@ def lock(session: nox.Session) -> None:
         "--no-emit-find-links",
     )
     for group in session.posargs or PYPROJECT["dependency-groups"]:
-        extra = () if group == "lint" else ("--extra=all",)
+        extra = () if group in TOOLS else ("--extra=all",)
         wanted = ("pyproject.toml", f"--group={group}", *extra)
         written = ("--output-file", f"tests/requirements/{group}.txt")
         session.run(*command, *options, *wanted, *written)
