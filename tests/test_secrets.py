@@ -9,11 +9,13 @@ import logging
 import pickle
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
 
 import httpx
 import pytest
 from attrs import frozen
-from clients import ID, KEY, ONCE, QUEUED, client, create, over
+from clients import ID, KEY, MODEL, ONCE, PROMPT, QUEUED, client, create, over
 from raw_server import (
     RawServer,
     Script,
@@ -32,11 +34,14 @@ from kling_async import (
     ConfigurationError,
     Hooks,
     KlingError,
+    Learned,
     RequestEvent,
     RetryEvent,
     SubmissionUncertainError,
+    save_learned,
 )
 from kling_async._settings import Options
+from kling_async.emulator import Emulator
 
 BEARER = f"Bearer {KEY}"
 
@@ -298,3 +303,28 @@ async def test_the_words_of_a_refusal_are_kept_but_for_the_key() -> None:
             await client(http_client=mine).get(ID)
     assert caught.value.message == "no: Bearer ***"
     assert caught.value.request_id == "***"
+
+
+async def test_the_emulator_keeps_and_shows_no_key(tmp_path: Path) -> None:
+    """Its page, events, records, state file and request log; nor what was learned."""
+    state, learned = tmp_path / "state.json", tmp_path / "learned.json"
+    polling = Learned()
+    shown = list[str]()
+    async with Emulator(speed=1e9, size=64, state=state, api_keys=[KEY]) as emulator:
+        url = emulator.base_url
+        async with AsyncKling(KEY, base_url=url, polling=polling) as kling:
+            await kling.wait(await create(kling))
+            async with aclosing(kling.request_log()) as rows:
+                shown += [repr(row) async for row in rows]
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as visitor:
+            pages = ("requests", "creates", "charges", "faults", "page.js")
+            for path in ("/", *(f"/_emulator/{it}" for it in pages)):
+                shown.append((await visitor.get(path)).text)
+            async with visitor.stream("GET", "/_emulator/events") as events:
+                shown.append(await anext(events.aiter_text()))
+        shown += [repr(emulator), repr(emulator.requests)]
+    save_learned(polling, learned)
+    assert PROMPT in "".join(shown)
+    shown += [state.read_text("utf-8"), learned.read_text("utf-8")]
+    assert MODEL in shown[-1]
+    assert lines_with_key(*shown) == []
