@@ -8,6 +8,7 @@ gone is noticed, and its jobs go back into the queue.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Final
 
 import anyio
@@ -46,6 +47,8 @@ _THREADS = 16
 _CONNECTIONS = 8
 _QUEUE_POLL = 0.25
 _MINUTE = 60.0
+# How long a queue may take over what it is at when the engine stops, in seconds.
+_QUEUE_PATIENCE = 10.0
 
 # Without a handler of its own the engine would write to the console.
 logging.getLogger("dbos").addHandler(logging.NullHandler())
@@ -99,7 +102,7 @@ class Engine:
     async def stop(self, running: Running) -> None:
         """Stop, and let others have what is not done."""
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(DBOS.destroy)
+            await to_thread.run_sync(_stop_engine)
             RUNNING.remove(running)
             await to_thread.run_sync(self._presence.leave)
 
@@ -188,10 +191,27 @@ class FleetPace:
             await handle.get_result(polling_interval_sec=_QUEUE_POLL)
 
 
-def _refuse_second() -> None:
+def _stop_engine() -> None:
+    """Let the queues end first: DBOS would close the loop that they start jobs on."""
+    running = _running_engine()
+    if running is not None:
+        for ended in running.background_thread_stop_events:
+            ended.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("queue-worker-"):
+            thread.join(_QUEUE_PATIENCE)
+    DBOS.destroy()
+
+
+def _running_engine() -> DBOS | None:
     try:
-        _get_dbos_instance()
+        return _get_dbos_instance()
     except dbos_error.DBOSException:
+        return None
+
+
+def _refuse_second() -> None:
+    if _running_engine() is None:
         return
     raise ConfigurationError(
         "DBOS is running in this process already, and it can only run once: use the "
