@@ -28,6 +28,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 DIST = Path("dist").resolve()
 TOOLS = ("lint", "build", "audit")  # groups that do without the package
+# Many tests wait for a server or a process: more of them at once than there are cores.
+SPREAD = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -66,7 +69,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests, and hold the coverage of the library to its bound."""
     install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *SPREAD, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
