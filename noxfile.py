@@ -106,6 +106,22 @@ def trio(session: nox.Session) -> None:
 
 
 @nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest version of each dependency that is allowed."""
+    install(session, "test")
+    session.install("uv")
+    versions = Path(session.create_tmp()) / "lowest.txt"
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct"),
+        *("--extra", "all", "--extra", "aiohttp", "--output-file", str(versions)),
+        "pyproject.toml",
+    )
+    session.install("-r", str(versions))
+    session.install("--no-deps", "-e", ".")
+    session.run("pytest", *SPREAD, *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build twice, from the tree and from its own archive: the same bytes."""
     install(session, "build", package=False)
