@@ -287,7 +287,10 @@ async def test_a_part_of_a_file(
         headers = {"Range": asked.format_map(names)} if asked else {}
         answer = await client.get(url, headers=headers)
     assert answer.status_code == status
-    assert answer.headers.get("content-range") == (told and told.format_map(names))
+    given = answer.headers.get("content-range")
+    if given and given.startswith("*"):  # Starlette before 1.0 leaves the unit out
+        given = f"bytes {given}"
+    assert given == (told and told.format_map(names))
     assert answer.content == whole[start:stop]
 
 
