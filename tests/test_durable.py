@@ -25,7 +25,7 @@ from kling_async import (
     JobError,
     TextToVideo,
 )
-from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
+from kling_async.durable import DurableKling, JobState, JobStatus, NewJob, _engine
 from kling_async.emulator import Emulator
 
 KEY = "a-key-that-nobody-may-read"
@@ -180,6 +180,15 @@ async def test_nothing_is_left_running(database: Path) -> None:
     # Idle threads of anyio's and asyncio's pools are the event loop's.
     assert {it for it in left if not it.name.startswith(("AnyIO", "asyncio"))} == set()
     assert [it.name for it in database.parent.iterdir()] == [database.name]
+
+
+def test_a_queue_that_is_only_being_started_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread cannot be joined before it runs; a stop at that moment is none."""
+    starting = threading.Thread(name="queue-worker-any")
+    monkeypatch.setattr(threading, "enumerate", lambda: [starting])
+    _engine._stop_engine()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is(database: Path) -> None:

@@ -198,7 +198,8 @@ def _stop_engine() -> None:
         for ended in running.background_thread_stop_events:
             ended.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("queue-worker-"):
+        # One that is only being started will see that it is to end.
+        if thread.name.startswith("queue-worker-") and thread.is_alive():
             thread.join(_QUEUE_PATIENCE)
     DBOS.destroy()
 
