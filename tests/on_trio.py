@@ -25,6 +25,7 @@ from kling_async.emulator import Emulator
 REASONS = {
     "over_aiohttp": "aiohttp runs on asyncio alone",
     "in_time[trickle]": "its stand-in for a server drives asyncio",
+    "emulator_keeps_and_shows": "it leaves a stream of events of httpx's half read",
     "too-large-": "a stream in memory does not end when it is closed: trio warns",
 }
 ITS_OWN = "drives asyncio itself"

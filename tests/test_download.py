@@ -562,7 +562,9 @@ async def test_a_name_as_long_as_names_can_be_is_no_problem(tmp_path: Path) -> N
 
 
 FULL_DISK = """
-import asyncio, resource, sys
+import sys
+sys.dont_write_bytecode = True  # under the limit only half of it would be kept
+import asyncio, resource
 from kling_async import AsyncKling, DownloadError, Video
 
 async def main():
