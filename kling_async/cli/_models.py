@@ -26,12 +26,6 @@ ModelId = Annotated[
         autocompletion=options.completed_models,
     ),
 ]
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND", help=f"Only those of a kind: {', '.join(catalogue.KINDS)}."
-    ),
-]
 Field = Annotated[
     str | None, typer.Option(metavar="FIELD", help="Only those that take a field.")
 ]
@@ -41,7 +35,7 @@ def models(
     ctx: typer.Context,
     *,
     model_id: ModelId = None,
-    kind: Kind = None,
+    kind: options.Kind = None,
     field: Field = None,
     json: options.Json = False,
 ) -> None:

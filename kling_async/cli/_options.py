@@ -61,6 +61,12 @@ Model = Annotated[
         rich_help_panel=REQUEST,
     ),
 ]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND", help=f"Only those of a kind: {', '.join(models.KINDS)}."
+    ),
+]
 Prompt = Annotated[
     str | None,
     typer.Option("--prompt", "-p", help="What happens.", rich_help_panel=REQUEST),

@@ -33,12 +33,6 @@ ModelId = Annotated[
         autocompletion=options.completed_models,
     ),
 ]
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND", help=f"Only those of a kind: {', '.join(catalogue.KINDS)}."
-    ),
-]
 
 
 @frozen
@@ -73,7 +67,7 @@ def price(
     ctx: typer.Context,
     *,
     model_id: ModelId = None,
-    kind: Kind = None,
+    kind: options.Kind = None,
     json: options.Json = False,
 ) -> Exit:
     """Tell what videos cost in USD, as far as the vendor quotes it."""

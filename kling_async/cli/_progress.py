@@ -11,13 +11,13 @@ from typing import Literal, Self
 
 from attrs import define, field
 from rich.console import Console
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from kling_async import Generation
+from kling_async.cli._moving import Moving
 from kling_async.cli._words import clock, in_words, one_line
 
 _REFRESHES_PER_SECOND = 10
@@ -111,16 +111,13 @@ class Progress:
 
     console: Console
     _rows: dict[str, Row] = field(factory=dict[str, Row], init=False)
-    _live: Live | None = field(default=None, init=False)
+    _moving: Moving = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._moving = Moving(self.console, self._table, _REFRESHES_PER_SECOND)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self._live = Live(
-                console=self.console,
-                get_renderable=self._table,
-                refresh_per_second=_REFRESHES_PER_SECOND,
-            )
-            self._live.start()
+        self._moving.start()
         return self
 
     def __exit__(
@@ -136,8 +133,7 @@ class Progress:
         for row in self._rows.values():
             if row.state == "pending":
                 row.end("left")
-        if self._live is not None:
-            self._live.stop()
+        self._moving.stop()
 
     def add(self, key: str, *, label: str = "", typical: float | None = None) -> None:
         """Begin to show a generation.
@@ -170,8 +166,8 @@ class Progress:
 
     def _tell(self, row: Row, status: str) -> None:
         is_news, row.status = status != row.status, status
-        if self._live is not None:
-            self._live.refresh()
+        if self._moving.is_on:
+            self._moving.refresh()
         elif is_news:
             label = f"{row.label} " if row.label else ""
             line = f"{clock(row.elapsed)} {label}{row.status}"

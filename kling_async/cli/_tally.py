@@ -12,11 +12,11 @@ from typing import Self
 
 from attrs import define, field
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kling_async.cli._moving import Moving
 from kling_async.cli._words import clock, cost_in_words, in_words, one_line
 from kling_async.durable import JobState, JobStatus
 
@@ -47,16 +47,13 @@ class Tally:
     statuses: dict[str, JobStatus] = field(factory=dict[str, JobStatus], init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _ended_before: int | None = field(default=None, init=False)
-    _live: Live | None = field(default=None, init=False)
+    _moving: Moving = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._moving = Moving(self.console, self._picture, _REFRESHES_PER_SECOND)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self._live = Live(
-                console=self.console,
-                get_renderable=self._picture,
-                refresh_per_second=_REFRESHES_PER_SECOND,
-            )
-            self._live.start()
+        self._moving.start()
         return self
 
     def __exit__(
@@ -65,8 +62,7 @@ class Tally:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._moving.stop()
 
     def begin(self) -> None:
         """Count what has ended by now as done by earlier runs."""
