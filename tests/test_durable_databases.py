@@ -127,6 +127,16 @@ async def test_an_unreachable_server_is_told_with_its_address() -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["s3cret", "s3:cret", "s3/cret", "s3@cret"])
+def test_a_url_that_is_refused_is_told_without_its_password(password: str) -> None:
+    """Whatever it holds, and wherever a careless reader would take its end to be."""
+    with pytest.raises(ConfigurationError, match="database: given") as caught:
+        Database.at(f"mysql://me:{password}@db.example.com/jobs")
+    assert "db.example.com" in str(caught.value)
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
 async def test_a_database_that_is_not_there_is_not_made(server: str) -> None:
     """A slip in a URL makes no second, empty world."""
     url = server.replace("/postgres?", "/typo?")

@@ -169,4 +169,4 @@ def _cause(error: SQLAlchemyError) -> str:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(?<=:)[^:/@]*(?=@)", "***", url)
+    return re.sub(r"(?s)//.*@", "//***@", url)

@@ -30,7 +30,7 @@ class JobState(enum.StrEnum):
     DONE = "done"
     """The video is there, and written if the job has an output."""
     FAILED = "failed"
-    """It ended without a video; `Jobs.resubmit` would pay for a new one."""
+    """It ended without a video; `DurableKling.resubmit` would pay for a new one."""
     UNCERTAIN = "uncertain"
     """A create was sent, its answer was lost, and the vendor's log does not tell."""
     HELD = "held"
