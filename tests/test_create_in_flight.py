@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 import anyio
 import httpx
 import httpx_aiohttp
 import pytest
 import respx
-from attrs import define, field
+from cancelling import Counted, Strike
 from clients import (
     BASE_URL,
     ID,
@@ -225,42 +225,6 @@ async def test_what_was_lost_after_its_caller_left_is_in_the_log(
     assert "client request id mine since 20" in caplog.text
 
 
-@define
-class CancelledAt(Generic[T]):
-    """Awaits something, and has its task cancelled at the n-th checkpoint."""
-
-    work: Awaitable[T]
-    nth: int
-    passed: int = field(default=0, init=False)
-
-    def __await__(self) -> Generator[object, None, T]:
-        """Hand on each suspension; at the n-th one, cancel."""
-        steps = self.work.__await__()
-        resume: Callable[[], object] = steps.__next__
-        while True:
-            try:
-                waiting = resume()
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            self.passed += 1
-            if self.passed == self.nth:
-                task = asyncio.current_task()
-                assert task is not None
-                task.cancel()
-            try:
-                yield waiting
-                resume = steps.__next__
-            except BaseException as error:  # noqa: BLE001 (thrown on where it belongs)
-                resume = _throwing(steps, error)
-
-
-def _throwing(
-    steps: Generator[object, None, object], error: BaseException
-) -> Callable[[], object]:
-    return lambda: steps.throw(error)
-
-
 async def cancelled_at(nth: int) -> tuple[int, int, list[str]]:
     """Create, cancelled at the n-th checkpoint.
 
@@ -280,13 +244,14 @@ async def cancelled_at(nth: int) -> tuple[int, int, list[str]]:
     async with mine, client(http_client=mine, hooks=hooks) as kling:
         # Reading a picture comes before sending it, with a checkpoint of its own.
         creating = kling.create(model=MODEL, image_url=image(), prompt="A cat")
-        attempt = CancelledAt(creating, nth)
+        strike = Strike(nth, lambda _: creator.cancel())
 
         async def call() -> None:
-            await attempt
+            await Counted(creating, strike.suspended)
 
-        await asyncio.wait([asyncio.create_task(call())], timeout=5)
-    return attempt.passed, len(sent), known
+        creator = asyncio.create_task(call())
+        await asyncio.wait([creator], timeout=5)
+    return strike.passed, len(sent), known
 
 
 async def test_a_create_cancelled_anywhere_is_not_sent_or_not_lost() -> None:
