@@ -157,11 +157,11 @@ async def test_closing_hands_running_jobs_over(database: Path) -> None:
         async with client_of(emulator) as kling, DurableKling(database, kling) as jobs:
             await jobs.submit(prompt(), key="a")
             before = await until(jobs, "a", JobState.RUNNING)
+        requests = len(emulator.requests)
         async with client_of(emulator) as kling, DurableKling(database, kling) as jobs:
-            await anyio.sleep(1)  # long enough for a worker that creates anew
-            polls = len(emulator.requests)
-            with anyio.fail_after(10):
-                while len(emulator.requests) == polls:
+            # A create would be the first of them.
+            with anyio.fail_after(30):
+                while len(emulator.requests) < requests + 2:
                     await anyio.sleep(0.05)
             after = await jobs.status("a")
     assert len(emulator.creates) == 1
