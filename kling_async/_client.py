@@ -139,6 +139,7 @@ class AsyncKling(Accounting, Downloading):
         self._accounts = Accounts()
         self._parent: AsyncKling | None = None
         self._is_closed = False
+        self._open_transport = Transport(self._settings, self._connections)
 
     @property
     def is_closed(self) -> bool:
@@ -188,6 +189,7 @@ class AsyncKling(Accounting, Downloading):
         except ConfigurationError as error:
             del overrides  # as in the constructor
             raise error.with_traceback(None) from None
+        other._open_transport = Transport(other._settings, self._connections)  # noqa: SLF001 (its own)
         other._poll_loops = PollLoops(self._origins)  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other
@@ -323,8 +325,9 @@ class AsyncKling(Accounting, Downloading):
             transport = self._transport()
             loop = self._poll_loops.join(
                 generation_id,
-                fetch=transport.fetch,
-                scope=transport.connections.here().scope,
+                fetch=transport.poll_in_turn,
+                timetable=transport.connections.here().timetable,
+                retry=self._settings.retry,
                 reporter=self._settings.reporter,
             )
         except KlingError as error:
@@ -466,7 +469,7 @@ class AsyncKling(Accounting, Downloading):
     def _transport(self) -> Transport:
         if self.is_closed:
             raise ClientClosedError(CLOSED)
-        return Transport(self._settings, self._connections)
+        return self._open_transport
 
     def _account(self) -> Account:
         return self._accounts.of(self._transport())

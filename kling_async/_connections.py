@@ -23,6 +23,7 @@ from kling_async._polling import is_whole
 from kling_async._pools import Routes, Shards
 from kling_async._scope import CLOCK_TICK, CLOSED, Scope, at_loop_end, running_loop
 from kling_async._sending import Direct, Lent, Sender, phase_limits
+from kling_async._timetable import Timetable, Turns
 from kling_async._version import __version__
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -43,7 +44,7 @@ class Session:
         files: Brings videos, from other hosts, and never sees the key.
         gate: A place for each exchange in flight: httpcore's pool slows down
             and times out when thousands queue in it.
-        scope: The tasks.
+        timetable: Which poll loop wants one, and when.
         resume_at: Until when (loop time, seconds) the server wants quiet.
         closing: Closes `http` and `files`, at the latest when the loop ends;
             None where they belong to the user.
@@ -52,9 +53,14 @@ class Session:
     http: Sender
     files: httpx.AsyncClient
     gate: anyio.Semaphore
-    scope: Scope = field(factory=Scope)
+    timetable: Timetable
     resume_at: float = 0.0
     closing: AsyncGenerator[None, None] | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The tasks."""
+        return self.timetable.scope
 
     def pause(self, seconds: float) -> None:
         """Keep every exchange that has not begun back for so long."""
@@ -132,8 +138,9 @@ class Connections:
 
     def _open(self, loop: object) -> Session:
         gate = anyio.Semaphore(self.max_connections, fast_acquire=True)
+        timetable = Timetable(Scope(), Turns(self.max_connections))
         if self.http_client is None:
-            return self._open_own(loop, gate)
+            return self._open_own(loop, gate, timetable)
         if self._home is not None and self._home() is not loop:
             raise ConfigurationError(
                 "this AsyncKling was made with http_client=... and is used from a "
@@ -141,9 +148,11 @@ class Connections:
                 "http_client out, or make one AsyncKling for each loop",
             )
         self._home = weakref.ref(loop)
-        return Session(Lent(self.http_client), self.http_client, gate)
+        return Session(Lent(self.http_client), self.http_client, gate, timetable)
 
-    def _open_own(self, loop: object, gate: anyio.Semaphore) -> Session:
+    def _open_own(
+        self, loop: object, gate: anyio.Semaphore, timetable: Timetable
+    ) -> Session:
         if self.library == "aiohttp" and not isinstance(
             loop, asyncio.AbstractEventLoop
         ):
@@ -159,7 +168,7 @@ class Connections:
                 await http.aclose()
                 await files.aclose()
 
-        return Session(http, files, gate, closing=at_loop_end(close))
+        return Session(http, files, gate, timetable, closing=at_loop_end(close))
 
     def _new_sender(self, headers: httpx.Headers) -> Sender:
         if self.library == "aiohttp":

@@ -1,13 +1,14 @@
 """One generation polled once for all who watch it.
 
-Watchers turn the loop: whoever's time has come starts a poll, and all have its
-news. The poll is nobody's child but the client's, so each of them may leave at any
-moment. A poll that fails is made again when the next is due. Whose time is up is the
-business of `_watching`.
+Whoever wants the next poll soonest has it made, and all have its news: until there is
+some, no watcher is woken. The poll is nobody's child but the client's, so each of them
+may leave at any moment. A poll that fails is made again soon; a few times in a row, and
+then when the next is due. Whose time is up is the business of `_watching`.
 """
 
 from __future__ import annotations
 
+import contextvars
 import math
 import random
 import weakref
@@ -29,18 +30,27 @@ from kling_async._generation import Generation
 from kling_async._hooks import Reporter, RetryEvent, StatusEvent, notify
 from kling_async._origins import Origin, Origins
 from kling_async._polling import Completion, LearningPolling, Polling, PollState
-from kling_async._retrying import may_repeat_get
-from kling_async._scope import CLOCK_TICK, CLOSED, Job, Scope
+from kling_async._retrying import RetryPolicy, may_repeat_get, wait_after
+from kling_async._scope import CLOCK_TICK, CLOSED, Job
+from kling_async._timetable import Timetable
 
 # A generation may be unknown to the server for a moment after its create.
 REFUSAL_GRACE = 20.0
 
 
 class Fetch(Protocol):
-    """Asks the server for one generation, within some seconds."""
+    """Asks the server for one generation, once."""
 
-    def __call__(self, generation_id: str, *, timeout: float) -> Awaitable[Generation]:
-        """Ask."""
+    def __call__(
+        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
+    ) -> Awaitable[Generation]:
+        """Ask.
+
+        Args:
+            generation_id: For which.
+            attempt: How many polls have failed in a row, and one more.
+            begin: Called when the request goes out; tells how many seconds it may take.
+        """
         ...
 
 
@@ -51,13 +61,13 @@ class Watcher(Protocol):
         polling: When to poll, by its wish.
         last: What it has seen last.
         deadline: When it leaves, on the event loop's clock.
-        nap: What it waits in; cancelled to wake it.
+        news: Set to let it look again.
     """
 
     polling: Polling
     last: Generation | None
     deadline: float
-    nap: anyio.CancelScope
+    news: anyio.Event
 
 
 @define(eq=False)
@@ -78,29 +88,38 @@ class PollLoop:
     Attributes:
         generation_id: What is watched.
         fetch: How to poll.
-        scope: Where the loop runs.
+        timetable: Where and when it runs.
+        retry: How often and how soon to ask again after a failure.
         reporter: Who is told, once for all watchers.
         origins: Where the generation may be known from.
         chance: Where jitter comes from: numbers in [0, 1).
         last: What was seen last.
         error: Why there will be no more polls, if it ended so.
         client_request_id: The one of the create, which polls do not tell.
+        rings_at: When the alarm rings.
     """
 
     generation_id: str
     fetch: Fetch
-    scope: Scope
+    timetable: Timetable
+    retry: RetryPolicy
     reporter: Reporter
     origins: Origins
     chance: Callable[[], float] = random.random
     last: Generation | None = None
     error: KlingError | None = None
     client_request_id: str | None = None
+    rings_at: float = field(default=math.inf, init=False)
     _end: Place = field(factory=Place, init=False)
     _waiting: list[Watcher] = field(factory=list[Watcher], init=False)
-    _is_polled: bool = field(default=False, init=False)
+    _context: contextvars.Context = field(factory=contextvars.copy_context, init=False)
     _poll: Job[None] | None = field(default=None, init=False)
+    _is_polled: bool = field(default=False, init=False)
+    _is_asking: bool = field(default=False, init=False)
+    _is_quiet: bool = field(default=False, init=False)
     _polls: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _soon: float = field(default=math.inf, init=False)
     _chance: float = field(init=False)
     _started: float = field(factory=anyio.current_time, init=False)
     _polled_at: float = field(init=False)
@@ -111,7 +130,7 @@ class PollLoop:
     _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._origin = self.origins.of(self.generation_id, self.scope)
+        self._origin = self.origins.of(self.generation_id, self.timetable.scope)
         self._unfinished_at = self._origin.created if self._origin else self._started
         self._polled_at = self._started
         self._chance = self.chance()
@@ -139,47 +158,79 @@ class PollLoop:
             ConfigurationError: The watcher's schedule is not one.
             ClientClosedError: The client was closed.
         """
-        if self.scope.is_closed:
+        if self.timetable.scope.is_closed:
             raise ClientClosedError(CLOSED)
         due = self._due(watcher)
-        self._report_failure(due)
-        watcher.nap = anyio.CancelScope()
+        watcher.news = anyio.Event()
         self._waiting.append(watcher)
-        self.scope.naps.add(watcher.nap)
         try:
-            with watcher.nap:
-                now = anyio.current_time()
-                if due <= now + CLOCK_TICK:
-                    self._queue_up()
-                alarm = math.inf if self._is_polled else due
-                await anyio.sleep(min(alarm, watcher.deadline) - now)
+            self._look_ahead(due, watcher.deadline, self.rings_at)
+            await watcher.news.wait()
         finally:
-            self._remove(watcher)
+            self._waiting.remove(watcher)
+            if not self._waiting:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Stop when nobody waits, without tearing what is under way."""
+        self.timetable.alarm.forget(self)
+        if self._poll is not None and not self._is_asking:
+            self._poll.cancel()
+
+    def _look_ahead(self, due: float, *others: float) -> None:
+        """Poll if that is due, and set the alarm for what comes next."""
+        if due <= anyio.current_time() + CLOCK_TICK:
+            self._queue_up()
+        self.timetable.alarm.set(
+            self, min(math.inf if self._is_polled else due, *others)
+        )
+
+    def ring(self) -> None:
+        """Poll if it is time, and let those leave whose time is up."""
+        now = anyio.current_time() + CLOCK_TICK
+        due = leave = math.inf
+        for watcher in self._waiting:
+            if watcher.deadline <= now:
+                watcher.news.set()
+                continue
+            leave = min(leave, watcher.deadline)
+            try:
+                due = min(due, self._due(watcher))
+            except ConfigurationError:  # it asks for itself, and is told
+                watcher.news.set()
+        if due < math.inf:
+            self._report_failure(due)
+        if self._waiting:
+            self._look_ahead(due, leave)
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        for watcher in self._waiting:
+            watcher.news.set()
 
     def _queue_up(self) -> None:
         if not self._is_polled:
             self._is_polled = True
-            self.scope.turns.take(self._begin)
-
-    def _remove(self, watcher: Watcher) -> None:
-        self.scope.naps.discard(watcher.nap)
-        self._waiting.remove(watcher)
-        if not self._waiting and self._poll is not None:
-            self._poll.cancel()
+            self.timetable.turns.take(self._begin)
 
     def _begin(self) -> bool:
         """Start a poll, if there is still somebody who waits for it."""
-        if self.scope.is_closed or not self._waiting:
+        if self.timetable.scope.is_closed or not self._waiting:
             self._is_polled = False
             return False
-        self._poll = self.scope.start(self._ask, at_end=self._ended)
+        self._is_asking = self._is_quiet = False
+        self._poll = self.timetable.scope.start(
+            self._ask, at_end=self._ended, context=self._context.copy()
+        )
         return True
 
     def _ended(self) -> None:
         self._poll, self._is_polled = None, False
-        for watcher in self._waiting:
-            watcher.nap.cancel()
-        self.scope.turns.give_back()
+        if self._is_quiet:
+            self.ring()
+        else:
+            self.wake()
+        self.timetable.turns.give_back()
 
     def _due(self, watcher: Watcher) -> float:
         """When a watcher wants the next poll; one that knows nothing wants it now."""
@@ -195,7 +246,7 @@ class PollLoop:
             model=origin.model if origin else None,
             video_length=origin.video_length if origin else None,
         )
-        return self._polled_at + checked_delay(watcher.polling, state)
+        return min(self._soon, self._polled_at + checked_delay(watcher.polling, state))
 
     def _report_failure(self, due: float) -> None:
         failure, self._failure = self._failure, None
@@ -207,34 +258,55 @@ class PollLoop:
             )
             self.reporter.retry(event)
 
+    def _time_left(self) -> float:
+        """Begin to ask, for as long as the most patient watcher stays."""
+        self._is_asking = True
+        now = anyio.current_time()
+        return max((it.deadline for it in self._waiting), default=now) - now
+
     async def _ask(self) -> None:
         """Poll once; what fails in a way that may heal is only noted."""
         asked_at = anyio.current_time()
-        until = max((it.deadline for it in self._waiting), default=asked_at)
         try:
-            seen = await self.fetch(self.generation_id, timeout=until - asked_at)
+            seen = await self.fetch(
+                self.generation_id, attempt=self._failures + 1, begin=self._time_left
+            )
         except Exception as error:  # noqa: BLE001 (told to all who watch)
-            self._judge(_as_ours(error))
+            has_news = self._failed(_as_ours(error))
         else:
-            self._refused_since = math.inf
+            self._failures, self._soon, self._refused_since = 0, math.inf, math.inf
             if seen.is_terminal:
                 self._teach(seen)
             else:
                 self._unfinished_at = asked_at
-            self._see(seen)
+            has_news = self._see(seen)
         self._polls += 1
         self._polled_at = anyio.current_time()
         self._chance = self.chance()
+        self._is_quiet = not has_news
 
-    def _see(self, seen: Generation) -> None:
+    def _failed(self, error: KlingError) -> bool:
+        """Take note of a failure; tell whether it is the last."""
+        self._failures += 1
+        self._judge(error)
+        if self._failures < self.retry.attempts and may_repeat_get(error):
+            wait = wait_after(error, self._failures, self.retry)
+            self._soon = anyio.current_time() + wait
+        else:
+            self._soon = math.inf
+        return self.error is not None
+
+    def _see(self, seen: Generation) -> bool:
         views = [self.last, *(it.last for it in self._waiting)]
-        if any(is_change(view, seen) for view in views):
-            if seen.client_request_id is None and self.client_request_id is not None:
-                seen = evolve(seen, client_request_id=self.client_request_id)
-            self._tell(seen)
-            self.last = seen
-            self._end.next = (seen, end := Place())
-            self._end = end
+        if not any(is_change(view, seen) for view in views):
+            return False
+        if seen.client_request_id is None and self.client_request_id is not None:
+            seen = evolve(seen, client_request_id=self.client_request_id)
+        self._tell(seen)
+        self.last = seen
+        self._end.next = (seen, end := Place())
+        self._end = end
+        return True
 
     def _teach(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
@@ -282,22 +354,29 @@ class PollLoops:
     """
 
     _origins: Origins
-    _loops: weakref.WeakValueDictionary[tuple[Scope, str], PollLoop] = field(
-        factory=weakref.WeakValueDictionary[tuple[Scope, str], PollLoop],
+    _loops: weakref.WeakValueDictionary[tuple[Timetable, str], PollLoop] = field(
+        factory=weakref.WeakValueDictionary[tuple[Timetable, str], PollLoop],
         init=False,
     )
 
     def join(
-        self, generation_id: str, *, fetch: Fetch, scope: Scope, reporter: Reporter
+        self,
+        generation_id: str,
+        *,
+        fetch: Fetch,
+        timetable: Timetable,
+        retry: RetryPolicy,
+        reporter: Reporter,
     ) -> PollLoop:
         """Give the loop of an id, a new one if there is none that goes on."""
-        key = scope, generation_id
+        key = timetable, generation_id
         loop = self._loops.get(key)
         if loop is None or loop.is_over:
             loop = self._loops[key] = PollLoop(
                 generation_id=generation_id,
                 fetch=fetch,
-                scope=scope,
+                timetable=timetable,
+                retry=retry,
                 reporter=reporter,
                 origins=self._origins,
             )

@@ -161,6 +161,15 @@ async def _repeat(
     return await retrying(next_attempt)
 
 
+def wait_after(error: KlingError, attempt: int, policy: RetryPolicy) -> float:
+    """Tell how many seconds to wait after so many attempts that failed in a row."""
+    retrying = _retrying(policy, lambda _: True, lambda *_: None)
+    state = RetryCallState(retrying, None, (), {})
+    state.attempt_number = attempt
+    state.set_exception((type(error), error, None))
+    return retrying.wait(state)
+
+
 def _retrying(
     policy: RetryPolicy,
     may_repeat: Callable[[BaseException], bool],

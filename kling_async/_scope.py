@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import anyio
 from attrs import define, field
@@ -40,17 +39,19 @@ def running_loop() -> object:
 def _spawn(
     work: Callable[[], Coroutine[object, object, None]],
     at_end: Callable[[object], None],
+    context: contextvars.Context | None,
 ) -> object:
     """Start a task of the loop itself; the result keeps it from collection."""
     loop = running_loop()
     if isinstance(loop, asyncio.AbstractEventLoop):
-        task = loop.create_task(work())
+        task = loop.create_task(work(), context=context)
         # asyncio never begins a task that is cancelled before its first step.
         task.add_done_callback(at_end)
         return task
     import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
 
-    context = contextvars.copy_context()
+    if context is None:
+        context = contextvars.copy_context()
     return trio.lowlevel.spawn_system_task(work, context=context)
 
 
@@ -86,8 +87,9 @@ class Job(Generic[T]):
     _scope: Scope
     _at_end: Callable[[], None] | None
     _cancelled: anyio.CancelScope = field(factory=anyio.CancelScope)
-    _done: anyio.Event = field(factory=anyio.Event)
-    _results: list[T] = field(factory=list[T])
+    _done: anyio.Event | None = None
+    _is_whole: bool = False
+    _result: T | None = None
     _error: Exception | None = None
     task: object = None
 
@@ -95,7 +97,8 @@ class Job(Generic[T]):
         """Do the work; its error is kept for whoever waits, not raised."""
         try:
             with self._cancelled:
-                self._results.append(await self._work())
+                self._result = await self._work()
+                self._is_whole = True
         except Exception as error:  # noqa: BLE001 (handed to the one who waits)
             self._error = error
         finally:
@@ -104,7 +107,8 @@ class Job(Generic[T]):
     def end(self, _: object = None) -> None:
         """Let those who wait see what became of it."""
         if self._scope.forget(self):
-            self._done.set()
+            if self._done is not None:
+                self._done.set()
             if self._at_end is not None:
                 self._at_end()
 
@@ -112,9 +116,13 @@ class Job(Generic[T]):
         """Ask the work to stop; `finished` tells when it has."""
         self._cancelled.cancel()
 
-    async def finished(self) -> None:
+    def finished(self) -> Awaitable[None]:
         """Wait for the end of the work, however it ends."""
-        await self._done.wait()
+        if self._done is None:
+            self._done = anyio.Event()
+            if not self._scope.has(self):
+                self._done.set()
+        return self._done.wait()
 
     async def result(self) -> T:
         """Wait for what the work returns or raises.
@@ -124,15 +132,15 @@ class Job(Generic[T]):
         Raises:
             ClientClosedError: The scope was closed before the work ended.
         """
-        await self._done.wait()
+        await self.finished()
         if self._error is not None:
             try:
                 raise self._error
             finally:
                 del self  # the traceback holds this frame: leave no cycle
-        if not self._results:
+        if not self._is_whole:
             raise ClientClosedError(CLOSED)
-        return self._results[0]
+        return cast("T", self._result)
 
 
 class _Ending(Protocol):
@@ -143,34 +151,7 @@ class _Ending(Protocol):
 
     def cancel(self) -> None: ...
 
-    async def finished(self) -> None: ...
-
-
-@define(eq=False)
-class Turns:
-    """So many at a time, and the others in the order in which they came.
-
-    Attributes:
-        free: How many may begin.
-    """
-
-    free: int = 1000
-    _queue: deque[Callable[[], bool]] = field(factory=deque[Callable[[], bool]])
-
-    def take(self, begin: Callable[[], bool]) -> None:
-        """Begin when there is a place; ``begin`` tells whether it took it."""
-        self._queue.append(begin)
-        self._serve()
-
-    def give_back(self) -> None:
-        """Let the next one begin."""
-        self.free += 1
-        self._serve()
-
-    def _serve(self) -> None:
-        while self.free and self._queue:
-            if self._queue.popleft()():
-                self.free -= 1
+    def finished(self) -> Awaitable[None]: ...
 
 
 @define(eq=False)
@@ -178,14 +159,14 @@ class Scope:
     """The tasks of one client in one event loop.
 
     Attributes:
-        naps: Sleeps of callers in their own tasks, for closing to cut short.
-        turns: Who may poll. One that waits here costs a hundredth of a task that
-            waits for a connection.
         is_closed: Whether nothing starts here any more.
+        at_close: Called when it closes, so that those who wait in tasks of their own
+            hear of it.
     """
 
-    naps: set[anyio.CancelScope] = field(factory=set[anyio.CancelScope], init=False)
-    turns: Turns = field(factory=Turns, init=False)
+    at_close: list[Callable[[], None]] = field(
+        factory=list[Callable[[], None]], init=False
+    )
     _jobs: set[_Ending] = field(factory=set["_Ending"])
     is_closed: bool = False
 
@@ -195,6 +176,7 @@ class Scope:
         *,
         is_essential: bool = False,
         at_end: Callable[[], None] | None = None,
+        context: contextvars.Context | None = None,
     ) -> Job[T]:
         """Start work that is nobody's child but the client's.
 
@@ -202,6 +184,8 @@ class Scope:
             work: What to do.
             is_essential: Closing waits for it instead of cancelling it.
             at_end: Called once when it has ended, however it did.
+            context: What it sees of context variables, its alone; by default a copy
+                of what the caller sees.
 
         Raises:
             ClientClosedError: The scope is closed.
@@ -210,8 +194,12 @@ class Scope:
             raise ClientClosedError(CLOSED)
         job = Job(work, is_essential, self, at_end)
         self._jobs.add(job)
-        job.task = _spawn(job.run, job.end)
+        job.task = _spawn(job.run, job.end, context)
         return job
+
+    def has(self, job: _Ending) -> bool:
+        """Whether a job is under way."""
+        return job in self._jobs
 
     def forget(self, job: _Ending) -> bool:
         """Take a job off the list of those under way; tell whether it was on it."""
@@ -225,8 +213,8 @@ class Scope:
         `asyncio.Task.cancel`, which no shield keeps off, ends the patience.
         """
         self.is_closed = True
-        for nap in list(self.naps):
-            nap.cancel()
+        for tell in self.at_close:
+            tell()
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.is_essential:

@@ -29,7 +29,7 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
-from kling_async._retrying import is_uncertain, may_repeat_get, repeat
+from kling_async._retrying import is_uncertain, may_repeat_get, repeat, wait_after
 from kling_async._sending import Call, Response, Sender, leave
 from kling_async._settings import Settings
 from kling_async._wire import Answer, decode_error, decode_polled
@@ -103,22 +103,36 @@ class Transport:
     settings: Settings
     connections: Connections
 
-    async def fetch(
-        self,
-        generation_id: str,
-        *,
-        timeout: float = float("inf"),
+    def fetch(self, generation_id: str) -> Awaitable[Generation]:
+        """Ask for one generation, patiently."""
+        # No closures: see `Job`.
+        poll = partial(
+            self.poll, generation_id=generation_id, limit=self.settings.timeout
+        )
+        return self.repeat(partial(self.in_scope, poll), may_repeat_get)
+
+    async def poll_in_turn(
+        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
     ) -> Generation:
-        """Ask for one generation, patiently.
+        """Ask for one generation once; to be called in the scope.
 
         Args:
             generation_id: Which.
-            timeout: Bounds each exchange, in seconds, beside the settings' own.
+            attempt: The how manieth this is in a row: after a 429 it tells how long
+                to keep the whole client back.
+            begin: Called when there is a place in flight; tells how many seconds the
+                exchange may take, beside the settings' own limit.
         """
-        limit = min(timeout, self.settings.timeout)
-        # No closures: see `Job`.
-        get = partial(self.poll, generation_id=generation_id, limit=limit)
-        return await self.repeat(partial(self.in_scope, get), may_repeat_get)
+        session = self.connections.here()
+        await session.take_place()
+        try:
+            limit = min(begin(), self.settings.timeout)
+            return await self.poll(session, generation_id, limit)
+        except RateLimitError as error:
+            session.pause(wait_after(error, attempt, self.settings.retry))
+            raise
+        finally:
+            session.gate.release()
 
     async def poll(
         self, session: Session, generation_id: str, limit: float
@@ -129,13 +143,13 @@ class Transport:
         answer = await self.exchange(session, call)
         return decode_polled(answer, generation_id)
 
-    async def repeat(
+    def repeat(
         self,
         attempt: Callable[[], Awaitable[T]],
         may_repeat: Callable[[BaseException], bool],
         *,
         pauses: bool = True,
-    ) -> T:
+    ) -> Awaitable[T]:
         """Make an attempt, and others where it may be repeated; raise the last error.
 
         Args:
@@ -145,7 +159,7 @@ class Transport:
                 as this one waits.
         """
         before_wait = self._pause if pauses else self._tell
-        return await repeat(attempt, self.settings.retry, may_repeat, before_wait)
+        return repeat(attempt, self.settings.retry, may_repeat, before_wait)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
         """Keep every call back after a 429, and tell of another attempt."""
@@ -174,13 +188,15 @@ class Transport:
         """
         session = self.connections.here()
         await session.take_place()
-        placed = partial(in_place, session, work)
+        free = session.gate.release
+        placed: Callable[[], Awaitable[T]] = partial(work, session)
         if on_error is not None:
-            placed = partial(_settled, session, placed, on_error)
+            free = once(free)
+            placed = partial(_settled, session, work, free, on_error)
         try:
-            job = session.scope.start(placed, is_essential=is_essential)
+            job = session.scope.start(placed, is_essential=is_essential, at_end=free)
         except ClientClosedError:
-            session.gate.release()
+            free()
             raise
         return await job.result()
 
@@ -275,14 +291,22 @@ async def in_place(session: Session, work: Callable[[Session], Awaitable[T]]) ->
 
 async def _settled(
     session: Session,
-    placed: Callable[[], Awaitable[T]],
+    work: Callable[[Session], Awaitable[T]],
+    free: Callable[[], None],
     on_error: Callable[[Session, KlingError], Awaitable[T]],
 ) -> T:
     """Do work in its place, and make something of its error without the place."""
     try:
-        return await placed()
+        return await work(session)
     except KlingError as error:
+        free()
         return await on_error(session, error)
+
+
+def once(work: Callable[[], None]) -> Callable[[], None]:
+    """Do it at the first call, and nothing at those that follow."""
+    left = [work]
+    return lambda: left.pop()() if left else None
 
 
 @define(eq=False)

@@ -28,6 +28,7 @@ class Watch:
         timeout: How long to go on, in seconds from now.
         last: What has been seen last; it is not given again.
         deadline: When the time is up, on the event loop's clock.
+        news: Set to let it look again.
     """
 
     loop: PollLoop
@@ -35,7 +36,7 @@ class Watch:
     timeout: float
     last: Generation | None = None
     deadline: float = field(init=False)
-    nap: anyio.CancelScope = field(init=False)
+    news: anyio.Event = field(init=False)
     _place: Place = field(init=False)
 
     def __attrs_post_init__(self) -> None:

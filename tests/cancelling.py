@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
+from contextvars import Context
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -75,11 +76,12 @@ def counting_the_clients_own(strike: Strike, wanted: bool) -> Generator[None]:  
     def spawn_counted(
         work: Callable[[], Coroutine[object, object, None]],
         at_end: Callable[[object], None],
+        context: Context | None,
     ) -> object:
         async def run() -> None:
             await Counted(work(), strike.suspended)
 
-        return spawn(run, at_end)
+        return spawn(run, at_end, context)
 
     with pytest.MonkeyPatch.context() as patch:
         if wanted:

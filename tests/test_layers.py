@@ -39,6 +39,7 @@ ROOMS = (
     "_learned_file",
     "_retrying",
     "_scope",
+    "_timetable",
     "_origins",
     "_addresses",
     "_settings",

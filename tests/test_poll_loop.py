@@ -38,6 +38,7 @@ from kling_async._origins import Origins
 from kling_async._poll_loop import PollLoops
 from kling_async._polling import PollState
 from kling_async._scope import Scope
+from kling_async._timetable import Timetable, Turns
 from kling_async._watching import Watch
 
 LIFE: Mapping[int, Told] = {0: "queued", 25: "generating", 95: done()}
@@ -161,6 +162,7 @@ async def test_watchers_may_be_cancelled_at_any_moment() -> None:
                 await anyio.sleep(1)
                 viewer.scope.cancel()
         assert last.seen == WHOLE
+        await anyio.wait_all_tasks_blocked()
         assert living_tasks() == before
     assert api.polls == [8 * n for n in range(13)]
 
@@ -221,13 +223,17 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     """What should never come out of a poll is not asked for again at once."""
     asked: list[str] = []
 
-    async def fetch(generation_id: str, *, timeout: float) -> Generation:
+    async def fetch(
+        generation_id: str, *, attempt: int, begin: Callable[[], float]
+    ) -> Generation:
         asked.append(generation_id)
-        await anyio.sleep(timeout / 100)
+        await anyio.sleep(begin() / 100 * attempt)
         raise ValueError("a bug")
 
-    scope, loops = Scope(), PollLoops(Origins())
-    loop = loops.join(ID, fetch=fetch, scope=scope, reporter=Reporter())
+    timetable, loops = timetable_of(3), PollLoops(Origins())
+    loop = loops.join(
+        ID, fetch=fetch, timetable=timetable, retry=ONCE, reporter=Reporter()
+    )
     watches = [Watch(loop=loop, polling=Fixed(10), timeout=100) for _ in range(3)]
     errors: list[KlingError] = []
 
@@ -242,7 +248,12 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     assert asked == [ID]
     assert [it.generation_id for it in errors] == [ID] * 3
     assert {type(it.__cause__) for it in errors} == {ValueError}
-    assert scope.naps == set()
+    assert timetable.turns.free == 3
+
+
+def timetable_of(turns: int) -> Timetable:
+    """Give a timetable by which so many poll at once."""
+    return Timetable(Scope(), Turns(turns))
 
 
 @define(eq=False)
@@ -253,9 +264,12 @@ class Desk:
     peak: int = 0
     asked: list[str] = field(factory=list[str])
 
-    async def fetch(self, generation_id: str, *, timeout: float) -> Generation:
+    async def fetch(
+        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
+    ) -> Generation:
         """Answer a poll."""
-        assert timeout > 0
+        assert attempt == 1
+        assert begin() > 0
         self.asked.append(generation_id)
         self.under_way += 1
         self.peak = max(self.peak, self.under_way)
@@ -271,14 +285,17 @@ class Desk:
 @on_each_loop
 async def test_polls_wait_for_their_turn_without_a_task_of_their_own() -> None:
     """Those whom all have left meanwhile are passed over."""
-    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
-    scope.turns.free = 3
+    desk, timetable, loops = Desk(), timetable_of(3), PollLoops(Origins())
     before = living_tasks()
     seen: list[str] = []
 
     async def watch(generation_id: str, timeout: float) -> None:
         loop = loops.join(
-            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+            generation_id,
+            fetch=desk.fetch,
+            timetable=timetable,
+            retry=ONCE,
+            reporter=Reporter(),
         )
         with contextlib.suppress(WaitTimeoutError):
             watch = Watch(loop=loop, polling=Fixed(10), timeout=timeout)
@@ -288,25 +305,28 @@ async def test_polls_wait_for_their_turn_without_a_task_of_their_own() -> None:
         for number in range(12):
             tasks.start_soon(watch, str(number), 15 if number in (7, 8, 9) else 100)
             await anyio.wait_all_tasks_blocked()
-        assert living_tasks() == before + 12 + 3
+        assert living_tasks() == before + 12 + 3 + 1  # the last for the alarm
         await anyio.sleep(17)
         tasks.start_soon(watch, "8", 100)
     rest = [str(number) for number in range(12) if number not in (7, 9)]
     assert sorted(seen) == sorted(rest)
     assert sorted(desk.asked) == sorted(rest)
     assert desk.peak == 3
-    assert scope.turns.free == 3
+    assert timetable.turns.free == 3
 
 
 @on_each_loop
 async def test_one_that_comes_to_an_abandoned_place_in_the_queue_takes_it() -> None:
     """And one that was passed over queues up anew."""
-    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
-    scope.turns.free = 1
+    desk, timetable, loops = Desk(), timetable_of(1), PollLoops(Origins())
 
     def watch(generation_id: str, timeout: float) -> Watch:
         loop = loops.join(
-            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+            generation_id,
+            fetch=desk.fetch,
+            timetable=timetable,
+            retry=ONCE,
+            reporter=Reporter(),
         )
         return Watch(loop=loop, polling=Fixed(10), timeout=timeout)
 
@@ -350,13 +370,16 @@ async def test_closing_the_client_ends_all_watches_at_once() -> None:
 @on_each_loop
 async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
     """None of them is given it while the client closes."""
-    desk, scope, loops = Desk(), Scope(), PollLoops(Origins())
-    scope.turns.free = 1
+    desk, timetable, loops = Desk(), timetable_of(1), PollLoops(Origins())
     before = living_tasks()
 
     async def watch(generation_id: str) -> None:
         loop = loops.join(
-            generation_id, fetch=desk.fetch, scope=scope, reporter=Reporter()
+            generation_id,
+            fetch=desk.fetch,
+            timetable=timetable,
+            retry=ONCE,
+            reporter=Reporter(),
         )
         with pytest.raises(ClientClosedError):
             await anext(Watch(loop=loop, polling=Fixed(10), timeout=100))
@@ -365,7 +388,7 @@ async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
         for number in range(4):
             tasks.start_soon(watch, str(number))
         await anyio.sleep(5)
-        await scope.aclose(0)
+        await timetable.scope.aclose(0)
     assert len(desk.asked) == 1
     assert living_tasks() == before
 

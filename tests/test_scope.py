@@ -16,7 +16,8 @@ import pytest
 from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
-from kling_async._scope import Scope, Turns, at_loop_end, running_loop
+from kling_async._scope import Scope, at_loop_end, running_loop
+from kling_async._timetable import Turns
 
 
 async def one() -> int:

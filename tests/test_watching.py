@@ -567,6 +567,7 @@ async def test_whoever_breaks_out_leaves_nothing_behind() -> None:
         async for generation in watching:
             if generation.status == "generating":
                 break
+        await anyio.wait_all_tasks_blocked()
         assert living_tasks() == before
         await anyio.sleep(3600)
         await watching.aclose()
@@ -643,6 +644,7 @@ async def test_a_task_group_that_fails_takes_its_watch_along() -> None:
         with pytest.raises(ExceptionGroup) as caught:
             await watch_and_fail()
         assert caught.group_contains(ZeroDivisionError, depth=1)
+        await anyio.wait_all_tasks_blocked()
         assert living_tasks() == before
 
 
