@@ -78,7 +78,7 @@ class Session:
             self.gate.release()
 
     def _left_of_pause(self) -> float:
-        return self.resume_at - anyio.current_time()
+        return self.resume_at - anyio.current_time() if self.resume_at else 0.0
 
     async def aclose(self, patience: float) -> None:
         """End the tasks, then close the sockets."""

@@ -61,12 +61,14 @@ class Watcher(Protocol):
         polling: When to poll, by its wish.
         last: What it has seen last.
         deadline: When it leaves, on the event loop's clock.
+        due: When it wants the next poll, on the same clock.
         news: Set to let it look again.
     """
 
     polling: Polling
     last: Generation | None
     deadline: float
+    due: float
     news: anyio.Event
 
 
@@ -160,11 +162,12 @@ class PollLoop:
         """
         if self.timetable.scope.is_closed:
             raise ClientClosedError(CLOSED)
-        due = self._due(watcher)
+        watcher.due = self._due(watcher)
         watcher.news = anyio.Event()
         self._waiting.append(watcher)
         try:
-            self._look_ahead(due, watcher.deadline, self.rings_at)
+            now = anyio.current_time() + CLOCK_TICK
+            self._look_ahead(now, watcher.due, watcher.deadline, self.rings_at)
             await watcher.news.wait()
         finally:
             self._waiting.remove(watcher)
@@ -177,9 +180,9 @@ class PollLoop:
         if self._poll is not None and not self._is_asking:
             self._poll.cancel()
 
-    def _look_ahead(self, due: float, *others: float) -> None:
+    def _look_ahead(self, now: float, due: float, *others: float) -> None:
         """Poll if that is due, and set the alarm for what comes next."""
-        if due <= anyio.current_time() + CLOCK_TICK:
+        if due <= now:
             self._queue_up()
         self.timetable.alarm.set(
             self, min(math.inf if self._is_polled else due, *others)
@@ -192,16 +195,10 @@ class PollLoop:
         for watcher in self._waiting:
             if watcher.deadline <= now:
                 watcher.news.set()
-                continue
-            leave = min(leave, watcher.deadline)
-            try:
-                due = min(due, self._due(watcher))
-            except ConfigurationError:  # it asks for itself, and is told
-                watcher.news.set()
-        if due < math.inf:
-            self._report_failure(due)
+            else:
+                due, leave = min(due, watcher.due), min(leave, watcher.deadline)
         if self._waiting:
-            self._look_ahead(due, leave)
+            self._look_ahead(now, due, leave)
 
     def wake(self) -> None:
         """Let all who wait look again."""
@@ -227,10 +224,21 @@ class PollLoop:
     def _ended(self) -> None:
         self._poll, self._is_polled = None, False
         if self._is_quiet:
-            self.ring()
+            self._go_on()
         else:
             self.wake()
         self.timetable.turns.give_back()
+
+    def _go_on(self) -> None:
+        """Plan the next poll; nobody is woken for what is no news."""
+        for watcher in self._waiting:
+            try:
+                watcher.due = self._due(watcher)
+            except ConfigurationError:  # it asks for itself, and is told
+                watcher.due = math.inf
+                watcher.news.set()
+        self._report_failure(min((it.due for it in self._waiting), default=math.inf))
+        self.ring()
 
     def _due(self, watcher: Watcher) -> float:
         """When a watcher wants the next poll; one that knows nothing wants it now."""
@@ -250,7 +258,7 @@ class PollLoop:
 
     def _report_failure(self, due: float) -> None:
         failure, self._failure = self._failure, None
-        if failure is not None:
+        if failure is not None and due < math.inf:
             event = RetryEvent(
                 attempt=self._polls,
                 delay=max(0.0, due - anyio.current_time()),

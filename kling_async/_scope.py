@@ -43,15 +43,15 @@ def _spawn(
 ) -> object:
     """Start a task of the loop itself; the result keeps it from collection."""
     loop = running_loop()
+    if context is None:  # an empty one is as false as none
+        context = contextvars.copy_context()
     if isinstance(loop, asyncio.AbstractEventLoop):
         task = loop.create_task(work(), context=context)
         # asyncio never begins a task that is cancelled before its first step.
-        task.add_done_callback(at_end)
+        task.add_done_callback(at_end, context=context)
         return task
     import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
 
-    if context is None:
-        context = contextvars.copy_context()
     return trio.lowlevel.spawn_system_task(work, context=context)
 
 

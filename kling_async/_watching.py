@@ -28,6 +28,7 @@ class Watch:
         timeout: How long to go on, in seconds from now.
         last: What has been seen last; it is not given again.
         deadline: When the time is up, on the event loop's clock.
+        due: When it wants the next poll, on the same clock.
         news: Set to let it look again.
     """
 
@@ -36,6 +37,7 @@ class Watch:
     timeout: float
     last: Generation | None = None
     deadline: float = field(init=False)
+    due: float = field(init=False)
     news: anyio.Event = field(init=False)
     _place: Place = field(init=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import threading
 import traceback
@@ -27,6 +28,7 @@ from kling_async import (
     Hooks,
     KlingError,
     Polling,
+    RequestEvent,
     RetryPolicy,
     Status,
     StatusEvent,
@@ -572,6 +574,64 @@ async def test_a_broken_schedule_ends_only_the_watch_that_brought_it() -> None:
     assert broken.seen == WHOLE[:1]
     assert (whole.seen, whole.error) == (WHOLE, None)
     assert api.polls == [10 * n for n in range(11)]
+
+
+@on_each_loop
+async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
+    """A thousand watches of a generation that is under way for long rest."""
+    api, woken = Api({0: "queued", 995: done()}), list[float]()
+
+    class Counted(Watch):
+        def _require_hope(self) -> None:
+            woken.append(api.now)
+
+    async with api.client() as kling:
+        transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
+        loop = PollLoops(Origins()).join(
+            ID,
+            fetch=transport.poll_in_turn,
+            timetable=transport.connections.here().timetable,
+            retry=ONCE,
+            reporter=Reporter(),
+        )
+        watch = Counted(loop=loop, polling=Fixed(10), timeout=2000)
+        assert [it.status async for it in watch] == ["queued", "completed"]
+    assert len(api.polls) == 101
+    assert woken == pytest.approx([0, 0])
+
+
+@on_each_loop
+async def test_polls_run_in_the_context_of_whoever_began_to_watch() -> None:
+    """What a hook logs of one user's generation is not put down to another's."""
+    user = contextvars.ContextVar("user", default="nobody")
+    told: set[tuple[str, str]] = set()
+    api = Api(LIFE)
+
+    def note(event: RequestEvent) -> None:
+        told.add((event.url.rpartition("=")[2], user.get()))
+
+    async with api.client(hooks=Hooks(on_request=note), max_connections=1) as kling:
+
+        async def watch(name: str) -> None:
+            user.set(name)
+            await kling.wait(name)
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("ann", "bob", "eve"):
+                tasks.start_soon(watch, name)
+    assert told == {("ann", "ann"), ("bob", "bob"), ("eve", "eve")}
+
+
+@on_each_loop
+async def test_a_poll_that_waits_for_a_place_is_given_up_when_all_have_left() -> None:
+    """And is not sent when the place is there."""
+    api = Api({0: httpx.Response(429, headers={"retry-after": "50"}), 10: "queued"})
+    async with api.client(polling=Fixed(1)) as kling:
+        with anyio.move_on_after(5):
+            await kling.wait(ID)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.sleep(100)
+    assert api.polls == [0]
 
 
 @on_each_loop

@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import math
-from collections.abc import Callable
 from typing import NoReturn
 
 import anyio
@@ -17,7 +16,6 @@ from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
 from kling_async._scope import Scope, at_loop_end, running_loop
-from kling_async._timetable import Turns
 
 
 async def one() -> int:
@@ -282,35 +280,6 @@ async def test_the_end_of_work_is_told_once_however_it_came() -> None:
     scope.start(forever, at_end=lambda: told.append("closed"))
     await scope.aclose(0)
     assert told == ["done", "failed", "cancelled", "closed"]
-
-
-def test_turns_are_taken_in_order_and_given_back() -> None:
-    """No more at once than there are places; who declines takes none."""
-    begun: list[int] = []
-
-    def beginning(number: int, *, declines: bool = False) -> Callable[[], bool]:
-        def begin() -> bool:
-            begun.append(number)
-            return not declines
-
-        return begin
-
-    turns = Turns(free=2)
-    for number in range(4):
-        turns.take(beginning(number))
-    turns.take(beginning(4, declines=True))
-    turns.take(beginning(5))
-    assert begun == [0, 1]
-    turns.give_back()
-    assert begun == [0, 1, 2]
-    turns.give_back()
-    assert begun == [0, 1, 2, 3]
-    turns.give_back()
-    assert begun == [0, 1, 2, 3, 4, 5]
-    assert turns.free == 0
-    for _ in range(2):
-        turns.give_back()
-    assert turns.free == 2
 
 
 @on_each_loop

@@ -372,6 +372,63 @@ async def test_a_poll_is_repeated_within_its_policy_before_the_next_is_due() -> 
 
 
 @on_each_loop
+async def test_an_outage_is_not_made_worse_by_asking_more_often() -> None:
+    """Five attempts soon, by the policy; then one each time that a poll is due."""
+    told: list[RetryEvent] = []
+    api = Api({0: "queued", 55: httpx.ReadError("reset"), 1200: done()})
+    policy, hooks = RetryPolicy(attempts=5), Hooks(on_retry=told.append)
+    async with api.client(polling=Fixed(60), retry=policy, hooks=hooks) as kling:
+        assert await statuses(kling) == ["queued", "completed"]
+    soon = [it for it in api.polls if 60 <= it < 90]
+    assert len(soon) == 5
+    assert soon[-1] - soon[0] <= 0.5 + 1 + 2 + 4
+    later = [it for it in api.polls if it >= 90]
+    assert later == pytest.approx([soon[-1] + 60 * n for n in range(1, len(later) + 1)])
+    assert len(told) == 5 + len(later) - 1
+    delays = [it.delay for it in told]
+    for number, delay in enumerate(delays[:4]):
+        assert delay <= 0.5 * 2**number
+    assert delays[4:] == pytest.approx([60] * len(delays[4:]))
+
+
+@on_each_loop
+async def test_after_an_answer_a_new_failure_is_repeated_soon_again() -> None:
+    """Only failures in a row are counted."""
+    lost = httpx.ReadError("reset")
+    api = Api({0: "queued", 55: lost, 200: "active", 350: lost, 900: done()})
+    async with api.client(polling=Fixed(60), retry=RetryPolicy(attempts=3)) as kling:
+        assert await statuses(kling) == ["queued", "active", "completed"]
+    pairs = itertools.pairwise(api.polls)
+    soon = [early for early, late in pairs if late - early < 5]
+    assert [it < 200 for it in soon] == [True, True, False, False]
+
+
+@on_each_loop
+async def test_a_poll_that_is_refused_by_a_429_holds_the_whole_client_back() -> None:
+    """As long as the server asks for; a watch of another generation waits too."""
+    slow_down = httpx.Response(429, headers={"retry-after": "40"})
+    api = Api({0: slow_down, 5: done()})
+    async with api.client(polling=Fixed(1)) as kling, anyio.create_task_group() as all_:
+        all_.start_soon(statuses, kling)
+        await anyio.sleep(10)
+        await kling.get("another")
+    assert api.polls == [0, 40, 40]
+
+
+@on_each_loop
+async def test_a_429_that_names_no_time_holds_back_ever_longer() -> None:
+    """By the policy's back-off, at most its maximum; the first answer ends it."""
+    api = Api({0: refusal(429), 600: done()})
+    policy = RetryPolicy(attempts=1, initial=2, maximum=50)
+    async with api.client(polling=Fixed(0.01), retry=policy) as kling:
+        assert await statuses(kling) == ["completed"]
+    gaps = [late - early for early, late in itertools.pairwise(api.polls)]
+    assert all(gap <= 2 * 2**number + 0.1 for number, gap in enumerate(gaps))
+    assert all(gap <= 50.1 for gap in gaps)
+    assert len(gaps) < 80  # and not 60,000
+
+
+@on_each_loop
 async def test_a_generation_unknown_just_after_its_create_is_waited_for() -> None:
     """A 404 may heal for some seconds."""
     api = Api({0: refusal(404), 15: "queued", 25: done()})

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import aiohttp
 import cpu_per_poll
@@ -36,6 +36,7 @@ from stub import GENERATION_ID, stub_server
 
 from kling_async import AsyncKling, Fixed, Hooks, WaitTimeoutError
 from kling_async._connections import Library
+from kling_async._polling import PollState
 
 PATH = "/v2/video/generations"
 QUERY = {"generation_id": GENERATION_ID}
@@ -51,11 +52,16 @@ ABOUT_CPU = """\
 Over httpx the URL is parsed anew for each request, which is about half of what making
 one takes: test tools and tracers read it there."""
 ABOUT_WAITING = """\
-What makes polls dearer beside many waiting watches is Python's garbage collector, which
-walks over all that waits whenever so many new objects have come, and a hundred polls at
-once make many. It belongs to the whole process, so this library leaves it alone. A
-process that holds thousands of watches does well to call `gc.set_threshold(50_000)` at
-its start."""
+Such a server answers all of a hundred requests in one go, and all hundred are then
+asked again: objects come and go by the thousand, and Python's garbage collector, which
+walks over all that waits whenever so many new ones have come, makes polls dearer
+beside many waiting watches. It belongs to the whole process, so this library leaves it
+alone. A process that holds thousands of watches does well to call
+`gc.set_threshold(50_000)` at its start."""
+ABOUT_WATCHED = """\
+Each of another generation, and all want a poll more often than can be: so many polls
+wait for one of a hundred connections. The server answers after 10 to 30 ms. Medians of
+three processes each, in turns."""
 
 Ask = Callable[[], Awaitable[object]]
 
@@ -205,11 +211,11 @@ async def waiting(url: str, watchers: int, transport: Library) -> Waiting:
                     all_wait.set()
 
         async def cost() -> float:
-            rates = [
-                await rate(lambda: kling.get(GENERATION_ID), at_once=100, polls=2000)
-                for _ in range(ROUNDS)
-            ]
-            return statistics.median(it.cpu for it in rates)
+            """Measure long enough for some full garbage collections."""
+            polls = await rate(
+                lambda: kling.get(GENERATION_ID), at_once=100, polls=20_000
+            )
+            return polls.cpu
 
         await rate(lambda: kling.get(GENERATION_ID), at_once=100, polls=500)
         gc.collect()
@@ -236,7 +242,7 @@ def waiting_table(url: str) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for transport in get_args(Library):
-        all_of_it = [in_new_process(url, n, transport) for n in WATCHERS]
+        all_of_it = [in_new_process(run_waiting, url, n, transport) for n in WATCHERS]
         first = all_of_it[0]
         head += [
             f"| {transport} | {it.watchers:,} | {max(it.each, 0) / 1000:.1f} kB "
@@ -248,16 +254,99 @@ def waiting_table(url: str) -> list[str]:
     return [*head, ""]
 
 
-def in_new_process(url: str, watchers: int, transport: Library) -> Waiting:
+T = TypeVar("T")
+
+
+def in_new_process(
+    work: Callable[[str, int, Library], T], url: str, watchers: int, transport: Library
+) -> T:
     """Measure where no earlier measurement has left memory to use again."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(run_waiting, url, watchers, transport).result()
+        return pool.submit(work, url, watchers, transport).result()
 
 
 def run_waiting(url: str, watchers: int, transport: Library) -> Waiting:
     """Measure in this process."""
     return asyncio.run(waiting(url, watchers, transport))
+
+
+class Counting:
+    """A schedule that wants more polls than there can be, and counts them."""
+
+    def __init__(self, watchers: int) -> None:
+        """Begin to count."""
+        self.seconds = watchers / 20_000
+        self.polls = 0
+
+    def delay(self, _: PollState, /) -> float:
+        """Be asked after each poll."""
+        self.polls += 1
+        return self.seconds
+
+    async def reach(self, polls: int) -> None:
+        """Wait until there have been so many."""
+        while self.polls < polls:  # noqa: ASYNC110 (no event at each poll)
+            await asyncio.sleep(0.02)
+
+
+async def watched(url: str, watchers: int, transport: Library) -> Rate:
+    """Let so many watches poll as fast as they can."""
+    counting = Counting(watchers)
+    async with AsyncKling(
+        "some-key", base_url=url, polling=counting, transport=transport
+    ) as kling:
+
+        async def watch(number: int) -> None:
+            async for _ in kling.watch(f"{GENERATION_ID}:{number}", timeout=7200):
+                pass
+
+        tasks = [asyncio.create_task(watch(n)) for n in range(watchers)]
+        await counting.reach(watchers + 2000)
+        gc.collect()
+        before = counting.polls
+        started, cpu = time.perf_counter(), time.process_time()
+        await counting.reach(before + 20_000)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        polls = counting.polls - before
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return Rate(polls / seconds, cpu / polls * 1e6)
+
+
+def run_watched(url: str, watchers: int, transport: Library) -> Rate:
+    """Measure in this process."""
+    return asyncio.run(watched(url, watchers, transport))
+
+
+def watched_table() -> list[str]:
+    """Measure and write the table of watches that poll."""
+    table = [
+        "| below | watching | polls/s | to the first | CPU a poll | to the first |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    with stub_server(latency=0.02) as url:
+        for transport in get_args(Library):
+            turns = [
+                [in_new_process(run_watched, url, n, transport) for n in WATCHERS]
+                for _ in "..."
+            ]
+            polls = [
+                statistics.median(it.polls for it in each)
+                for each in zip(*turns, strict=True)
+            ]
+            cpu = [
+                statistics.median(it.cpu for it in each)
+                for each in zip(*turns, strict=True)
+            ]
+            table += [
+                f"| {transport} | {watchers:,} | {polls[at]:,.0f} "
+                f"| {polls[at] / polls[0]:.2f} "
+                f"| {cpu[at]:,.0f} µs | {cpu[at] / cpu[0]:.2f} |"
+                for at, watchers in enumerate(WATCHERS)
+            ]
+    return [*table, ""]
 
 
 async def polls_of_one(url: str, watchers: int) -> int:
@@ -349,6 +438,11 @@ def report(url: str) -> list[str]:
         *waiting_table(url),
         ABOUT_WAITING,
         "",
+        "## Watches that poll",
+        "",
+        ABOUT_WATCHED,
+        "",
+        *watched_table(),
         *shared_lines(url),
         "## Import",
         "",
