@@ -66,12 +66,15 @@ class Viewer:
         """Watch to the end, whatever it is."""
         with self.scope:
             try:
-                async for generation in self.kling.watch(
+                watching = self.kling.watch(
                     self.known or ID, polling=self.polling, timeout=self.timeout
-                ):
-                    self.seen.append(str(generation.status))
-                    self.times.append(round(self.api.now, 3))
-                    await anyio.sleep(self.pause)
+                )
+                # Cancelled between two steps it is left in the middle: trio warns.
+                async with contextlib.aclosing(watching):
+                    async for generation in watching:
+                        self.seen.append(str(generation.status))
+                        self.times.append(round(self.api.now, 3))
+                        await anyio.sleep(self.pause)
             except KlingError as error:
                 self.error = error
 
