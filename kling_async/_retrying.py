@@ -51,7 +51,8 @@ class RetryPolicy:
     than the server's ``Retry-After`` (RFC 9110, section 10.2.3).
 
     Attributes:
-        attempts: How many attempts in all; 1 means never again.
+        attempts: How many attempts in all; 1 means never again. After so many polls
+            of a watch have failed in a row, the next comes when it is due.
         initial: The upper bound of the first wait, in seconds.
         factor: What this bound is multiplied with for each further wait.
         maximum: The greatest such bound, in seconds.

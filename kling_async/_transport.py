@@ -118,8 +118,8 @@ class Transport:
 
         Args:
             generation_id: Which.
-            attempt: The how manieth this is in a row: after a 429 it tells how long
-                to keep the whole client back.
+            attempt: How many have failed in a row, and one more: after a 429 it
+                tells how long to keep the whole client back.
             begin: Called when there is a place in flight; tells how many seconds the
                 exchange may take, beside the settings' own limit.
         """

@@ -417,7 +417,7 @@ async def test_a_poll_that_is_refused_by_a_429_holds_the_whole_client_back() -> 
 
 @on_each_loop
 async def test_a_429_that_names_no_time_holds_back_ever_longer() -> None:
-    """By the policy's back-off, at most its maximum; the first answer ends it."""
+    """By the policy's back-off, at most its maximum."""
     api = Api({0: refusal(429), 600: done()})
     policy = RetryPolicy(attempts=1, initial=2, maximum=50)
     async with api.client(polling=Fixed(0.01), retry=policy) as kling:
