@@ -50,10 +50,11 @@ def together(session: nox.Session, *commands: tuple[str, ...]) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and common slips, and that the formatter has nothing to do."""
+    """Check style, that the formatter has nothing to do, and the layers of imports."""
     install(session, "lint", package=False)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
 
 
 @nox.session
@@ -76,33 +77,19 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def aiohttp(session: nox.Session) -> None:
-    """Run the tests of the client again, over aiohttp in place of httpx."""
+    """Run the tests of the core again, over aiohttp in place of httpx."""
     install(session, "test")
-    of_the_client = """
-        account aiohttp backoff batch bodies budget client connections create
-        create_in_flight download emulator_clients emulator_faults lost_answers media
-        poll_loop pools reconciling secrets settings transport wait watching
-    """.split()
-    files = [f"tests/test_{name}.py" for name in of_the_client]
-    session.run(
-        "pytest", "-n", "auto", "-p", "over_aiohttp", *(session.posargs or files)
-    )
+    run = ("pytest", "-n", "auto", "-p", "over_aiohttp")
+    session.run(*run, *(session.posargs or ["tests/core"]))
 
 
 @nox.session
 def trio(session: nox.Session) -> None:
     """Run the tests of the core again, on trio in place of asyncio."""
     install(session, "test")
-    of_the_core = """
-        account backoff bad_input batch budget cancellation client connections create
-        create_in_flight download download_hostile learning_client lost_answers media
-        media_refused notebook poll_loop pools reconciling scope secrets tracing
-        transport wait watching
-    """.split()
-    files = [f"tests/test_{name}.py" for name in of_the_core]
     modes = ("-o", "asyncio_mode=strict", "-o", "anyio_mode=auto")
     run = ("pytest", "-n", "auto", "-p", "on_trio", *modes)
-    session.run(*run, *(session.posargs or files))
+    session.run(*run, *(session.posargs or ["tests/core"]))
 
 
 @nox.session
@@ -213,11 +200,14 @@ def bench(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run for long what the tests run in short: crashes, storms, cancellations."""
     install(session, "test")
-    crash = "tests/test_durable_crash.py"
+    crash = "tests/durable/test_durable_crash.py"
     session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
-    cut_short = ("tests/test_storm.py", "tests/test_cancellation.py")
+    cut_short = (
+        "tests/properties/test_storm.py",
+        "tests/core/client/test_cancellation.py",
+    )
     session.run("pytest", *cut_short, env={"KLING_SOAK": "1"})
-    any_order = "tests/test_any_order.py"
+    any_order = "tests/properties/test_any_order.py"
     session.run("pytest", "--timeout=0", "--hypothesis-profile=soak", any_order)
     chaos = ("python", "tests/bench/chaos.py", "--write=docs/explanation/chaos.md")
     session.run(*chaos)

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from kling_async import models
 from kling_async._batch import Outcome
+from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._client import AsyncKling
+from kling_async._config import __version__
 from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
@@ -43,6 +45,7 @@ from kling_async._errors import (
     TransportError,
     WaitTimeoutError,
 )
+from kling_async._failures import RetryPolicy
 from kling_async._generation import Generation, GenerationError, Status, Video
 from kling_async._hooks import (
     CreatedEvent,
@@ -52,10 +55,8 @@ from kling_async._hooks import (
     StatusEvent,
     UncertainEvent,
 )
-from kling_async._learned_file import load_learned, save_learned
-from kling_async._learning import Learned
-from kling_async._money import Balance, Budget, LogRow, Price, Transaction
-from kling_async._polling import (
+from kling_async._polling.learned import Learned, load_learned, save_learned
+from kling_async._polling.schedules import (
     Completion,
     Exponential,
     Fixed,
@@ -63,7 +64,7 @@ from kling_async._polling import (
     Polling,
     PollState,
 )
-from kling_async._requests import (
+from kling_async._requests.classes import (
     Avatar,
     Effects,
     ImageToVideo,
@@ -74,8 +75,6 @@ from kling_async._requests import (
     TextToVideo,
     VideoToVideo,
 )
-from kling_async._retrying import RetryPolicy
-from kling_async._version import __version__
 
 __all__ = [
     "APIStatusError",

@@ -22,6 +22,7 @@ _NOT_PUBLIC = tuple(
     ipaddress.ip_network(it)
     for it in ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10")
 )
+
 # RFC 6052, section 2.1: an IPv4 address in the last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 

@@ -23,11 +23,10 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
+from kling_async._checks import is_whole, shown
 from kling_async._errors import ConfigurationError, KlingError
-from kling_async._fields import shown
 from kling_async._generation import Generation
-from kling_async._polling import is_whole
-from kling_async._scope import Scope
+from kling_async._runtime.tasks import Scope
 
 RequestT = TypeVar("RequestT")
 

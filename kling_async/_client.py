@@ -6,52 +6,341 @@ Puts the rooms below together. Decides nothing that one of them decides.
 from __future__ import annotations
 
 import copy
+import datetime as dt
+import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, overload
+from typing import Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 import httpx
 
-from kling_async._account import Account, Accounts
-from kling_async._accounting import Accounting
+from kling_async._addresses import Reach
 from kling_async._batch import Batch, Outcome
-from kling_async._budget import Spending
-from kling_async._connections import Connections, Library
-from kling_async._downloading import Downloading
-from kling_async._errors import (
-    ClientClosedError,
-    ConfigurationError,
-    GenerationFailedError,
-    KlingError,
+from kling_async._billing.account import Account, Accounts, stamp
+from kling_async._billing.budget import Spending
+from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
+from kling_async._billing.submission import Submission, find
+from kling_async._checks import (
+    client_request_id_from,
+    require_generation_id,
+    require_timeout,
+    shown,
 )
-from kling_async._generation import Generation
-from kling_async._hooks import Hooks, Reporter
-from kling_async._ids import client_request_id_from, require_generation_id
-from kling_async._learning import Learned
-from kling_async._media import inline_media
-from kling_async._money import Budget
-from kling_async._origins import Origins
-from kling_async._params import GenerationParams
-from kling_async._poll_loop import PollLoops
-from kling_async._polling import Polling
-from kling_async._requests import Request, request_from, request_of_many
-from kling_async._retrying import RetryPolicy
-from kling_async._scope import CLOSED
-from kling_async._settings import (
+from kling_async._config import (
+    Endpoint,
     Options,
     Settings,
     changed,
     find_base_url,
     find_key,
     find_plain_http,
-    require_timeout,
 )
-from kling_async._submission import Submission
-from kling_async._transport import Transport
-from kling_async._watching import Watch
-from kling_async._wire import Endpoint, encode_request, is_bulky
+from kling_async._errors import (
+    ClientClosedError,
+    ConfigurationError,
+    DownloadError,
+    GenerationFailedError,
+    InvalidRequestError,
+    KlingError,
+    Problem,
+)
+from kling_async._failures import RetryPolicy
+from kling_async._files.download import Download, Limits, path_from
+from kling_async._generation import Generation, Video
+from kling_async._hooks import Hooks, Reporter
+from kling_async._http.session import Connections, Library
+from kling_async._http.transport import Transport
+from kling_async._http.wire import encode_request, is_bulky
+from kling_async._polling.learned import Learned
+from kling_async._polling.schedules import Polling
+from kling_async._polling.watch import Origins, PollLoops, Watch
+from kling_async._requests.classes import Request, request_from, request_of_many
+from kling_async._requests.media import inline_media
+from kling_async._requests.params import GenerationParams
+from kling_async._runtime.tasks import CLOSED
+
+# "The window cannot exceed 92 days" (the vendor's page on usage).
+_LONGEST = dt.timedelta(days=92)
+
+_DAY = dt.timedelta(days=1)
+
+
+class Accounting(ABC):
+    """What the account behind a client's key has, costs and has done."""
+
+    @abstractmethod
+    def _account(self) -> Account:
+        """Give the account that the client's key is for."""
+
+    async def balance(self) -> Balance:
+        """Ask what the account holds.
+
+        Raises:
+            KlingError: It could not be asked.
+        """
+        return await self._account().balance()
+
+    async def price(self, request: Request | Mapping[str, object]) -> Price:
+        """Ask what a request will cost, as far as the vendor quotes it.
+
+        A price list is asked for once in a quarter of an hour.
+
+        Args:
+            request: The request, or a mapping with its ``model`` and the fields
+                that the price hangs on, such as ``duration``; a mapping is not
+                checked.
+
+        Returns:
+            The price. It is false, and its ``usd`` None, where nobody can say.
+
+        Raises:
+            InvalidRequestError: No model is named.
+            KlingError: The vendor could not be asked.
+        """
+        body = request.to_body() if isinstance(request, Request) else dict(request)
+        if not isinstance(body.get("model"), str):
+            told = repr(body.get("model"))[:80]
+            raise InvalidRequestError([Problem("model", told, "the id of a model")])
+        return await self._account().price(body)
+
+    async def request_log(
+        self,
+        *,
+        since: dt.datetime | dt.timedelta = _DAY,
+        until: dt.datetime | None = None,
+        model: str | None = None,
+        status: Literal["succeeded", "failed"] | None = None,
+    ) -> AsyncGenerator[LogRow, None]:
+        """Read the vendor's log of the key's requests, newest first.
+
+        It is read as it is iterated, no faster than the vendor allows: 200 pages
+        of 100 rows in a minute. Rows may appear late, and the charge of a video
+        does only once it is completed.
+
+        Args:
+            since: Where to begin: a time with its zone, or how long ago. At most
+                92 days before ``until``.
+            until: Where to end; now by default.
+            model: Only requests of this model.
+            status: Only those that succeeded, or only those that failed.
+
+        Raises:
+            InvalidRequestError: A time without a zone, or too long a window.
+            KlingError: The vendor could not be asked.
+        """
+        end = _time("until", until or dt.timedelta())
+        start = _time("since", since, before=end)
+        filters = {"model": model, "status": status}
+        rows = self._account().log(start, end, _given(filters))
+        async with aclosing(rows):
+            async for row in rows:
+                yield row
+
+    async def transactions(
+        self,
+        *,
+        since: dt.datetime | dt.timedelta | None = None,
+        until: dt.datetime | None = None,
+        direction: Literal["TOPUP", "CHARGE"] | None = None,
+        type: str | None = None,  # noqa: A002 (the API's own word)
+    ) -> AsyncGenerator[Transaction, None]:
+        """Read the account's ledger, newest first, as it is iterated.
+
+        A charge is entered after its generation has completed.
+
+        Args:
+            since: Where to begin: a time with its zone, or how long ago; the
+                beginning of the account by default.
+            until: Where to end; now by default.
+            direction: Only money in (``TOPUP``), or only money out (``CHARGE``).
+            type: Only entries of this type, such as ``MODEL_USAGE``.
+
+        Raises:
+            InvalidRequestError: A time without a zone.
+            KlingError: The vendor could not be asked.
+        """
+        times = {"from": since, "to": until}
+        stamps = {
+            name: None if given is None else stamp(_time(name, given))
+            for name, given in times.items()
+        }
+        filters = {**stamps, "direction": direction, "type": type}
+        rows = self._account().transactions(_given(filters))
+        async with aclosing(rows):
+            async for row in rows:
+                yield row
+
+    async def reconcile(
+        self,
+        client_request_id: str,
+        *,
+        since: dt.datetime | dt.timedelta | None = None,
+        timeout: float | None = None,
+    ) -> Generation | None:
+        """Find the generation that a create whose answer was lost did start.
+
+        `create` does this by itself before it raises `SubmissionUncertainError`;
+        this is for later, and for the id of a process that has crashed.
+
+        Args:
+            client_request_id: The id that the create was sent with.
+            since: When it was sent: a time with its zone, or how long ago; at
+                most 92 days. A day ago by default.
+            timeout: How long to look, in seconds; a row may come late. By
+                default the retry policy's ``reconcile_timeout``.
+
+        Returns:
+            The generation as it is now. None when the vendor's log was read and
+            lists none: the create failed, which costs nothing, or never came.
+
+        Raises:
+            InvalidRequestError: The id or the time cannot be right.
+            KlingError: The log could not be read.
+        """
+        client_request_id_from(client_request_id)
+        start = _time("since", since or _DAY, before=dt.datetime.now(dt.UTC))
+        account = self._account()
+        if timeout is None:
+            timeout = account.transport.settings.retry.reconcile_timeout
+        else:
+            require_timeout("timeout", timeout)
+        return await find(account, client_request_id, since=start, timeout=timeout)
+
+
+def _given(filters: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _time(
+    name: str, given: object, *, before: dt.datetime | None = None
+) -> dt.datetime:
+    """Take a time, or how long ago; not too long before another, where given."""
+    if isinstance(given, dt.timedelta):
+        time = dt.datetime.now(dt.UTC) - given
+    elif isinstance(given, dt.datetime) and given.tzinfo is not None:
+        time = given
+    else:
+        allowed = "a datetime with its time zone, or a timedelta: how long ago"
+        hint = "Such as datetime.now(UTC), or timedelta(hours=24)"
+        raise InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
+    if before is not None and not dt.timedelta() <= before - time <= _LONGEST:
+        told = time.isoformat(timespec="seconds")
+        end = before.isoformat(timespec="seconds")
+        allowed = f"at most {_LONGEST.days} days before {end}, and not after it"
+        hint = "Ask for a longer time in several parts"
+        raise InvalidRequestError([Problem(name, told, allowed, hint)])
+    return time
+
+
+class Downloading(ABC):
+    """What brings finished videos to files."""
+
+    _settings: Settings
+
+    @abstractmethod
+    def _transport(self) -> Transport:
+        """Give the way to the client's connections."""
+
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path:
+        """Write a finished video to a file, whole or not at all.
+
+        A dropped connection is resumed where it broke. The key is not sent
+        along. A file that is there already is replaced at the end, and so is a
+        symbolic link: what it leads to stays as it is.
+
+        Args:
+            generation_or_video: What to fetch.
+            path: The file to write; its directory has to be there. The server
+                has no say in it.
+            max_bytes: The most bytes to take; by default 1 GiB.
+            timeout: How long to take in all, in seconds; ``math.inf`` for as long
+                as it takes. By default the client's ``wait_timeout``.
+            check_mp4: Whether it has to be an MP4 that a player can open.
+
+        Returns:
+            The path written.
+
+        Raises:
+            DownloadError: There is no video, its link has expired or leads to an
+                address that is not public, the server failed for good, what it
+                sent is no MP4 or passes a limit, or the file cannot be written.
+        """
+        limits = self._limits(max_bytes, timeout, check_mp4)
+        if isinstance(generation_or_video, Video):
+            return await self._download(generation_or_video.url, path, limits)
+        generation = _generation_from(generation_or_video)
+        try:
+            return await self._download(_url_of(generation), path, limits)
+        except KlingError as error:
+            error.concerning(generation.id, generation)
+            raise
+
+    def _limits(
+        self,
+        max_bytes: int,
+        timeout: float | None,
+        check_mp4: bool,  # noqa: FBT001 (private)
+    ) -> Limits:
+        settings = self._settings
+        if timeout is not None:
+            require_timeout("timeout", timeout)
+        return Limits(
+            silence=settings.timeout,
+            seconds=timeout or settings.wait_timeout,
+            size=max_bytes,
+            is_mp4=check_mp4,
+            reach=Reach(settings.base_url, settings.allow_private_downloads),
+        )
+
+    async def _download(
+        self, url: str, path: str | os.PathLike[str], limits: Limits
+    ) -> Path:
+        transport = self._transport()
+        settings = transport.settings
+        download = Download(
+            url=url,
+            target=path_from(path),
+            limits=limits,
+            retry=settings.retry,
+            reporter=settings.reporter,
+        )
+        session = transport.connections.here()
+        job = session.scope.start(lambda: download.run(session))
+        try:
+            return await job.result()
+        finally:
+            download.is_abandoned = True
+
+
+def _generation_from(given: object) -> Generation:
+    if isinstance(given, Generation):
+        return given
+    raise DownloadError(
+        f"cannot download {shown(given)}: give a Generation or a Video, such as "
+        "`await kling.get(generation_id)`",
+    )
+
+
+def _url_of(generation: Generation) -> str:
+    if generation.video is not None:
+        return generation.video.url
+    if generation.failed:
+        reason = generation.error or "the server gave no reason"
+        raise DownloadError(f"there is no video, since it failed: {reason}")
+    raise DownloadError("there is no video to download yet: wait for it first")
+
 
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
 

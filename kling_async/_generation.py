@@ -41,16 +41,23 @@ class Status(str):
 
 
 Status.QUEUED = Status("queued")
+
 Status.WAITING = Status("waiting")
+
 Status.ACTIVE = Status("active")
+
 Status.GENERATING = Status("generating")
+
 Status.COMPLETED = Status("completed")
+
 Status.ERROR = Status("error")
+
 Status.UNKNOWN = Status("unknown")
 
 _PENDING = frozenset(
     {Status.QUEUED, Status.WAITING, Status.ACTIVE, Status.GENERATING},
 )
+
 _KNOWN = _PENDING | {Status.COMPLETED, Status.ERROR}
 
 

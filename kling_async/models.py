@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import builtins
 
-from kling_async._catalogue import KINDS, MODELS, Kind, Model, nearest_model
+from kling_async._checks import shown
 from kling_async._errors import InvalidRequestError, Problem
-from kling_async._fields import Field, did_you_mean, shown
+from kling_async._requests.catalogue import KINDS, MODELS, Kind, Model, nearest_model
+from kling_async._requests.fields import Field, did_you_mean
 
 __all__ = ["KINDS", "Field", "Kind", "Model", "get", "list"]
 

@@ -6,7 +6,7 @@ it is written. Names and shapes are the wire's.
 
 from __future__ import annotations
 
-from kling_async._params import (
+from kling_async._requests.params import (
     AdvancedCameraControl,
     CameraAxes,
     CameraAxis,

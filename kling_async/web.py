@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kling_async import AsyncKling, Generation, KlingError
-from kling_async._settings import require_timeout
+from kling_async._checks import require_timeout
 
 __all__ = ["KlingState", "describe", "kling_lifespan", "progress_events"]
 

@@ -15,20 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from kling_async import KlingError, __version__
-from kling_async.cli._balance import balance
-from kling_async.cli._batch import batch
-from kling_async.cli._demo import demo
-from kling_async.cli._emulator import emulator
-from kling_async.cli._exits import Exit, exit_for, told
-from kling_async.cli._follow import get, wait, watch
-from kling_async.cli._generate import generate
-from kling_async.cli._jobs import jobs
-from kling_async.cli._log import log
+from kling_async.cli._emulator import demo, emulator
+from kling_async.cli._generate import generate, get, wait, watch
+from kling_async.cli._jobs import batch, jobs, worker
 from kling_async.cli._models import models
-from kling_async.cli._price import price
-from kling_async.cli._reconcile import reconcile
-from kling_async.cli._screen import Screen, ScreenHandler
-from kling_async.cli._worker import worker
+from kling_async.cli._money import balance, log, price, reconcile
+from kling_async.cli._output import Exit, Screen, ScreenHandler, exit_for, told
 
 logger = logging.getLogger("kling_async")
 
@@ -112,6 +104,7 @@ Version = Annotated[
         "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ]
+
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")
 ]
@@ -141,6 +134,8 @@ app = typer.Typer(
     epilog=_ENDS,
     pretty_exceptions_enable=False,
 )
+
+
 # A command is a function in a module of its own, listed here.
 for _command in (
     generate,
@@ -158,4 +153,6 @@ for _command in (
     demo,
 ):
     app.command(_command.__name__)(_command)
+
+
 app.add_typer(jobs)

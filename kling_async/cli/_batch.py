@@ -1,74 +1,209 @@
-"""`kling-async batch`: a manifest worked off, and gone on with when run again."""
+"""A batch worked off: jobs submitted, followed, their files fetched, results written.
+
+What is done with a job, and when, the durable jobs decide.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import anyio
+from anyio import to_thread
+from attrs import frozen
+from rich.table import Table
 
-from kling_async.cli import _fleet as fleet, _options as options
-from kling_async.cli._exits import Exit
-from kling_async.cli._running import Ledger, until_interrupted
-from kling_async.cli._screen import Screen
+from kling_async import AsyncKling, KlingError, Price
+from kling_async.cli._manifest import JOBS, Manifest, Planned
+from kling_async.cli._options import Uncertain
+from kling_async.cli._output import Exit, Screen, cost_in_words
+from kling_async.cli._progress import Tally
+from kling_async.cli._report import write_results
+from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
 
-ManifestFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="MANIFEST",
-        help="A CSV or JSON Lines file; - for standard input. Its columns are the "
-        "fields of requests, and key and output.",
-    ),
-]
+_DOWNLOADS = 8
 
 
-def batch(
-    ctx: typer.Context,
-    manifest: ManifestFile,
-    *,
-    output_dir: fleet.BatchDir = None,
-    database: fleet.MaybeDatabase = None,
-    name: fleet.BatchName = None,
-    max_in_flight: fleet.MaxInFlight = 32,
-    creates_per_minute: fleet.CreatesPerMinute = None,
-    budget: fleet.Budget = None,
-    on_uncertain: fleet.OnUncertain = "ask",
-    retry_failed: fleet.RetryFailed = False,
-    check_media: options.CheckMedia = True,
-    dry_run: fleet.DryRun = False,
-) -> Exit:
-    """Generate a video for each row of a manifest. This costs money.
+async def plan(manifest: str, folder: Path, *, check_media: bool) -> list[Planned]:
+    """Read a manifest, and check each row.
 
-    All rows are checked before the first is sent. Run it again after whatever
-    ended it, and it goes on: nothing is made twice, nothing is forgotten.
+    Raises:
+        InvalidRequestError: Everything that is wrong with it, line by line.
+        OSError: It cannot be read.
     """
-    # Late: it takes a while, and needs the extra `durable`.
-    from kling_async.cli._batch_run import (  # noqa: PLC0415 (as said above)
-        BatchRun,
-        estimate,
-        plan,
-    )
+    return await Manifest(manifest, folder, check_media).plan()
 
-    screen = Screen.of(ctx)
-    stem = "batch" if manifest == "-" else Path(manifest).stem
-    run = BatchRun(
-        screen=screen,
-        name=name or fleet.batch_name(stem),
-        folder=output_dir or Path(manifest).with_name(stem),
-        database=database,
-        max_in_flight=max_in_flight,
-        creates_per_minute=creates_per_minute,
-        budget=budget,
-        on_uncertain=on_uncertain,
-        retries_failed=retry_failed,
-        check_media=check_media,
-    )
 
-    async def work() -> Exit:
-        planned = await plan(manifest, run.folder, check_media=check_media)
-        return await (estimate(screen, planned) if dry_run else run.work_off(planned))
+@frozen(kw_only=True)
+class BatchRun:
+    """One run of a batch.
 
-    code = until_interrupted(work, screen=screen, ledger=Ledger())
-    if code in {Exit.INTERRUPTED, Exit.TERMINATED}:
-        screen.note("interrupted; the same command goes on with it", "yellow")
-    return code
+    Attributes:
+        screen: Where it is told.
+        name: What the batch is called.
+        folder: Where results go.
+        database: Where the jobs are; None for a file in the folder.
+        max_in_flight: As for `DurableKling`.
+        creates_per_minute: Likewise.
+        budget: What the batch may cost, in credits; None to leave it as it is.
+        on_uncertain: As for `DurableKling`.
+        retries_failed: Whether failed jobs of earlier runs are created anew.
+        check_media: As for `DurableKling`.
+    """
+
+    screen: Screen
+    name: str
+    folder: Path
+    database: str | None
+    max_in_flight: int
+    creates_per_minute: int | None
+    budget: float | None
+    on_uncertain: Uncertain
+    retries_failed: bool
+    check_media: bool
+
+    async def work_off(self, planned: Sequence[Planned]) -> Exit:
+        """Work it off as far as it goes, and write what became of it."""
+        await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
+        tally = Tally(self.screen.err, len(planned))
+        async with (
+            AsyncKling(check_media=self.check_media) as kling,
+            self._jobs(kling) as jobs,
+        ):
+            try:
+                with tally:
+                    await self._follow(jobs, planned, tally)
+                    await self._fetch_missing(kling, tally)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._write(planned, tally)
+        self._tell_decisions(tally)
+        return _code(tally)
+
+    def _jobs(self, kling: AsyncKling) -> DurableKling:
+        return DurableKling(
+            self.database or self.folder / JOBS,
+            kling,
+            batch=self.name,
+            max_in_flight=self.max_in_flight,
+            creates_per_minute=self.creates_per_minute,
+            on_uncertain=self.on_uncertain,
+            check_media=self.check_media,
+        )
+
+    async def _follow(
+        self, jobs: DurableKling, planned: Sequence[Planned], tally: Tally
+    ) -> None:
+        if self.budget is not None:
+            await jobs.set_budget(self.budget)
+        keys = {it.key for it in planned}
+        await jobs.submit_many(
+            NewJob(request=it.request, key=it.key, output=self.folder / it.output)
+            for it in planned
+        )
+        await self._go_on(jobs, keys)
+        for status in await jobs.list():
+            if status.key in keys:
+                tally.see(status)
+        tally.begin()
+        async for status in jobs.watch():
+            if status.key in keys:
+                tally.see(status)
+
+    async def _go_on(self, jobs: DurableKling, keys: set[str]) -> None:
+        """Try again what an earlier run left, unless that may be paid for twice."""
+        again = {JobState.HELD}
+        again |= {JobState.FAILED} if self.retries_failed else set[JobState]()
+        for status in await jobs.list():
+            if status.key not in keys:
+                continue
+            if status.state in again:
+                await jobs.resubmit(status.key)
+            elif status.state is JobState.UNCERTAIN:
+                await jobs.recheck(status.key)
+
+    async def _fetch_missing(self, kling: AsyncKling, tally: Tally) -> None:
+        """Fetch what another machine's worker has written to its own disk."""
+        limiter = anyio.CapacityLimiter(_DOWNLOADS)
+
+        async def fetch(status: JobStatus, path: Path) -> None:
+            async with limiter:
+                try:
+                    await anyio.Path(path.parent).mkdir(parents=True, exist_ok=True)
+                    await kling.download(
+                        await kling.get(str(status.generation_id)), path
+                    )
+                except KlingError as error:
+                    self.screen.error(f"{status.key}: {error}")
+
+        async with anyio.create_task_group() as tasks:
+            for status in tally.statuses.values():
+                if status.state is not JobState.DONE or status.output is None:
+                    continue
+                if not await anyio.Path(status.output).exists():
+                    tasks.start_soon(fetch, status, status.output)
+
+    async def _write(self, planned: Sequence[Planned], tally: Tally) -> None:
+        self.screen.note(tally.in_words(), "")
+        written = await to_thread.run_sync(
+            write_results, self.name, self.folder, planned, tally.statuses
+        )
+        for path in written:
+            self.screen.result(str(path))
+
+    def _tell_decisions(self, tally: Tally) -> None:
+        counts = tally.counts
+        if counts[JobState.UNCERTAIN]:
+            self.screen.note(
+                "uncertain: they may be running and billed; the same command looks "
+                "for them again, `kling-async jobs --help` tells how to decide",
+                "yellow",
+            )
+        if counts[JobState.HELD]:
+            self.screen.note(
+                "held: mend what is told above, then the same command goes on",
+                "yellow",
+            )
+
+
+def _code(tally: Tally) -> Exit:
+    counts = tally.counts
+    if counts[JobState.FAILED] or counts[JobState.CANCELLED]:
+        return Exit.FAILED
+    if counts[JobState.UNCERTAIN]:
+        return Exit.UNSETTLED
+    return Exit.FAILED if counts[JobState.HELD] else Exit.DONE
+
+
+async def estimate(screen: Screen, planned: Sequence[Planned]) -> Exit:
+    """Tell what a batch would cost, as far as the vendor quotes it."""
+    counts = Counter[str]()
+    known: dict[str, float] = {}
+    unknown = 0
+    # The vendor tells prices to anybody.
+    async with AsyncKling("no-key-is-needed-for-prices") as kling:
+        for it in planned:
+            model = it.request.model
+            counts[model] += 1
+            price = await _price(kling, it)
+            if price is None or price.credits is None:
+                unknown += 1
+            else:
+                known[model] = known.get(model, 0) + price.credits
+    table = Table("model", "jobs", "cost", box=None, padding=(0, 2, 0, 0))
+    for model, count in counts.most_common():
+        cost = cost_in_words(known[model]) if model in known else "not quoted"
+        table.add_row(model, str(count), cost)
+    screen.show(table)
+    total = cost_in_words(sum(known.values()))
+    but = f", and {unknown} whose price nobody quotes" if unknown else ""
+    screen.result(f"{len(planned)} jobs, {total}{but}; nothing was sent")
+    return Exit.DONE
+
+
+async def _price(kling: AsyncKling, planned: Planned) -> Price | None:
+    try:
+        return await kling.price(planned.request)
+    except KlingError:
+        return None

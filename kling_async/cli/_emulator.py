@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import anyio
+import httpx
 import typer
+from anyio import to_thread
+from attrs import define, field, frozen
 
+from kling_async import AsyncKling, Exponential, ImageToVideo, KlingError, models
+from kling_async._config import BASE_URL_VARIABLE, KEY_VARIABLES
 from kling_async._errors import ConfigurationError
-from kling_async._settings import BASE_URL_VARIABLE, KEY_VARIABLES
 from kling_async.cli import _options as options
-from kling_async.cli._exits import Exit
-from kling_async.cli._running import Ledger, until_interrupted
-from kling_async.cli._screen import Screen
+from kling_async.cli._output import Exit, Screen, size_in_words, worst
+from kling_async.cli._progress import Progress
+from kling_async.cli._running import Ledger, report, until_interrupted
 
 _ANY_KEY = "emulator"
 
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
+
 Port = Annotated[
     int,
     typer.Option(min=0, max=65535, help="The port to listen on; 0 for a free one."),
 ]
+
 Speed = Annotated[
     float, typer.Option(help="How many times faster than the vendor; 1 is real time.")
 ]
+
 Seed = Annotated[
     int, typer.Option(help="What chance starts from: same seed, same lives.")
 ]
+
 Credits = Annotated[
     float | None,
     typer.Option(
@@ -36,24 +44,28 @@ Credits = Annotated[
     ),
 ]
 
-
 FailureRate = Annotated[
     float, typer.Option(min=0, max=1, help="The share of generations that fail.")
 ]
+
 RateLimit = Annotated[
     int | None, typer.Option(help="Requests a minute for each key; then 429.")
 ]
+
 MaxRunning = Annotated[
     int | None, typer.Option(help="Generations at once; a further create is a 429.")
 ]
+
 Faults = Annotated[
     Path | None,
     typer.Option(help="A JSON file of rules for what goes wrong.", metavar="FILE"),
 ]
+
 State = Annotated[
     Path | None,
     typer.Option(help="Keep generations and account in FILE.", metavar="FILE"),
 ]
+
 Size = Annotated[int, typer.Option(help="The videos' longer side, in pixels.")]
 
 
@@ -125,3 +137,137 @@ def _announce(screen: Screen, url: str, speed: float, *, is_json: bool) -> None:
     screen.result(f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", "dim")
     for name, value in variables.items():
         screen.result(f"export {name}={value}", "bold")
+
+
+if TYPE_CHECKING:
+    from kling_async.cli._pictures import Picture
+
+
+_MODEL = "klingai/video-v3-pro-image-to-video"
+
+_LONGER_SIDE = 480  # pixels; larger takes more of the machine than the demo is worth
+
+_OFTEN = Exponential(0.05, 1.5, 0.2)
+
+OutputDir = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Where the videos go; made if it is not there."),
+]
+
+DemoSpeed = Annotated[
+    float, typer.Option(help="How many times faster than the vendor.", min=1e-3)
+]
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    output_dir: OutputDir = Path("kling-demo"),
+    speed: DemoSpeed = 100,
+) -> Exit:
+    """Generate three videos at once on this machine: no key, no network, no bill.
+
+    Starts the emulator, draws three pictures, and has the real client bring them
+    to life. Videos of an earlier demo in the same folder are replaced.
+    """
+    screen = Screen.of(ctx)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    progress = Progress(screen.err)
+    show = _Show(screen, progress, output_dir, speed)
+    return until_interrupted(show.run, screen=screen, ledger=Ledger())
+
+
+@frozen
+class _Film:
+    """A video that has been opened: what is in it."""
+
+    path: Path
+    width: int
+    height: int
+    seconds: float
+
+    def __str__(self) -> str:
+        size = size_in_words(self.path.stat().st_size)
+        return f"{self.width} x {self.height}, {self.seconds:.1f} s, {size}"
+
+
+@define(eq=False)
+class _Show:
+    """One run of the demo."""
+
+    screen: Screen
+    progress: Progress
+    folder: Path
+    speed: float
+    _films: list[_Film] = field(factory=list[_Film], init=False)
+    _errors: list[KlingError] = field(factory=list[KlingError], init=False)
+
+    async def run(self) -> Exit:
+        """Generate the videos, and say where they are."""
+        # Late: both take a while to import, and need the extra `emulator`.
+        from kling_async.emulator import Emulator  # noqa: PLC0415 (as said above)
+
+        self.screen.note(
+            "three videos at once, from an emulator on this machine that is "
+            f"{self.speed:g} times as fast as the vendor"
+        )
+        async with (
+            Emulator(speed=self.speed, size=_LONGER_SIDE) as emulator,
+            # Proxies are the environment's: this stays on the machine.
+            httpx.AsyncClient(trust_env=False) as http,
+            AsyncKling(
+                "demo",
+                base_url=emulator.base_url,
+                http_client=http,
+                polling=_OFTEN,
+                hooks=Ledger(self.progress.show).hooks,
+            ) as kling,
+        ):
+            await self._generate_all(kling)
+        return self._end()
+
+    async def _generate_all(self, kling: AsyncKling) -> None:
+        from kling_async.cli._pictures import pictures  # noqa: PLC0415 (likewise)
+
+        drawn = await to_thread.run_sync(pictures)
+        typical = models.get(_MODEL).typical_seconds()
+        with self.progress:
+            for it in drawn:
+                at_speed = typical and typical / self.speed
+                self.progress.add(it.name, label=it.name, typical=at_speed)
+            async with anyio.create_task_group() as tasks:
+                for it in drawn:
+                    tasks.start_soon(self._generate, kling, it)
+
+    async def _generate(self, kling: AsyncKling, picture: Picture) -> None:
+        request = ImageToVideo(
+            model=_MODEL, image_url=picture.png, prompt=picture.prompt, duration=5
+        )
+        try:
+            # The name serves as the id of the create, and so of the line on screen.
+            created = await kling.create(request, client_request_id=picture.name)
+            done = await kling.wait(created)
+            path = self.folder / f"demo-{picture.name}.mp4"
+            await kling.download(done, path)
+        except KlingError as error:
+            self._errors.append(error)
+        else:
+            self._films.append(await to_thread.run_sync(_opened, path))
+
+    def _end(self) -> Exit:
+        width = max((len(str(it.path)) for it in self._films), default=0)
+        for film in self._films:
+            self.screen.result(f"{film.path!s:<{width}}  {film}")
+        told = [report(it, screen=self.screen, ledger=Ledger()) for it in self._errors]
+        return worst(told)
+
+
+def _opened(path: Path) -> _Film:
+    """Open a video as a player does, and decode all of it."""
+    import av  # noqa: PLC0415 (of the extra `emulator`)
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        rate = float(stream.average_rate or 0)
+        return _Film(path, stream.width, stream.height, frames / rate)

@@ -2,14 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
 
+import anyio
 import typer
 
-from kling_async.cli import _fleet as fleet, _options as options
-from kling_async.cli._exits import Exit
+from kling_async import AsyncKling
+from kling_async.cli import _options as fleet, _options as options
+from kling_async.cli._output import Exit, Screen
 from kling_async.cli._running import Ledger, until_interrupted
-from kling_async.cli._screen import Screen
+
+ManifestFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="MANIFEST",
+        help="A CSV or JSON Lines file; - for standard input. Its columns are the "
+        "fields of requests, and key and output.",
+    ),
+]
+
+
+def batch(
+    ctx: typer.Context,
+    manifest: ManifestFile,
+    *,
+    output_dir: fleet.BatchDir = None,
+    database: fleet.MaybeDatabase = None,
+    name: fleet.BatchName = None,
+    max_in_flight: fleet.MaxInFlight = 32,
+    creates_per_minute: fleet.CreatesPerMinute = None,
+    budget: fleet.Budget = None,
+    on_uncertain: fleet.OnUncertain = "ask",
+    retry_failed: fleet.RetryFailed = False,
+    check_media: options.CheckMedia = True,
+    dry_run: fleet.DryRun = False,
+) -> Exit:
+    """Generate a video for each row of a manifest. This costs money.
+
+    All rows are checked before the first is sent. Run it again after whatever
+    ended it, and it goes on: nothing is made twice, nothing is forgotten.
+    """
+    # Late: it takes a while, and needs the extra `durable`.
+    from kling_async.cli._batch import BatchRun, estimate, plan  # noqa: PLC0415 (as said above)
+
+    screen = Screen.of(ctx)
+    stem = "batch" if manifest == "-" else Path(manifest).stem
+    run = BatchRun(
+        screen=screen,
+        name=name or fleet.batch_name(stem),
+        folder=output_dir or Path(manifest).with_name(stem),
+        database=database,
+        max_in_flight=max_in_flight,
+        creates_per_minute=creates_per_minute,
+        budget=budget,
+        on_uncertain=on_uncertain,
+        retries_failed=retry_failed,
+        check_media=check_media,
+    )
+
+    async def work() -> Exit:
+        planned = await plan(manifest, run.folder, check_media=check_media)
+        return await (estimate(screen, planned) if dry_run else run.work_off(planned))
+
+    code = until_interrupted(work, screen=screen, ledger=Ledger())
+    if code in {Exit.INTERRUPTED, Exit.TERMINATED}:
+        screen.note("interrupted; the same command goes on with it", "yellow")
+    return code
+
 
 States = Annotated[
     list[str] | None,
@@ -20,11 +80,15 @@ States = Annotated[
         "cancelled. Several times.",
     ),
 ]
+
 Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Which jobs.")]
+
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Which job.")]
+
 GenerationId = Annotated[
     str, typer.Argument(metavar="ID", help="The generation that it is to go on with.")
 ]
+
 ItsBatch = Annotated[
     str | None,
     typer.Option("--batch", metavar="NAME", help="Its batch, if there are several."),
@@ -36,6 +100,7 @@ jobs = typer.Typer(
     "a worker, or the next run of the batch, carries decisions out.",
     invoke_without_command=True,
 )
+
 _DATABASE = "kling_async.database"
 
 
@@ -55,9 +120,7 @@ def list_jobs(
     screen = Screen.of(ctx)
 
     async def work() -> Exit:
-        from kling_async.cli._deciding import (  # noqa: PLC0415 (it takes a while)
-            show_jobs,
-        )
+        from kling_async.cli._decisions import show_jobs  # noqa: PLC0415 (it takes a while)
 
         return await show_jobs(screen, database, batch, state or [], is_json=json)
 
@@ -106,8 +169,46 @@ def _decide(
     screen, database = Screen.of(ctx), str(ctx.meta[_DATABASE])
 
     async def work() -> Exit:
-        from kling_async.cli._deciding import decide  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import decide  # noqa: PLC0415 (it takes a while)
 
         return await decide(screen, database, batch, decision, keys, *arguments)
 
     return until_interrupted(work, screen=screen, ledger=Ledger())
+
+
+def worker(
+    ctx: typer.Context,
+    *,
+    database: fleet.Database = fleet.DEFAULT_DATABASE,
+    max_in_flight: fleet.MaxInFlight = 32,
+    creates_per_minute: fleet.CreatesPerMinute = None,
+    on_uncertain: fleet.OnUncertain = "ask",
+) -> Exit:
+    """Do the jobs of a database, beside its other workers. This costs money.
+
+    SIGTERM or Ctrl-C ends it in order: nothing new is begun, creates get their
+    ids, and what is waited for is handed over.
+    """
+    screen = Screen.of(ctx)
+
+    async def work() -> NoReturn:
+        # Late: it takes a while, and needs the extra `durable`.
+        from kling_async.durable import DurableKling  # noqa: PLC0415 (as said above)
+
+        async with AsyncKling() as kling:
+            jobs = DurableKling(
+                database,
+                kling,
+                max_in_flight=max_in_flight,
+                creates_per_minute=creates_per_minute,
+                on_uncertain=on_uncertain,
+            )
+            async with jobs:
+                screen.note(f"working on {jobs.database}; Ctrl-C stops in order")
+                while True:
+                    await anyio.sleep_forever()
+
+    code = until_interrupted(work, screen=screen, ledger=Ledger())
+    # A signal is how a worker is meant to end.
+    is_clean = code in {Exit.INTERRUPTED, Exit.TERMINATED}
+    return Exit.DONE if is_clean else code

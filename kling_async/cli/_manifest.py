@@ -20,19 +20,24 @@ import anyio
 from attrs import define, evolve, field, frozen
 
 from kling_async import InvalidRequestError, Problem, Request, models
-from kling_async._fields import did_you_mean, shown
-from kling_async._requests import build_request
-from kling_async._wire import DEEPEST, is_deep
-from kling_async.cli._request import fitting_model, known_model, read_value
-from kling_async.durable._intake import LONGEST_KEY
-from kling_async.durable._stored import fingerprint, to_stored
+from kling_async._checks import shown
+from kling_async._http.wire import DEEPEST, is_deep
+from kling_async._requests.classes import build_request
+from kling_async._requests.fields import did_you_mean
+from kling_async.cli._options import fitting_model, known_model, read_value
+from kling_async.durable._submit import LONGEST_KEY, fingerprint, to_stored
 
 STDIN = "-"
+
 RESULTS, REPORT, JOBS = "results.jsonl", "report.html", "jobs.db"
+
 # What a batch keeps beside the videos; SQLite adds two files of its own.
 OWN_FILES = (RESULTS, REPORT, JOBS, f"{JOBS}-wal", f"{JOBS}-shm")
+
 _OURS = ("key", "output")
+
 _SHORT = 12
+
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from kling_async import models as catalogue
 from kling_async.cli import _options as options
-from kling_async.cli._screen import Screen
-from kling_async.cli._words import clock, in_words
+from kling_async.cli._output import Screen, clock, in_words
 
 _SOURCES = {"page": " (says the vendor)", "run": " (one run that the vendor shows)"}
+
 _LISTED = 3  # that many lengths are listed, more are told as a range
 
 ModelId = Annotated[
@@ -26,6 +26,7 @@ ModelId = Annotated[
         autocompletion=options.completed_models,
     ),
 ]
+
 Field = Annotated[
     str | None, typer.Option(metavar="FIELD", help="Only those that take a field.")
 ]

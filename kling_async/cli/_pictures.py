@@ -14,11 +14,15 @@ from attrs import frozen
 from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
+
 Draw = ImageDraw.ImageDraw
 
 _FINER = 2  # drawn so many times larger, for soft edges
+
 _NIGHT: Sequence[Colour] = ((10, 14, 44), (44, 40, 104), (130, 84, 142))
+
 _DUSK: Sequence[Colour] = ((54, 46, 112), (216, 98, 104), (255, 196, 124))
+
 _DAY: Sequence[Colour] = ((64, 142, 214), (150, 206, 240), (250, 240, 222))
 
 

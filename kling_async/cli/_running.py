@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
+from itertools import count
+from pathlib import Path
 from types import FrameType
 
 import anyio
-from attrs import define, field
+import typer
+from anyio import to_thread
+from attrs import define, field, frozen
 
 from kling_async import (
     AsyncKling,
@@ -26,8 +31,19 @@ from kling_async import (
     NotFoundError,
     StatusEvent,
 )
-from kling_async.cli._exits import Exit, exit_for, resume_command, told
-from kling_async.cli._screen import Screen
+from kling_async.cli._output import (
+    Exit,
+    Screen,
+    as_json,
+    cost_in_words,
+    exit_for,
+    one_line,
+    resume_command,
+    size_in_words,
+    told,
+    worst,
+)
+from kling_async.cli._progress import Progress
 
 
 @define(eq=False)
@@ -206,3 +222,146 @@ def _terminated_like_interrupted() -> Generator[list[int]]:
     finally:
         signal.signal(signal.SIGTERM, terminated)
         signal.signal(signal.SIGINT, interrupted)
+
+
+_ID_CHARACTERS = 8
+
+
+@frozen
+class Target:
+    """Where a video is to go.
+
+    Attributes:
+        file: The file that the user named; None for a name after the id.
+        folder: Where such a name goes.
+        overwrite: Whether a file that is there already may be replaced.
+    """
+
+    file: Path | None = None
+    folder: Path = Path()
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what could not be written, as long as that costs nothing.
+
+        Raises:
+            typer.BadParameter: It could not; the message says what to do.
+        """
+        option, folder = "--output-dir", self.folder
+        if self.file is not None:
+            option, folder = "--output", self.file.parent
+            self._check_file(self.file)
+        if not folder.is_dir():
+            message = f"there is no directory {folder}; make it first"
+        elif not os.access(folder, os.W_OK):
+            message = f"the directory {folder} cannot be written to"
+        else:
+            return
+        raise typer.BadParameter(message, param_hint=option)
+
+    def _check_file(self, file: Path) -> None:
+        if file.is_dir():
+            example = file / "video.mp4"
+            message = f"{file} is a directory; name a file, such as {example}"
+        elif file.exists() and not self.overwrite:
+            message = f"{file} exists; --overwrite replaces it"
+        else:
+            return
+        raise typer.BadParameter(message, param_hint="--output")
+
+    def path_for(self, generation: Generation, taken: Collection[Path] = ()) -> Path:
+        """Return the file for the video of a generation, none of those taken."""
+        if self.file is not None:
+            return self.file
+        # The id is the server's: only what is harmless in a file name is taken.
+        letters = re.sub(r"[^A-Za-z0-9]", "", generation.id)[:_ID_CHARACTERS]
+        stem = f"kling-{letters or 'video'}"
+        names = (f"{stem}-{n}.mp4" if n > 1 else f"{stem}.mp4" for n in count(1))
+        paths = (self.folder / name for name in names)
+        free = (it for it in paths if it not in taken)
+        return next(it for it in free if self.overwrite or not it.exists())
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that name it again."""
+        named = ("--output", str(self.file)) if self.file is not None else ()
+        inside = ("--output-dir", str(self.folder)) if self.folder != Path() else ()
+        return named + inside + (("--overwrite",) if self.overwrite else ())
+
+
+@define(eq=False, kw_only=True)
+class Delivery:
+    """The videos of one command on their way.
+
+    Attributes:
+        screen: Where results are printed.
+        is_json: Whether they are printed as JSON.
+        target: Where videos are written; None to print their addresses only.
+        timeout: How long to wait for each, in seconds.
+    """
+
+    screen: Screen
+    is_json: bool
+    target: Target | None
+    timeout: float | None
+    progress: Progress = field(init=False)
+    ledger: Ledger = field(init=False)
+    _files: dict[str, Path] = field(factory=dict[str, Path], init=False)
+    _errors: list[KlingError] = field(factory=list[KlingError], init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.progress = Progress(self.screen.err)
+        options = ("--no-download",) if self.target is None else self.target.options
+        self.ledger = Ledger(self.progress.show, resume_options=options)
+
+    async def bring(self, kling: AsyncKling, *these: Generation | str) -> Exit:
+        """Wait for generations, write their videos, and tell what went wrong."""
+        async with anyio.create_task_group() as tasks:
+            for it in these:
+                tasks.start_soon(self._bring, kling, it)
+        self.progress.stop()
+        codes = [
+            report(error, screen=self.screen, ledger=self.ledger)
+            for error in self._errors
+        ]
+        return worst(codes)
+
+    def print_results(self) -> None:
+        """Print what is known of each generation, whatever has become of it."""
+        for generation_id, generation in self.ledger.last.items():
+            file = self._files.get(generation_id)
+            if self.is_json and generation is not None:
+                told = {"file": None if file is None else str(file)}
+                self.screen.json(as_json(generation) | told)
+            elif not self.is_json and generation is not None:
+                self._print(generation, file)
+
+    async def _bring(self, kling: AsyncKling, this: Generation | str) -> None:
+        try:
+            done = await kling.wait(this, timeout=self.timeout)
+            if self.target is not None:
+                await self._write(kling, done, self.target)
+            self.ledger.done.add(done.id)
+        except KlingError as error:
+            self._errors.append(error)
+
+    async def _write(self, kling: AsyncKling, done: Generation, to: Target) -> None:
+        path = await to_thread.run_sync(to.path_for, done, self._files.values())
+        self._files[done.id] = path
+        self.progress.say(done, "downloading")
+        try:
+            await kling.download(done, path)
+        except BaseException:
+            del self._files[done.id]
+            raise
+        self.progress.say(done, "downloaded")
+
+    def _print(self, generation: Generation, file: Path | None) -> None:
+        if file is not None:
+            about = [size_in_words(file.stat().st_size)]
+            if generation.credits_used is not None:
+                about.append(cost_in_words(generation.credits_used))
+            self.screen.note(", ".join(about))
+            self.screen.result(str(file))
+        elif self.target is None and generation.video is not None:
+            self.screen.result(one_line(generation.video.url))

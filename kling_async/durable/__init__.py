@@ -22,10 +22,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 from kling_async.durable._budget import Account
-from kling_async.durable._intake import NewJob
-from kling_async.durable._jobs import DurableKling, Job
-from kling_async.durable._records import Intent, JobState
-from kling_async.durable._store import JobStatus
+from kling_async.durable._client import DurableKling, Job
+from kling_async.durable._store import Intent, JobState, JobStatus
+from kling_async.durable._submit import NewJob
 
 __all__ = [
     "Account",

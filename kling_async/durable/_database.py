@@ -21,11 +21,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from kling_async._errors import ConfigurationError
 
 APPLICATION = "kling_async"
+
 SCHEMA = "kling_async"
+
 # How a job goes from step to step. A worker takes only jobs of its own format, so
 # it changes when a running job could not go on with the steps as they are now.
 FORMAT = 1
+
 _VERSION = re.compile(rf"{APPLICATION}-(\d+)")
+
 _ALLOWED = "sqlite:///jobs.db, a path, or postgresql://user@host/name"
 
 

@@ -7,24 +7,211 @@ job is a key; each attempt at it is one workflow of the engine, numbered.
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import itertools
+import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
+import anyio
 import sqlalchemy as sa
 from anyio import to_thread
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
 
 from kling_async._generation import Generation
+from kling_async._http.wire import Answer, decode_polled
 from kling_async.durable._database import APPLICATION, client_over
-from kling_async.durable._records import JSON, Intent, JobState, Order, Outcome
+
+JSON: TypeAlias = Mapping[str, object]
+
+
+class JobState(enum.StrEnum):
+    """How far a job is."""
+
+    QUEUED = "queued"
+    """Nothing was sent yet."""
+    RUNNING = "running"
+    """A worker has it: it is being created, waited for, or downloaded."""
+    DONE = "done"
+    """The video is there, and written if the job has an output."""
+    FAILED = "failed"
+    """It ended without a video; `DurableKling.resubmit` would pay for a new one."""
+    UNCERTAIN = "uncertain"
+    """A create was sent, its answer was lost, and the vendor's log does not tell."""
+    HELD = "held"
+    """Something has to be mended first (budget, key, disk); nothing is lost or sent."""
+    CANCELLED = "cancelled"
+    """Somebody called it off. What was created goes on at the server, and is billed."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it stays so until somebody decides otherwise."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@frozen(kw_only=True)
+class Intent:
+    """The decision to send one create, written down before it is sent.
+
+    Attributes:
+        client_request_id: What the create is sent with.
+        at: When it was decided (UTC).
+    """
+
+    client_request_id: str
+    at: dt.datetime
+
+    def to_json(self) -> dict[str, object]:
+        """Give it as JSON."""
+        return {
+            "client_request_id": self.client_request_id,
+            "at": self.at.isoformat(),
+        }
+
+    @classmethod
+    def from_json(cls, value: JSON) -> Intent:
+        """Read what `to_json` gave."""
+        return cls(
+            client_request_id=str(value["client_request_id"]),
+            at=dt.datetime.fromisoformat(str(value["at"])),
+        )
+
+
+@frozen(kw_only=True)
+class Order:
+    """One attempt at a job: what a worker is to do.
+
+    Attributes:
+        workflow_id: Which, in the engine.
+        batch: The batch it belongs to, and whose budget it is paid from.
+        request: The request as `_stored` keeps it.
+        output: The file to write the video to.
+        adopt: The id of a generation that is there already: none is created.
+        settle: A create whose answer was lost: the vendor's log is asked for it,
+            and nothing is sent.
+        instead_of: The attempt whose generation this one goes on with, and whose
+            place it takes in the batch's account.
+    """
+
+    workflow_id: str
+    batch: str
+    request: JSON
+    output: str | None = None
+    adopt: str | None = None
+    settle: Intent | None = None
+    instead_of: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Give it as JSON."""
+        return {
+            "workflow_id": self.workflow_id,
+            "batch": self.batch,
+            "request": self.request,
+            "output": self.output,
+            "adopt": self.adopt,
+            "settle": self.settle.to_json() if self.settle else None,
+            "instead_of": self.instead_of,
+        }
+
+    @classmethod
+    def from_json(cls, value: JSON) -> Order:
+        """Read what `to_json` gave."""
+        return cls(
+            workflow_id=str(value["workflow_id"]),
+            batch=str(value["batch"]),
+            request=_mapping(value.get("request")) or {},
+            output=_text(value.get("output")),
+            adopt=_text(value.get("adopt")),
+            settle=_intent(value.get("settle")),
+            instead_of=_text(value.get("instead_of")),
+        )
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """What became of an attempt.
+
+    Attributes:
+        state: How it ended.
+        error: Why there is no video, in words.
+        kind: The name of the error's class.
+        generation_id: The generation, where one is known to exist.
+        generation: The generation as last seen.
+        intent: The create that it hangs on, where its answer was lost.
+        unsent: Whether a create certainly did not reach the server, so that it
+            may be sent again.
+    """
+
+    state: JobState
+    error: str | None = None
+    kind: str | None = None
+    generation_id: str | None = None
+    generation: Generation | None = None
+    intent: Intent | None = None
+    unsent: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Give it as JSON."""
+        seen = self.generation
+        return {
+            "state": self.state.value,
+            "error": self.error,
+            "kind": self.kind,
+            "generation_id": self.generation_id,
+            "generation": dict(seen.raw) if seen else None,
+            "client_request_id": seen.client_request_id if seen else None,
+            "intent": self.intent.to_json() if self.intent else None,
+            "unsent": self.unsent,
+        }
+
+    @classmethod
+    def from_json(cls, value: JSON) -> Outcome:
+        """Read what `to_json` gave."""
+        return cls(
+            state=JobState(str(value["state"])),
+            error=_text(value.get("error")),
+            kind=_text(value.get("kind")),
+            generation_id=_text(value.get("generation_id")),
+            generation=_generation(value),
+            intent=_intent(value.get("intent")),
+            unsent=value.get("unsent") is True,
+        )
+
+
+def _generation(value: JSON) -> Generation | None:
+    """Read the server's answer again, as it came."""
+    generation_id = _text(value.get("generation_id"))
+    raw = _mapping(value.get("generation"))
+    if generation_id is None or not raw:
+        return None
+    answer = Answer(status_code=200, headers={}, content=json.dumps(raw).encode())
+    seen = decode_polled(answer, generation_id)
+    return evolve(seen, client_request_id=_text(value.get("client_request_id")))
+
+
+def _intent(value: object) -> Intent | None:
+    given = _mapping(value)
+    return Intent.from_json(given) if given else None
+
+
+def _mapping(value: object) -> Mapping[str, object] | None:
+    return value if isinstance(value, Mapping) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
 
 QUEUE = "kling-jobs"
+
 WORKFLOW = "kling.job"
+
 _WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):(\d+)", re.DOTALL)
+
 _STATES: Mapping[str, JobState] = {
     "ENQUEUED": JobState.QUEUED,
     "DELAYED": JobState.QUEUED,
@@ -291,3 +478,51 @@ def _time(milliseconds: int | None) -> dt.datetime | None:
     if milliseconds is None:
         return None
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+
+
+# A row is written a moment after its time was taken, by another machine's clock.
+_OVERLAP = dt.timedelta(seconds=10)
+
+# A look may take this share of the time.
+_SHARE = 0.05
+
+
+@define(eq=False)
+class Board:
+    """What is known of each job.
+
+    Attributes:
+        store: Where news come from.
+        interval: The least time between two looks, in seconds.
+    """
+
+    store: Store
+    interval: float
+    statuses: dict[str, JobStatus] = field(factory=dict[str, JobStatus])
+    looks: int = 0
+    _due: float = -math.inf
+    _since: dt.datetime | None = None
+    _turn: anyio.Lock = field(factory=anyio.Lock)
+
+    async def news(self) -> None:
+        """Wait for the next look at the database, or take it."""
+        seen = self.looks
+        async with self._turn:
+            if self.looks > seen:
+                return
+            await anyio.sleep(max(0.0, self._due - anyio.current_time()))
+            now, began = dt.datetime.now(dt.UTC), anyio.current_time()
+            changed = await self.store.changed(self._since)
+            self.statuses |= {
+                key: status
+                for key, status in changed.items()
+                if not self._is_older(status)
+            }
+            self._since = now - _OVERLAP
+            took = anyio.current_time() - began
+            self._due = anyio.current_time() + max(self.interval, took / _SHARE)
+            self.looks += 1
+
+    def _is_older(self, status: JobStatus) -> bool:
+        known = self.statuses.get(status.key)
+        return known is not None and known.attempt > status.attempt

@@ -12,7 +12,7 @@ from __future__ import annotations
 try:
     from kling_async.emulator._emulator import Emulator
     from kling_async.emulator._faults import ActiveFault, Fault, Faults, faults_in
-    from kling_async.emulator._studio import ChargeRecord, CreateRecord
+    from kling_async.emulator._store import ChargeRecord, CreateRecord
     from kling_async.emulator._traffic import RequestRecord
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {

@@ -9,27 +9,102 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 
-from attrs import define, field
+from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kling_async.emulator._clock import Clock, timestamp
-from kling_async.emulator._ledger import Entry
-from kling_async.emulator._limits import Window
-from kling_async.emulator._log import FAILED, SUCCEEDED, RequestLog, Row
-from kling_async.emulator._pricing import usd
-from kling_async.emulator._query import Query
-from kling_async.emulator._refusals import Refusal
-from kling_async.emulator._studio import Studio
+from kling_async._generation import Status
+from kling_async.emulator._ledger import Entry, usd
+from kling_async.emulator._protocol import Clock, Query, Refusal, Window, timestamp
+from kling_async.emulator._store import Job, Studio
+
+SUCCEEDED, FAILED = "succeeded", "failed"
+
+
+@frozen(kw_only=True)
+class Row:
+    """One request to a model.
+
+    Attributes:
+        at: When it came, in seconds since 1970.
+        model: The model that it named.
+        request_id: The id of the HTTP exchange.
+        inference_id: The generation's id, or one of its own if there is none.
+        client_request_id: The ``X-Client-Request-Id`` it came with, if any.
+        job: The generation; None for a request that was refused.
+    """
+
+    at: float
+    model: str
+    request_id: str
+    inference_id: str
+    client_request_id: str | None
+    job: Job | None = None
+
+    def status_at(self, now: float) -> str:
+        """Return what the log says of it: work under way has not failed."""
+        if self.job is None or self.job.status_at(now) == Status.ERROR:
+            return FAILED
+        return SUCCEEDED
+
+    def credits_at(self, now: float) -> int:
+        """Return what it has cost so far: nothing before the video is there."""
+        return self.job.credits_used_at(now) if self.job else 0
+
+
+@define(eq=False)
+class RequestLog:
+    """All rows of one account.
+
+    Attributes:
+        delay: How many seconds a row takes to appear.
+        rows: The rows, in order of time.
+    """
+
+    delay: float = 0.0
+    rows: list[Row] = field(factory=list[Row], init=False)
+
+    def between(
+        self,
+        start: float,
+        end: float,
+        *,
+        now: float,
+        models: Collection[str] = (),
+        statuses: Collection[str] = (),
+    ) -> Iterator[Row]:
+        """Give the rows of a time that have appeared, newest first.
+
+        Args:
+            start: From when, in seconds since 1970.
+            end: Until when.
+            now: What time it is.
+            models: The models to show, by id or without the part before the first
+                slash; all if empty.
+            statuses: The statuses to show; all if empty.
+        """
+        for row in reversed(self.rows):
+            if not start <= row.at <= end or row.at + self.delay > now:
+                continue
+            if models and not {row.model, row.model.partition("/")[2]} & set(models):
+                continue
+            if not statuses or row.status_at(now) in statuses:
+                yield row
+
 
 _PAGE, _LARGEST_PAGE, _LARGEST_OFFSET = 50, 100, 10**9
+
 _HOUR, _DAY = 3600, 86_400
+
 _LONGEST_PERIOD = 92 * _DAY
+
 _PERIOD = re.compile(r"([1-9][0-9]{0,5})([hd])")
+
 _DIRECTIONS = ("TOPUP", "CHARGE")
+
 _TYPES = (
     "PAYMENT",
     "BONUS",
@@ -39,7 +114,9 @@ _TYPES = (
     "CREDITS_EXPIRED",
     "INIT",
 )
+
 _LEDGER_PARAMETERS = ("from", "to", "direction", "type", "limit", "cursor")
+
 _NO_TOKENS = {"input": 0, "output": 0, "total": 0}
 
 

@@ -5,23 +5,29 @@ Routes, keys and the form of errors; what is behind a path is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import anyio
+from attrs import asdict, define
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from kling_async._errors import ConfigurationError
+from kling_async._generation import Status
 from kling_async.emulator._account import AccountPages
-from kling_async.emulator._admin import admin_routes
-from kling_async.emulator._door import Door, Endpoint
-from kling_async.emulator._faults import Faults
+from kling_async.emulator._faults import ActiveFault, Faults, faults_in
 from kling_async.emulator._generations import Generations
+from kling_async.emulator._ledger import usd
 from kling_async.emulator._models import ModelPages
-from kling_async.emulator._page import Page
-from kling_async.emulator._places import (
+from kling_async.emulator._protocol import (
     ADMIN,
     BALANCE,
     FILES,
@@ -30,10 +36,206 @@ from kling_async.emulator._places import (
     METRICS,
     MODELS,
     TRANSACTIONS,
+    Clock,
+    Door,
+    Endpoint,
+    Refusal,
+    error_body,
+    is_loopback,
+    timestamp,
 )
-from kling_async.emulator._polls import Polls
-from kling_async.emulator._refusals import Refusal, error_body
-from kling_async.emulator._traffic import Exchange, Front, Traffic
+from kling_async.emulator._store import Job, Studio
+from kling_async.emulator._traffic import Exchange, Front, Polls, Traffic
+
+
+def admin_routes(
+    faults: Faults, traffic: Traffic, account: AccountPages
+) -> Sequence[Route]:
+    """Return the routes below ``/_emulator/``."""
+    pages = AdminPages(faults, traffic, account)
+    table: Sequence[tuple[str, str, Endpoint]] = (
+        ("GET", "faults", pages.list_faults),
+        ("POST", "faults", pages.add_faults),
+        ("DELETE", "faults", pages.clear_faults),
+        ("DELETE", "faults/{id:int}", pages.remove_fault),
+        ("GET", "requests", pages.requests),
+        ("GET", "creates", pages.creates),
+        ("GET", "charges", pages.charges),
+    )
+    return [
+        Route(ADMIN + path, _for_this_machine(endpoint), methods=[method])
+        for method, path, endpoint in table
+    ]
+
+
+@define(eq=False)
+class AdminPages:
+    """The endpoints that a test in another process drives the emulator by."""
+
+    faults: Faults
+    traffic: Traffic
+    account: AccountPages
+
+    async def list_faults(self, _: Request) -> Response:
+        """Tell the rules at work."""
+        return JSONResponse({"faults": [_shown(rule) for rule in self.faults]})
+
+    async def add_faults(self, request: Request) -> Response:
+        """Put one rule or a list of them to work."""
+        try:
+            faults = faults_in((await request.body()).decode("utf-8", "replace"))
+        except ConfigurationError as error:
+            return JSONResponse({"message": str(error)}, HTTPStatus.BAD_REQUEST)
+        added = [_shown(self.faults.add(fault)) for fault in faults]
+        return JSONResponse({"faults": added}, HTTPStatus.CREATED)
+
+    async def clear_faults(self, _: Request) -> Response:
+        """Take all rules out."""
+        self.faults.clear()
+        return Response(None, HTTPStatus.NO_CONTENT)
+
+    async def remove_fault(self, request: Request) -> Response:
+        """Take one rule out."""
+        number: int = request.path_params["id"]
+        try:
+            self.faults.remove(number)
+        except KeyError:
+            message = {"message": f"there is no fault {number}"}
+            return JSONResponse(message, HTTPStatus.NOT_FOUND)
+        return Response(None, HTTPStatus.NO_CONTENT)
+
+    async def requests(self, _: Request) -> Response:
+        """Tell every request that was dealt with."""
+        return JSONResponse({"requests": list(map(asdict, self.traffic.records))})
+
+    async def creates(self, _: Request) -> Response:
+        """Tell every create that was accepted."""
+        creates = self.account.studio.creates
+        return JSONResponse({"creates": list(map(asdict, creates))})
+
+    async def charges(self, _: Request) -> Response:
+        """Tell every generation that was paid for."""
+        studio = self.account.studio
+        studio.settle(self.account.clock.now())
+        return JSONResponse({"charges": list(map(asdict, studio.charges))})
+
+
+def _shown(rule: ActiveFault) -> dict[str, object]:
+    counts = {"id": rule.id, "seen": rule.seen, "struck": rule.struck}
+    return counts | rule.fault.to_json()
+
+
+def _for_this_machine(endpoint: Endpoint) -> Endpoint:
+    async def checked(request: Request) -> Response:
+        host = request.client.host if request.client else ""
+        if not is_loopback(host) or _is_from_elsewhere(request):
+            words = "only programs on the emulator's own machine may ask for this"
+            return JSONResponse({"message": words}, HTTPStatus.FORBIDDEN)
+        return await endpoint(request)
+
+    return checked
+
+
+def _is_from_elsewhere(request: Request) -> bool:
+    """Whether a browser asks on behalf of somebody else's page."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.url.netloc
+
+
+_FOLDER = Path(__file__).with_name("page")
+
+_EVENTS = "/_emulator/events"
+
+_EVERY = 0.5  # seconds between two looks at what has changed
+
+_SHOWN = 200  # the newest generations
+
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; media-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+@define(kw_only=True, eq=False)
+class Page:
+    """The page and its stream of events.
+
+    Attributes:
+        studio: The generations.
+        clock: What time it is.
+    """
+
+    studio: Studio
+    clock: Clock
+
+    @property
+    def routes(self) -> list[Route]:
+        """Where the page and what it needs are found."""
+        files = {"/": "index.html"} | {
+            f"/_emulator/{name}": name for name in ("page.css", "page.js")
+        }
+        return [
+            *(Route(path, _serving(_FOLDER / name)) for path, name in files.items()),
+            Route(_EVENTS, self.events),
+        ]
+
+    async def events(self, _: Request) -> Response:
+        """Tell everything once, then what changes."""
+        return StreamingResponse(
+            self._changes(),
+            media_type="text/event-stream",
+            headers=_HEADERS,
+        )
+
+    async def _changes(self) -> AsyncGenerator[str, None]:
+        told: dict[str, object] = {}
+        while True:
+            now = self.clock.now()
+            self.studio.settle(now)
+            told, before = self._state(now), told
+            news = {k: v for k, v in told.items() if before.get(k) != v}
+            # A comment keeps the connection, and shows when the browser has left.
+            yield f"data: {json.dumps(news)}\n\n" if news else ": nothing new\n\n"
+            await anyio.sleep(_EVERY)
+
+    def _state(self, now: float) -> dict[str, object]:
+        """Give what is to be seen, under a key for each part that changes."""
+        jobs = self.studio.jobs
+        shown = {job.id: _told(job, now) for job in jobs[-_SHOWN:]}
+        balance = usd(self.studio.account.balance)
+        return {"": {"balance_usd": balance, "count": len(jobs)}, **shown}
+
+
+def _serving(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(_: Request) -> Response:
+        return FileResponse(path, headers=_HEADERS)
+
+    return serve
+
+
+def _told(job: Job, now: float) -> dict[str, object]:
+    status = job.status_at(now)
+    ended = status in (Status.COMPLETED, Status.ERROR)
+    error = job.plan.error if status == Status.ERROR else None
+    return {
+        "model": job.record.model,
+        "status": status,
+        "created": timestamp(job.created_at),
+        "seconds": round(job.ends_at - job.created_at, 1) if ended else None,
+        "video": f"/files/{job.file_name}" if status == Status.COMPLETED else None,
+        "aspect": list(job.scene.aspect),
+        "error": str(error) if error else None,
+        "usd": usd(job.credits_used_at(now)),
+        "client_request_id": job.record.client_request_id,
+        "request": job.request,
+    }
+
 
 _VERBS = {path: ["GET", "POST"] for path in GENERATIONS}
 

@@ -15,23 +15,18 @@ from typing import Self
 from starlette.types import ASGIApp
 
 from kling_async._errors import ConfigurationError
-from kling_async.emulator._account import AccountPages
-from kling_async.emulator._app import build_app
-from kling_async.emulator._clock import Clock
-from kling_async.emulator._door import Door
-from kling_async.emulator._faults import Fault, Faults
+from kling_async.emulator._account import AccountPages, RequestLog
+from kling_async.emulator._app import Page, build_app
+from kling_async.emulator._faults import Fault, Faults, Settings
 from kling_async.emulator._generations import Generations
-from kling_async.emulator._guard import Guard
 from kling_async.emulator._ledger import Account
-from kling_async.emulator._listener import Listener
-from kling_async.emulator._log import RequestLog
 from kling_async.emulator._models import ModelPages
-from kling_async.emulator._page import Page
-from kling_async.emulator._settings import Settings
-from kling_async.emulator._shelf import Shelf
+from kling_async.emulator._protocol import Clock, Door
+from kling_async.emulator._server import Guard, Listener
 from kling_async.emulator._state import StateFile
-from kling_async.emulator._studio import ChargeRecord, CreateRecord, Studio
+from kling_async.emulator._store import ChargeRecord, CreateRecord, Studio
 from kling_async.emulator._traffic import RequestRecord, Traffic
+from kling_async.emulator._video import Shelf
 
 _PLENTY_OF_CREDITS = 2e12  # a million USD
 

@@ -8,17 +8,117 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from http import HTTPStatus
 from itertools import count
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import Literal, Protocol, cast, get_args
 
-from attrs import asdict, define, field, fields_dict, frozen
+from attrs import asdict, define, evolve, field, fields_dict, frozen
+from starlette.datastructures import MutableHeaders
 
 from kling_async._errors import ConfigurationError
-from kling_async._fields import did_you_mean
-from kling_async.emulator._places import PLACES
-from kling_async.emulator._settings import is_number, is_whole, require
+from kling_async._requests.fields import did_you_mean
+from kling_async.emulator._protocol import PLACES
+
+_LAST_PORT = 65535
+
+_SIZES = (64, 4096)
+
+_MANY = 10**9
+
+LEAST, MOST = sys.float_info.min, sys.float_info.max
+
+
+def require(name: str, given: object, allowed: str, *, fits: bool) -> None:
+    """Refuse a setting that does not fit.
+
+    Args:
+        name: The setting.
+        given: What was given.
+        allowed: What is allowed, in words.
+        fits: Whether it is.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not fits:
+        raise ConfigurationError(f"{name} is {given!r}; it must be {allowed}")
+
+
+def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
+    """Whether something is a number within bounds."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return False
+    return low <= given <= high
+
+
+def is_whole(given: object, low: int, high: int) -> bool:
+    """Whether something is a whole number within bounds."""
+    if isinstance(given, bool) or not isinstance(given, int):
+        return False
+    return low <= given <= high
+
+
+def are_keys(given: object) -> bool:
+    """Whether something is a collection of keys, or None."""
+    if given is None:
+        return True
+    if isinstance(given, str) or not isinstance(given, Collection):
+        return False
+    return all(isinstance(key, str) and key.strip() for key in given)
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What an emulator is told when it is made, checked; `Emulator` says what for.
+
+    Raises:
+        ConfigurationError: One of them makes no sense.
+    """
+
+    speed: float
+    seed: int
+    host: str
+    port: int
+    api_keys: Collection[str] | None = field(repr=False)
+    credits: float
+    failure_rate: float
+    rate_limit: int | None
+    max_running: int | None
+    expire_after: float | None
+    log_delay: float
+    request_log: bool
+    size: int
+    state: Path | None
+
+    def __attrs_post_init__(self) -> None:
+        is_speed = is_number(self.speed, LEAST)
+        require("speed", self.speed, "finite, above 0", fits=is_speed)
+        is_sum = is_number(self.credits)
+        require("credits", self.credits, "finite, at least 0", fits=is_sum)
+        is_rate = is_number(self.failure_rate, 0, 1)
+        require("failure_rate", self.failure_rate, "from 0 to 1", fits=is_rate)
+        is_port = is_whole(self.port, 0, _LAST_PORT)
+        require("port", self.port, "0 to 65535", fits=is_port)
+        is_size = is_whole(self.size, *_SIZES)
+        require("size", self.size, "64 to 4096 (pixels)", fits=is_size)
+        is_delay = is_number(self.log_delay, 0, math.inf)
+        require("log_delay", self.log_delay, "at least 0 (seconds)", fits=is_delay)
+        is_time = self.expire_after is None or is_number(self.expire_after)
+        words = "at least 0 (seconds), or None"
+        require("expire_after", self.expire_after, words, fits=is_time)
+        for name in ("rate_limit", "max_running"):
+            given = getattr(self, name)
+            is_count = given is None or is_whole(given, 1, _MANY)
+            require(name, given, "a whole number from 1, or None", fits=is_count)
+        words = "texts in a collection, or None"
+        require("api_keys", "***", words, fits=are_keys(self.api_keys))
+
 
 Effect = Literal[
     "status",
@@ -39,13 +139,16 @@ Effect = Literal[
     "huge",
     "trickle",
 ]
+
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
+
 # The others need an answer that they can spoil, so the work is done first.
 SPOILERS = frozenset(EFFECTS) - {"status", "delay", "reset", "close", "html"}
 
 _STATUSES = (200, 599)
+
 _AT_THE_DOOR = (401, 429)
-_MANY = 10**9
+
 _LARGE = 10**12
 
 
@@ -308,3 +411,171 @@ class Faults:
 
     def __len__(self) -> int:
         return len(self._rules)
+
+
+_GATEWAY_PAGE = """<html>
+<head><title>{status} {phrase}</title></head>
+<body><center><h1>{status} {phrase}</h1></center><hr><center>nginx</center></body>
+</html>
+"""
+
+_ANOTHER_ID = "00000000-0000-4000-8000-000000000000"
+
+_DEPTH = 100_000
+
+_BLOCK = b" " * 2**20
+
+_GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952, section 2.3
+
+
+class ErrorBody(Protocol):
+    """Makes the body of an error in the vendor's form."""
+
+    def __call__(self, status: int, message: str) -> Mapping[str, object]:
+        """Return the body."""
+        ...
+
+
+@frozen
+class Answer:
+    """An answer as a whole."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]] = field(factory=list[tuple[bytes, bytes]])
+    body: bytes = b""
+
+    def with_headers(self, named: Mapping[str, str]) -> Answer:
+        """Return it with other headers, each in place of one of its name."""
+        headers = MutableHeaders(raw=list(self.headers))
+        for name, value in named.items():
+            headers[name] = value
+        return evolve(self, headers=headers.raw)
+
+    def with_body(self, body: bytes, content_type: str) -> Answer:
+        """Return it with another body, of the length that it says."""
+        named = {"content-type": content_type, "content-length": str(len(body))}
+        return evolve(self, body=body).with_headers(named)
+
+    @property
+    def content_type(self) -> str:
+        """What it says its body is."""
+        return MutableHeaders(raw=list(self.headers)).get("content-type", "")
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its body is JSON."""
+        return self.content_type.startswith("application/json")
+
+    def without_length(self) -> Answer:
+        """Return it without a word on how long it is."""
+        headers = [it for it in self.headers if it[0] != b"content-length"]
+        return evolve(self, headers=headers)
+
+
+def spoilt(fault: Fault, true: Answer | None, error_body: ErrorBody) -> Answer:
+    """Return what a fault makes of the true answer, or in its place."""
+    if true is None or fault.effect in {"status", "html"}:
+        return _made_up(fault, error_body)
+    answer = evolve(true, status=fault.status or true.status)
+    spoil = _SPOILS.get(fault.effect)
+    return spoil(fault, answer) if spoil else answer
+
+
+def _truncated(_: Fault, answer: Answer) -> Answer:
+    return answer.with_body(answer.body[: len(answer.body) // 2], answer.content_type)
+
+
+def _of_wrong_type(_: Fault, answer: Answer) -> Answer:
+    return answer.with_body(answer.body, "text/plain; charset=utf-8")
+
+
+def _of_wrong_shape(fault: Fault, answer: Answer) -> Answer:
+    if fault.body is not None:
+        return answer.with_body(*_encoded(fault.body))
+    inside = b'{"data": [' + answer.body + b"]}"
+    return answer.with_body(inside, "application/json")
+
+
+def _of_bad_utf8(_: Fault, answer: Answer) -> Answer:
+    """Put a byte that UTF-8 never has into the first text."""
+    body = answer.body.replace(b'"', b'"\xff', 1)
+    return answer.with_body(body, answer.content_type)
+
+
+def _of_bad_gzip(_: Fault, answer: Answer) -> Answer:
+    return answer.with_headers({"content-encoding": "gzip"})
+
+
+def _deep(_: Fault, answer: Answer) -> Answer:
+    """Add a field with lists in lists, which costs a careless reader its stack."""
+    depths = b"[" * _DEPTH + b"]" * _DEPTH
+    rest = answer.body.lstrip()[1:] or b"}"
+    return answer.with_body(b'{"deep": ' + depths + b", " + rest, "application/json")
+
+
+def _of_wrong_id(_: Fault, answer: Answer) -> Answer:
+    """Tell of another generation; the tracing header stays true."""
+    body: object = json.loads(answer.body) if answer.is_json else None
+    if not isinstance(body, dict) or "id" not in body:
+        return answer
+    return answer.with_body(*_encoded({**body, "id": _ANOTHER_ID}))
+
+
+def _bomb(fault: Fault, answer: Answer) -> Answer:
+    """Pack the body behind so many spaces that a thousandth of it is sent."""
+    spaces, check = _packed_spaces(fault.size)
+    last = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    end = last.compress(answer.body) + last.flush()
+    check = zlib.crc32(answer.body, check)
+    length = (fault.size + len(answer.body)) % 2**32
+    foot = check.to_bytes(4, "little") + length.to_bytes(4, "little")
+    packed = answer.with_body(_GZIP_HEAD + spaces + end + foot, answer.content_type)
+    return packed.with_headers({"content-encoding": "gzip"})
+
+
+@lru_cache(maxsize=4)
+def _packed_spaces(count: int) -> tuple[bytes, int]:
+    """Pack spaces as blocks that others may follow; return their check sum, too."""
+    blocks, rest = divmod(count, len(_BLOCK))
+    check = 0
+    for _ in range(blocks):
+        check = zlib.crc32(_BLOCK, check)
+    packed = _block(_BLOCK) * blocks + _block(_BLOCK[:rest])
+    return packed, zlib.crc32(_BLOCK[:rest], check)
+
+
+def _block(data: bytes) -> bytes:
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packing.compress(data) + packing.flush(zlib.Z_FULL_FLUSH)
+
+
+_SPOILS: Mapping[Effect, Callable[[Fault, Answer], Answer]] = {
+    "truncate": _truncated,
+    "wrong_type": _of_wrong_type,
+    "wrong_shape": _of_wrong_shape,
+    "wrong_id": _of_wrong_id,
+    "bad_utf8": _of_bad_utf8,
+    "bad_gzip": _of_bad_gzip,
+    "deep": _deep,
+    "bomb": _bomb,
+}
+
+
+def _made_up(fault: Fault, error_body: ErrorBody) -> Answer:
+    is_page = fault.effect == "html"
+    status = fault.status or (502 if is_page else 503)
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
+    if fault.body is not None:
+        body, content_type = _encoded(fault.body)
+    elif is_page:
+        page = _GATEWAY_PAGE.format(status=status, phrase=phrase)
+        body, content_type = page.encode(), "text/html"
+    else:
+        body, content_type = _encoded(error_body(status, phrase))
+    return Answer(status).with_body(body, "text/html" if is_page else content_type)
+
+
+def _encoded(body: object) -> tuple[bytes, str]:
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    return json.dumps(body).encode(), "application/json"

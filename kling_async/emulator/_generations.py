@@ -6,40 +6,118 @@ generations.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import cast
 
+import av
+import httpx
 from attrs import define
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from kling_async._catalogue import MODELS, problems_in
+from kling_async._checks import shown
 from kling_async._errors import Problem
-from kling_async._fields import shown
 from kling_async._generation import Status
-from kling_async.emulator._clock import Clock
-from kling_async.emulator._fetching import pictures_at
-from kling_async.emulator._here import is_loopback
-from kling_async.emulator._log import RequestLog, Row
-from kling_async.emulator._naming import is_well_formed, new_token
-from kling_async.emulator._places import GENERATIONS
-from kling_async.emulator._pricing import price_of
-from kling_async.emulator._refusals import Refusal
-from kling_async.emulator._scene import addresses_in, scene_of
-from kling_async.emulator._shelf import Shelf
-from kling_async.emulator._shortening import shortened
+from kling_async._requests.catalogue import MODELS, problems_in
+from kling_async.emulator._account import RequestLog, Row
+from kling_async.emulator._ledger import price_of
+from kling_async.emulator._protocol import GENERATIONS, Clock, Refusal, is_loopback
 from kling_async.emulator._state import StateFile
-from kling_async.emulator._studio import Job, Studio
-from kling_async.emulator._telling import answer_of
+from kling_async.emulator._store import (
+    Job,
+    Studio,
+    answer_of,
+    is_well_formed,
+    new_token,
+)
 from kling_async.emulator._traffic import Exchange, Traffic
+from kling_async.emulator._video import Shelf, addresses_in, image_in, scene_of
+
+_LONGEST_TEXT = 300
+
+_KEPT = 60
+
+
+def shortened(body: Mapping[str, object]) -> dict[str, object]:
+    """Return a decoded JSON object with its long texts cut."""
+    return {name: _short(value) for name, value in body.items()}
+
+
+def _short(value: object) -> object:
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"{value[:_KEPT]}… ({len(value):,} characters)"
+    if isinstance(value, dict):
+        return {str(name): _short(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return value
+
+
+_logger = logging.getLogger("kling_async.emulator")
+
+_TIMEOUT_SECONDS = 5
+
+_MOST_BYTES = 50_000_000
+
+
+async def pictures_at(addresses: Iterable[str]) -> dict[str, Image.Image]:
+    """Fetch images, and films of which the first frame is taken.
+
+    Args:
+        addresses: Where they are; those on other machines are left out.
+    """
+    wanted = [it for it in dict.fromkeys(addresses) if _is_here(it)]
+    found: dict[str, Image.Image] = {}
+    if not wanted:
+        return found
+    async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS) as client:
+        for address in wanted:
+            try:
+                found[address] = _picture_in(await _fetched(client, address))
+            except Exception as error:  # noqa: BLE001 (decoders fail in every way)
+                _logger.info("%s cannot be shown: %r", address, error)
+    return found
+
+
+async def _fetched(client: httpx.AsyncClient, address: str) -> bytes:
+    data = bytearray()
+    async with client.stream("GET", address) as answer:
+        answer.raise_for_status()
+        async for part in answer.aiter_bytes():
+            data += part
+            if len(data) > _MOST_BYTES:
+                raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+    return bytes(data)
+
+
+def _is_here(address: str) -> bool:
+    try:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return url.host == "localhost" or is_loopback(url.host)
+
+
+def _picture_in(data: bytes) -> Image.Image:
+    if data[4:8] != b"ftyp":
+        return image_in(data)
+    with av.open(io.BytesIO(data), "r") as film:
+        frame = next(film.decode(film.streams.video[0]))
+        # PyAV's stub leaves to_image without types.
+        image = frame.to_image()  # type: ignore[no-untyped-call]
+        return cast("Image.Image", image)
+
 
 # A browser is to see a video in it or nothing.
 _AS_IT_SAYS = {"x-content-type-options": "nosniff"}
+
 # As a content network answers to a link whose time is over.
 _EXPIRED = """<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>

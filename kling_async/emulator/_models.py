@@ -15,14 +15,15 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kling_async._catalogue import MODELS, Model
-from kling_async.emulator._clock import Clock, timestamp
-from kling_async.emulator._pricing import quote_of
-from kling_async.emulator._query import Query
-from kling_async.emulator._studio import Job, Studio
+from kling_async._requests.catalogue import MODELS, Model
+from kling_async.emulator._ledger import quote_of
+from kling_async.emulator._protocol import Clock, Query, timestamp
+from kling_async.emulator._store import Job, Studio
 
 _TYPE = "video/generations"
+
 _TAGS = ("playground:video",)
+
 _FILTERS = (
     "id",
     "type",
@@ -32,9 +33,13 @@ _FILTERS = (
     "output_modalities",
     "capabilities",
 )
+
 _SECTIONS = ("pricing", "modalities", "capabilities")
+
 _WINDOW_SECONDS = 300
+
 _PERCENTILES = (50, 75, 90, 99)
+
 _MOST_ALIASES = 100
 
 

@@ -21,14 +21,14 @@ from attrs import asdict, define, field
 
 from kling_async._errors import ConfigurationError
 from kling_async._generation import GenerationError
-from kling_async.emulator._clock import Clock
+from kling_async.emulator._account import RequestLog, Row
 from kling_async.emulator._ledger import Account
-from kling_async.emulator._log import RequestLog, Row
-from kling_async.emulator._plan import Plan
-from kling_async.emulator._scene import Scene
-from kling_async.emulator._studio import CreateRecord, Job, Studio
+from kling_async.emulator._protocol import Clock
+from kling_async.emulator._store import CreateRecord, Job, Plan, Studio
+from kling_async.emulator._video import Scene
 
 _VERSION = 1
+
 Json = Mapping[str, object]
 
 

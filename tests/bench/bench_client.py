@@ -35,8 +35,8 @@ from attrs import frozen
 from stub import GENERATION_ID, stub_server
 
 from kling_async import AsyncKling, Fixed, Hooks, WaitTimeoutError
-from kling_async._connections import Library
-from kling_async._polling import PollState
+from kling_async._http.session import Library
+from kling_async._polling.schedules import PollState
 
 PATH = "/v2/video/generations"
 QUERY = {"generation_id": GENERATION_ID}

@@ -48,7 +48,7 @@ from kling_async import (
     TextToVideo,
     UncertainEvent,
 )
-from kling_async._connections import Connections
+from kling_async._http.session import Connections
 from kling_async.emulator import Emulator, Fault
 
 MODEL = "klingai/v2-master-text-to-video"

@@ -16,9 +16,9 @@ from attrs import frozen
 from stub import BODY, GENERATION_ID, stub_server
 
 from kling_async import AsyncKling
-from kling_async._scope import Scope
-from kling_async._sending import Direct
-from kling_async._wire import Answer, decode_polled
+from kling_async._http.sender import Direct
+from kling_async._http.wire import Answer, decode_polled
+from kling_async._runtime.tasks import Scope
 
 ROUNDS, TIMES = 7, 1500
 HEADERS = httpx.Headers({"content-type": "application/json"})

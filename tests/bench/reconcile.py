@@ -25,7 +25,7 @@ from kling_async import (
     TextToVideo,
     UncertainEvent,
 )
-from kling_async._retrying import Uncertain
+from kling_async._failures import Uncertain
 from kling_async.emulator import Emulator, Fault
 
 MODEL = "klingai/v2-master-text-to-video"

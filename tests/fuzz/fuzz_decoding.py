@@ -28,17 +28,17 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
     import email.utils
 
     from kling_async import KlingError
-    from kling_async._wire import (
-        Answer,
-        decode_created,
-        decode_error,
-        decode_polled,
-    )
-    from kling_async._wire_account import (
+    from kling_async._billing.rows import (
         decode_balance,
         decode_log,
         decode_prices,
         decode_transactions,
+    )
+    from kling_async._http.wire import (
+        Answer,
+        decode_created,
+        decode_error,
+        decode_polled,
     )
 
 from kling_async.emulator import Emulator, Fault

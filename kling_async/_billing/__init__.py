@@ -1,0 +1,1 @@
+"""What costs money: create, reconcile, prices, budgets, the account."""

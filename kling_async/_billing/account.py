@@ -1,0 +1,203 @@
+"""The account behind a key: its balance, prices, request log and ledger.
+
+Asks, page by page, by the rules of any GET; reads no JSON. The request log is
+asked no faster than the vendor allows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TypeVar
+from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
+
+import anyio
+from attrs import define, field, frozen
+
+from kling_async._billing.log_search import Pace, Tracer
+from kling_async._billing.money import Balance, LogRow, Price, PriceList, Transaction
+from kling_async._billing.rows import (
+    Page,
+    decode_balance,
+    decode_log,
+    decode_prices,
+    decode_transactions,
+)
+from kling_async._errors import RequestTimeoutError
+from kling_async._failures import may_repeat_get
+from kling_async._http.session import Session
+from kling_async._http.transport import Transport, in_place
+from kling_async._http.wire import Answer
+
+T = TypeVar("T")
+
+_ROWS = 100  # the most that the vendor gives at once
+
+_PRICES_LIVE = 900.0
+
+# A page of the log is small: one that takes longer is better asked for again.
+_LOG_LIMIT, _LEAST = 10.0, 0.1
+
+
+@define(eq=False)
+class Shared:
+    """What all calls for one key share in one event loop.
+
+    Attributes:
+        pace: How fast the request log may be asked.
+        tracer: The lost creates that are looked for.
+        prices: Price lists by model, each with when it was read (loop time).
+    """
+
+    pace: Pace = field(factory=Pace)
+    tracer: Tracer = field(factory=Tracer)
+    prices: dict[str, tuple[float, PriceList]] = field(
+        factory=dict[str, tuple[float, PriceList]]
+    )
+
+
+@define(eq=False)
+class Accounts:
+    """The accounts of one client: one for each event loop, server and key."""
+
+    _shared: WeakKeyDictionary[Session, dict[tuple[str, str], Shared]] = field(
+        factory=WeakKeyDictionary[Session, dict[tuple[str, str], Shared]],
+        repr=False,
+    )
+
+    def of(self, transport: Transport) -> Account:
+        """Give the account that a transport's key is for."""
+        settings = transport.settings
+        known = self._shared.setdefault(transport.connections.here(), {})
+        key = (settings.base_url, settings.api_key.reveal())
+        return Account(transport, known.setdefault(key, Shared()))
+
+
+@frozen(eq=False)
+class Account:
+    """One account, as one client asks about it.
+
+    Attributes:
+        transport: How it is asked.
+        shared: What it shares with other clients of the same key.
+    """
+
+    transport: Transport
+    shared: Shared
+
+    async def balance(self) -> Balance:
+        """Ask what there is."""
+        return await self._ask("/v2/billing", decode_balance)
+
+    async def price(self, body: Mapping[str, object]) -> Price:
+        """Ask what a request costs; a price list is good for a quarter of an hour.
+
+        Args:
+            body: The request by the wire's names, with its ``model``.
+        """
+        model = str(body["model"])
+        read_at, prices = self.shared.prices.get(model, (-math.inf, None))
+        if prices is None or anyio.current_time() - read_at > _PRICES_LIVE:
+            query = urlencode({"id": model, "include": "pricing"})
+            prices = await self._ask(
+                f"/v1/models?{query}", lambda answer: decode_prices(answer, model)
+            )
+            self.shared.prices[model] = anyio.current_time(), prices
+        return prices.price_of(body)
+
+    async def log(
+        self, start: dt.datetime, end: dt.datetime, filters: Mapping[str, str]
+    ) -> AsyncGenerator[LogRow, None]:
+        """Give the rows of the request log, newest first.
+
+        Rows that came late, or since, push others onto the next page: those are
+        given once.
+        """
+        window = {"start": stamp(start), "end": stamp(end), **filters}
+        offset, before = 0, frozenset[LogRow]()
+        while True:
+            query = urlencode({**window, "limit": _ROWS, "offset": offset})
+            page = await self._ask(f"/v2/logs?{query}", decode_log)
+            for row in page.rows:
+                if row not in before:
+                    yield row
+            if not page.has_more or not page.rows:
+                return
+            offset, before = offset + len(page.rows), frozenset(page.rows)
+
+    async def transactions(
+        self, filters: Mapping[str, str]
+    ) -> AsyncGenerator[Transaction, None]:
+        """Give the entries of the ledger, newest first."""
+        cursor: Mapping[str, str] = {}
+        while True:
+            query = urlencode({**filters, "limit": _ROWS, **cursor})
+            path = f"/v2/billing/transactions?{query}"
+            page = await self._ask(path, decode_transactions)
+            for row in page.rows:
+                yield row
+            if page.next_cursor is None:
+                return
+            cursor = {"cursor": page.next_cursor}
+
+    async def read_log_page(
+        self, session: Session, period: str, offset: int, left: float
+    ) -> Page[LogRow]:
+        """Ask once for a page of the newest rows; to be called in the scope.
+
+        Args:
+            session: Where to ask.
+            period: How far back, by the vendor's clock, such as ``24h``.
+            offset: How many rows to leave out.
+            left: The longest to take, in seconds.
+        """
+        query = urlencode({"period": period, "limit": _ROWS, "offset": offset})
+        most = min(left, _LOG_LIMIT, self.transport.settings.timeout)
+        deadline = anyio.current_time() + most
+
+        async def get(session: Session) -> Page[LogRow]:
+            limit = max(deadline - anyio.current_time(), _LEAST)
+            return await self._get(session, f"/v2/logs?{query}", decode_log, limit)
+
+        try:
+            with anyio.fail_after(deadline - anyio.current_time()):
+                await self.shared.pace.take()
+                # Not for its turn after a 429: the log has a limit of its own.
+                await session.gate.acquire()
+        except TimeoutError as error:
+            message = "the request log could not be asked in time"
+            raise RequestTimeoutError(message, request_sent=False) from error
+        return await in_place(session, get)
+
+    async def _ask(self, path: str, read: Callable[[Answer], T]) -> T:
+        """Ask by the rules of any GET."""
+        limit, is_log = self.transport.settings.timeout, _is_log(path)
+
+        async def get(session: Session) -> T:
+            return await self._get(session, path, read, limit)
+
+        async def attempt() -> T:
+            if is_log:
+                await self.shared.pace.take()
+            return await self.transport.in_scope(get)
+
+        return await self.transport.repeat(attempt, may_repeat_get, pauses=not is_log)
+
+    async def _get(
+        self, session: Session, path: str, read: Callable[[Answer], T], limit: float
+    ) -> T:
+        call = self.transport.call("GET", limit, path=path)
+        # The log has a limit of its own: whoever passes it may still create.
+        pauses = not _is_log(path)
+        return read(await self.transport.exchange(session, call, pauses=pauses))
+
+
+def _is_log(path: str) -> bool:
+    return path.startswith("/v2/logs")
+
+
+def stamp(time: dt.datetime) -> str:
+    """Write a time as the vendor's examples do."""
+    return time.astimezone(dt.UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,87 @@
+"""The two ids of a generation: the server's, and the one its create was sent with.
+
+Checks what a caller gives, and makes what a caller leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+
+from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
+
+_SHOWN_CHARACTERS = 60
+
+_CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# Far above every documented form, and far below what no URL takes any more.
+_LONGEST = 1024
+
+
+def require_generation_id(given: object) -> str:
+    """Refuse what cannot be the id of a generation."""
+    if isinstance(given, str):
+        found = given.strip()
+        if 0 < len(found) <= _LONGEST and found.isprintable():
+            return found
+    problem = Problem(
+        "generation_id",
+        repr(given)[:80],
+        "the id of a generation, as create() returned it",
+    )
+    raise InvalidRequestError([problem])
+
+
+def client_request_id_from(given: object) -> str:
+    """Take the caller's own id if it fits the vendor's alphabet, or make one."""
+    if given is None:
+        return f"kling-{uuid.uuid4().hex}"
+    if isinstance(given, str) and _CLIENT_REQUEST_ID.fullmatch(given):
+        return given
+    problem = Problem(
+        "client_request_id",
+        repr(given)[:80],
+        "1 to 128 of A-Z a-z 0-9 . _ : -",
+        "The vendor silently drops any other, and the create could not be traced",
+    )
+    raise InvalidRequestError([problem])
+
+
+def require_timeout(name: str, value: object) -> None:
+    """Refuse what is no span of time; ``math.inf`` is one."""
+    if not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+        raise ConfigurationError(
+            f"{name}: given {value!r}; allowed: seconds, more than 0, "
+            "or math.inf for no limit",
+        )
+
+
+def shown(value: object, limit: int = _SHOWN_CHARACTERS) -> str:
+    """Return a short text that tells a reader which value was given."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str):
+        more = len(value) - limit
+        return repr(value) if more <= 0 else f"{value[:limit]!r}… ({more} more)"
+    if isinstance(value, Mapping):
+        inner = (f"{name!r}: {shown(it, limit)}" for name, it in value.items())
+        return f"{{{', '.join(inner)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(shown(item, limit) for item in value)}]"
+    return repr(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; annotations do not hold anyone back."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def require(name: str, value: object, *, least: float, above: bool = False) -> None:
+    """Refuse what is no number, not finite, or too small."""
+    number = value if isinstance(value, int | float) else math.nan
+    enough = number > least if above else number >= least
+    if not (enough and math.isfinite(number)):
+        allowed = f"more than {least:g}" if above else f"{least:g} or more"
+        raise ConfigurationError(f"{name}: given {value!r}; allowed: {allowed}, finite")

@@ -1,0 +1,221 @@
+"""What a client is set up with: checked once, then only read.
+
+Holds no connection and does no I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, TypedDict, cast
+from urllib.parse import urlsplit
+
+from attrs import evolve, frozen
+
+from kling_async._addresses import is_loopback
+from kling_async._checks import require_timeout
+from kling_async._errors import ConfigurationError
+from kling_async._failures import RetryPolicy
+from kling_async._hooks import Hooks, Reporter
+from kling_async._polling.schedules import Polling
+
+PATHS: Mapping[Endpoint, str] = {
+    "universal": "/v2/video/generations",
+    "legacy": "/v2/generate/video/kling/generation",
+}
+
+Endpoint = Literal["universal", "legacy"]
+
+__version__ = "0.1.0"
+
+DEFAULT_BASE_URL = "https://api.aimlapi.com"
+
+KEY_VARIABLES = ("AIMLAPI_KEY", "AIMLAPI_API_KEY", "AIML_API_KEY")
+
+BASE_URL_VARIABLE = "AIMLAPI_BASE_URL"
+
+PLAIN_HTTP_VARIABLE = "AIMLAPI_ALLOW_PLAIN_HTTP"
+
+KEYS_PAGE = "aimlapi.com/app/keys"
+
+
+class Options(TypedDict, total=False):
+    """What `AsyncKling.with_options` can change; the names are the constructor's."""
+
+    api_key: str
+    base_url: str
+    endpoint: Endpoint
+    timeout: float
+    wait_timeout: float
+    retry: RetryPolicy
+    polling: Polling
+    hooks: Hooks
+    check_media: bool
+    allow_private_downloads: bool
+    allow_plain_http: bool
+
+
+class Secret:
+    """A text that shows itself to nobody who does not ask by name."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Give the text itself."""
+        return self._text
+
+    def redact(self, text: str) -> str:
+        """Give another text without this one in it."""
+        return text.replace(self._text, "***")
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key is not pickled; make the client where it is used")
+
+
+@frozen(kw_only=True)
+class Settings:
+    """All that decides how a client behaves.
+
+    Attributes:
+        api_key: The bearer key.
+        base_url: Scheme and host, and a path before ``/v2`` if there is one.
+        endpoint: Which of the vendor's two paths to use.
+        timeout: The longest one HTTP exchange may take, in seconds.
+        wait_timeout: The longest a watch lasts by default, in seconds.
+        retry: What may be tried again.
+        polling: When to poll.
+        reporter: Who is told.
+        check_media: Whether local media are held against documented limits.
+        allow_private_downloads: Whether videos may lie at addresses that are not
+            public.
+        allow_plain_http: Whether the key may travel unencrypted to other machines.
+    """
+
+    api_key: Secret
+    base_url: str
+    endpoint: Endpoint
+    timeout: float
+    wait_timeout: float
+    retry: RetryPolicy
+    polling: Polling
+    reporter: Reporter
+    check_media: bool
+    allow_private_downloads: bool
+    allow_plain_http: bool
+
+    def __attrs_post_init__(self) -> None:
+        if self.endpoint not in PATHS:
+            allowed = " or ".join(map(repr, PATHS))
+            raise ConfigurationError(
+                f"endpoint: given {self.endpoint!r}; allowed: {allowed}",
+            )
+        require_timeout("timeout", self.timeout)
+        require_timeout("wait_timeout", self.wait_timeout)
+        if not self.allow_plain_http:
+            _require_private_way(self.base_url)
+
+    @property
+    def path(self) -> str:
+        """The path of the generations endpoint."""
+        return PATHS[self.endpoint]
+
+
+def changed(settings: Settings, overrides: Options) -> Settings:
+    """Apply options to settings, each through the constructor's own check.
+
+    Raises:
+        ConfigurationError: There is no such option, or its value makes no sense.
+    """
+    changes: dict[str, object] = dict(overrides)
+    if unknown := sorted(changes.keys() - Options.__annotations__.keys()):
+        raise ConfigurationError(
+            f"with_options: given {', '.join(unknown)}; "
+            f"allowed: {', '.join(Options.__annotations__)}",
+        )
+    if "api_key" in overrides:
+        changes["api_key"] = find_key(overrides["api_key"])
+    if "base_url" in overrides:
+        changes["base_url"] = find_base_url(overrides["base_url"])
+    if "hooks" in overrides:
+        changes["reporter"] = Reporter(overrides["hooks"])
+        del changes["hooks"]
+    return evolve(settings, **cast("dict[str, Any]", changes))
+
+
+def find_key(given: str | None) -> Secret:
+    """Take the key given, else the first that the environment holds."""
+    if given is not None:
+        return _checked_key(Secret(given), "api_key")
+    for name in KEY_VARIABLES:
+        if os.environ.get(name, "").strip():
+            return _checked_key(Secret(os.environ[name]), name)
+    raise ConfigurationError(
+        "no API key: pass AsyncKling(api_key=...), or set the environment variable "
+        f"{KEY_VARIABLES[0]} (also read: {', '.join(KEY_VARIABLES[1:])}); "
+        f"keys are made at {KEYS_PAGE}. No key is needed for "
+        "`kling-async demo` and the emulator",
+    )
+
+
+def find_plain_http(given: bool | None) -> bool:  # noqa: FBT001 (a value, no switch)
+    """Take what was given, else what the environment says: 1, true, yes or on."""
+    if given is not None:
+        return given
+    told = os.environ.get(PLAIN_HTTP_VARIABLE, "").strip().lower()
+    return told in {"1", "true", "yes", "on"}
+
+
+def _require_private_way(base_url: str) -> None:
+    parts = urlsplit(base_url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            f"base_url: given {base_url!r}, and anyone on the way could read the key; "
+            "allowed: https://, or http:// to this machine. In a network that you "
+            "trust, AsyncKling(allow_plain_http=True) or the environment variable "
+            f"{PLAIN_HTTP_VARIABLE}=1 sends it all the same",
+        )
+
+
+def _checked_key(key: Secret, source: str) -> Secret:
+    if re.fullmatch(r"[\x21-\x7e]+", key.reveal().strip()) is None:
+        raise ConfigurationError(
+            f"{source}: the API key is empty or holds spaces, line breaks or "
+            "characters that no HTTP header takes; copy it again "
+            f"from {KEYS_PAGE}",
+        )
+    return Secret(key.reveal().strip())
+
+
+def _can_be_base(url: str) -> bool:
+    if re.search(r"[\s\x00-\x1f\x7f?#@\\]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        (parts.hostname or "").encode("idna")  # as the socket will, for DNS
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def find_base_url(given: str | None) -> str:
+    """Take the base URL given, else the environment's, else the vendor's."""
+    from_environment = os.environ.get(BASE_URL_VARIABLE, "").strip()
+    base_url = (given or from_environment or DEFAULT_BASE_URL).strip()
+    if not _can_be_base(base_url):
+        # What stands before an @ or after a ? or # may be a secret.
+        shown = re.sub(r"(?s)^(https?:)?/*.*@", r"\1//***@", base_url)
+        raise ConfigurationError(
+            f"base_url: given {re.split('[?#]', shown)[0]!r}; allowed: http:// or "
+            "https:// and a host, without user, query or fragment, "
+            f"such as {DEFAULT_BASE_URL}",
+        )
+    # The vendor's own examples write the base URL with /v2 at its end.
+    return base_url.rstrip("/").removesuffix("/v2").rstrip("/")

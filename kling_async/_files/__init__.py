@@ -1,0 +1,1 @@
+"""Videos to files, from hosts that are not trusted."""

@@ -1,0 +1,1 @@
+"""One exchange with the API: session, sender, transport, wire."""

@@ -1,0 +1,121 @@
+"""API calls over aiohttp, for `transport="aiohttp"`: its client, used directly.
+
+httpx-aiohttp would escape targets anew, send a lost GET twice by itself, and tell a
+lost connection as one that was never made. Here the target goes out as it is given,
+each request once, and aiohttp's own errors come out.
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache, partial
+
+import aiohttp
+import httpx
+from attrs import define, field
+from yarl import URL
+
+from kling_async._http.pool import proxy_for
+from kling_async._http.sender import JSON, Call, Response, no_url, phase_limits
+
+
+@define(eq=False)
+class _Lost(Exception):  # noqa: N818 (never leaves this module)
+    """Hides a lost connection from aiohttp, which would send a GET again."""
+
+    error: Exception
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Lost(error) from error
+
+
+@define(eq=False)
+class AiohttpSender:
+    """Sends over one session of aiohttp, made for the running event loop."""
+
+    _session: aiohttp.ClientSession
+    _routes: dict[str, URL | None] = field(factory=dict[str, "URL | None"], init=False)
+
+    async def send(self, call: Call) -> Response:
+        """Send a request, once, its target as it is."""
+        if call.base_url not in self._routes:
+            self._routes[call.base_url] = _route(call)
+        try:
+            answer = await self._session.request(
+                call.method,
+                URL(call.url, encoded=True),
+                # Not in a local: the frame may end up in a traceback.
+                headers={
+                    **call.headers,
+                    "authorization": f"Bearer {call.key.reveal()}",
+                },
+                data=call.content,
+                timeout=_limits_of(call.limit),
+                allow_redirects=False,
+                proxy=self._routes[call.base_url],
+            )
+        except _Lost as lost:
+            raise lost.error from None
+        headers = httpx.Headers(answer.raw_headers)  # read as over httpx
+        return Response(
+            answer.status, headers, answer.content.iter_any(), partial(_close, answer)
+        )
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+
+async def _close(answer: aiohttp.ClientResponse) -> None:
+    answer.release()
+
+
+@lru_cache(maxsize=64)
+def _limits_of(limit: float) -> aiohttp.ClientTimeout:
+    within = phase_limits(limit)
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=within.pool,
+        sock_connect=within.connect,
+        sock_read=within.read,
+    )
+
+
+def _route(call: Call) -> URL | None:
+    """Give the proxy of a base URL, which has to be one for httpx too."""
+    try:
+        proxy = proxy_for(httpx.URL(call.base_url))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise no_url(call, error) from error
+    return URL(proxy) if proxy else None
+
+
+def open_sender(
+    user_agent: str, limits: httpx.Limits, tls: ssl.SSLContext
+) -> AiohttpSender:
+    """Make a sender for the running event loop; opens no connection yet.
+
+    Args:
+        user_agent: Who asks.
+        limits: How many connections there may be, and how long idle ones are kept.
+        tls: How servers are trusted.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=limits.max_connections or 0,
+        keepalive_timeout=limits.keepalive_expiry,
+        ssl=tls,
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        headers={"user-agent": user_agent, **JSON},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(_send_once,),
+    )
+    return AiohttpSender(session)

@@ -1,0 +1,271 @@
+"""How one request reaches the wire, whichever library has the connections.
+
+What is the same for all requests of a client is prepared once. Sends and gives
+back the answer as it comes; reads no answer, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import httpx
+from attrs import define, field, frozen
+
+from kling_async._config import Secret
+from kling_async._errors import ConfigurationError
+
+# The longest that is ever due, 100 rows of the request log, takes a fortieth of it.
+MAX_ANSWER = 4 * 1024 * 1024
+
+# What is asked for; httpx would name all that it can unpack, in bounds or not.
+ACCEPTED = "gzip"
+
+_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
+
+_PACKED = frozenset({"gzip", "x-gzip", "deflate"})
+
+
+class UnreadableBodyError(Exception):
+    """A body that is too large, or not packed as it says."""
+
+
+class _Unpacking(Protocol):
+    """What zlib unpacks with."""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+@define(eq=False)
+class Body:
+    """A body as far as it has come.
+
+    Attributes:
+        content: What came, unpacked; at most `MAX_ANSWER` bytes.
+    """
+
+    content: bytearray = field(factory=bytearray, repr=False)
+    _unpacking: _Unpacking | None = None
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Read from the headers how it is packed, and how long it is.
+
+        Raises:
+            UnreadableBodyError: It is packed unasked, or too long.
+        """
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding in _PACKED:
+            self._unpacking = zlib.decompressobj(_ZLIB_OR_GZIP)
+        elif encoding not in ("", "identity"):
+            raise UnreadableBodyError(f"it is packed with {encoding[:80]!r}, unasked")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and len(length) > len(str(MAX_ANSWER)):
+            raise _too_large()
+        if length.isdecimal() and int(length) > MAX_ANSWER:
+            raise _too_large()
+
+    def add(self, chunk: bytes) -> None:
+        """Take in what has come next.
+
+        Raises:
+            UnreadableBodyError: It is too large, or not packed as it says.
+        """
+        room = MAX_ANSWER - len(self.content)
+        if self._unpacking is not None:
+            try:
+                chunk = self._unpacking.decompress(chunk, room + 1)
+            except zlib.error as error:
+                raise UnreadableBodyError(f"it does not unpack: {error}") from error
+        self.content += chunk[:room]
+        if len(chunk) > room:
+            raise _too_large()
+
+
+def _too_large() -> UnreadableBodyError:
+    return UnreadableBodyError(f"it is larger than {MAX_ANSWER:,} bytes")
+
+
+# What every call asks for.
+JSON = {"accept": "application/json", "accept-encoding": ACCEPTED}
+
+_CONNECT_LIMIT = 15.0
+
+
+@frozen(kw_only=True)
+class Call:
+    """One request to the API.
+
+    Attributes:
+        method: Its verb.
+        base_url: Scheme and host, and a path before the API's own.
+        target: Its path and query after that, as they go over the wire.
+        headers: Those that not all calls have.
+        content: Its body, if it has one.
+        key: What it is authorized with; in no traceback it stands in clear.
+        limit: The longest it may take, in seconds.
+    """
+
+    method: Literal["GET", "POST"]
+    base_url: str
+    target: str
+    headers: Mapping[str, str] = field(factory=dict[str, str])
+    content: bytes | None = field(default=None, repr=False)
+    key: Secret
+    limit: float
+
+    @property
+    def url(self) -> str:
+        """Where it goes."""
+        return self.base_url + self.target
+
+
+@frozen(eq=False)
+class Response:
+    """An answer whose headers are there, and whose body comes.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: By lower-case name.
+        chunks: The body as it comes, packed as the headers say.
+        aclose: Gives the connection back, or closes it when there is more to come.
+        unpacked: The whole body where somebody has read it already.
+    """
+
+    status_code: int
+    headers: Mapping[str, str] = field(repr=False)
+    chunks: AsyncIterator[bytes] = field(repr=False)
+    aclose: Callable[[], Awaitable[None]] = field(repr=False)
+    unpacked: bytes | None = field(default=None, repr=False)
+
+
+def _response(response: httpx.Response) -> Response:
+    # Read already: by a hook of the user's, or made so by a test transport.
+    is_read = response.is_stream_consumed
+    return Response(
+        response.status_code,
+        response.headers,
+        response.aiter_raw(),
+        response.aclose,
+        response.content if is_read else None,
+    )
+
+
+async def leave(
+    aclose: Callable[[], Awaitable[None]], chunks: AsyncIterator[bytes]
+) -> None:
+    """Close an answer before its end, and end the generators that bring it.
+
+    httpx nests several and closes only the outermost; trio warns of the others.
+    """
+    try:
+        await aclose()
+    finally:
+        with contextlib.suppress(Exception):
+            for _ in range(2):  # what was read already, then that it is closed
+                await anext(chunks)
+
+
+class Sender(Protocol):
+    """Sends the requests of API calls."""
+
+    async def send(self, call: Call) -> Response:
+        """Send one; give the answer as soon as its headers are there.
+
+        Raises:
+            ConfigurationError: The library takes the base URL for none.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        ...
+
+
+def _for_json(headers: httpx.Headers) -> httpx.Headers:
+    return httpx.Headers({**headers, **JSON})
+
+
+@frozen(eq=False)
+class Direct:
+    """Our own way: straight to httpx's transport.
+
+    httpx's client would merge URLs, headers, cookies, hooks and redirects at each
+    request: half of what a poll costs, and nothing that an API call needs.
+    """
+
+    transport: httpx.AsyncBaseTransport
+    headers: httpx.Headers = field(converter=_for_json)
+
+    async def send(self, call: Call) -> Response:
+        """Send a request as it is."""
+        try:
+            request = httpx.Request(
+                call.method,
+                call.url,
+                headers=[*self.headers.raw, *_raw(call.headers)],
+                content=call.content,
+                extensions={"timeout": phase_limits(call.limit).as_dict()},
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise no_url(call, error) from error
+        request.headers["authorization"] = f"Bearer {call.key.reveal()}"
+        response = await self.transport.handle_async_request(request)
+        response.request = request
+        return _response(response)
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self.transport.aclose()
+
+
+@frozen(eq=False)
+class Lent:
+    """The user's own client, with all that it is set up to do."""
+
+    client: httpx.AsyncClient
+
+    async def send(self, call: Call) -> Response:
+        """Send a request by the client's own rules, but for redirects."""
+        try:
+            request = self.client.build_request(
+                call.method,
+                call.url,
+                headers={**JSON, **call.headers},
+                content=call.content,
+                timeout=phase_limits(call.limit),
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise no_url(call, error) from error
+        # Only now: in no frame of a traceback it stands in a mapping of headers.
+        request.headers["authorization"] = f"Bearer {call.key.reveal()}"
+        try:
+            response = await self.client.send(
+                request, stream=True, auth=None, follow_redirects=False
+            )
+        except httpx.HTTPStatusError as error:  # from a hook
+            response = error.response
+        return _response(response)
+
+    async def aclose(self) -> None:
+        """Leave it open: it is the user's."""
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def no_url(call: Call, error: Exception) -> ConfigurationError:
+    """Say that the base URL is none."""
+    return ConfigurationError(
+        f"base_url: given {call.base_url!r}, which is no URL: {error}",
+    )
+
+
+@lru_cache(maxsize=64)
+def phase_limits(limit: float) -> httpx.Timeout:
+    """Bound each phase of an exchange that may take ``limit`` seconds in all."""
+    seconds = None if limit == float("inf") else limit
+    return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))

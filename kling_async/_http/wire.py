@@ -1,0 +1,351 @@
+"""The only reader and writer of raw JSON: requests out, answers in.
+
+Tolerant of what the vendor's texts disagree on, strict about what would lose or
+mix up a generation. Knows nothing of HTTP clients: bytes and headers come in.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from attrs import field, frozen
+
+from kling_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    DecodeError,
+    InvalidRequestError,
+    KlingError,
+    NotFoundError,
+    OutOfCreditsError,
+    PermissionDeniedError,
+    Problem,
+    RateLimitError,
+    ServerError,
+)
+from kling_async._generation import Generation, GenerationError, Status, Video
+
+_SHOWN = 500
+
+_BULKY = 64 * 1024
+
+_SEARCHED = 64 * 1024
+
+# No amount is greater; a sum or a product of greater ones could have no end.
+_MOST = 1e18
+
+# No answer has more in each other; comparing or pickling more overflows the stack.
+DEEPEST = 100
+
+_VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
+
+_ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+
+_OUT_OF_CREDITS = re.compile(r"credit|balance|top.?up|insufficient fund", re.IGNORECASE)
+
+
+@frozen(kw_only=True)
+class Answer:
+    """An HTTP answer, freed from the client that brought it.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: By lower-case name.
+        content: The body, decompressed, as far as it came.
+        cut_off: What ended the body before its end, if anything did.
+        redact: Takes out of a text what must not be shown to anyone.
+    """
+
+    status_code: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+    cut_off: KlingError | None = None
+    redact: Callable[[str], str] = field(default=str, repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status_code < 300  # noqa: PLR2004 (RFC 9110, section 15.3)
+
+    @property
+    def inference_id(self) -> str | None:
+        """The generation's id as the tracing header tells it."""
+        return self.headers.get("x-inference-id") or None
+
+    @property
+    def text(self) -> str:
+        """The body's beginning, to show to a person."""
+        beginning = self.content[:_SEARCHED].decode(errors="replace")
+        return self.redact(beginning)[:_SHOWN]
+
+
+def is_bulky(value: object) -> bool:
+    """Whether so much text is in it that writing it would hold up an event loop."""
+    if isinstance(value, str):
+        return len(value) > _BULKY
+    if isinstance(value, Mapping):
+        return any(map(is_bulky, value.values()))
+    return isinstance(value, list | tuple) and any(map(is_bulky, value))
+
+
+def encode_request(body: Mapping[str, object]) -> bytes:
+    """Write a create's body.
+
+    Raises:
+        InvalidRequestError: Something in it has no form in JSON.
+    """
+    try:
+        text = json.dumps(body, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = Problem("extra", str(error), "what JSON can say (RFC 8259)")
+        raise InvalidRequestError([problem]) from error
+    return text.encode()
+
+
+def decode_created(answer: Answer, client_request_id: str) -> Generation:
+    """Read the answer to a create; the id may come from the tracing header.
+
+    Raises:
+        KlingError: No id is in it, neither in the body nor in the headers.
+    """
+    try:
+        body = object_in(answer)
+    except KlingError:
+        body = {}
+        if answer.inference_id is None:
+            raise
+    generation_id = as_text(body.get("id")) or answer.inference_id
+    if generation_id is None:
+        raise unreadable(answer, "a create was answered without an id")
+    return _generation(answer, generation_id, body, client_request_id)
+
+
+def decode_polled(answer: Answer, generation_id: str) -> Generation:
+    """Read the answer to a poll of one generation.
+
+    Raises:
+        DecodeError: It says nothing of a generation, or speaks of another one.
+        KlingError: Whatever cut it off.
+    """
+    body = object_in(answer)
+    told = as_text(body.get("id"))
+    if told is not None and not same_generation(told, generation_id):
+        raise unreadable(answer, f"asked for {generation_id}, answered for {told}")
+    generation = _generation(answer, generation_id, body, None)
+    says_nothing = generation.status == Status.UNKNOWN and generation.error is None
+    if says_nothing and told is None and generation.video is None:
+        raise unreadable(answer, "the answer says nothing of a generation")
+    return generation
+
+
+def decode_error(answer: Answer) -> APIStatusError:
+    """Turn an answer that is no success into the error that it means."""
+    try:
+        body = object_in(answer)
+    except KlingError:
+        body = {}
+    code = answer.status_code
+    message = _message_in(body) or _plain(answer) or "no explanation was given"
+    if "location" in answer.headers and 300 <= code < 400:  # noqa: PLR2004 (RFC 9110)
+        to = answer.redact(answer.headers["location"])[:_SHOWN]
+        message = f"a redirect to {to}, not followed: the key stays with base_url"
+    cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
+    if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
+        cls = ServerError
+    if cls is PermissionDeniedError and _OUT_OF_CREDITS.search(message):
+        cls = OutOfCreditsError
+    request_id = as_text(body.get("requestId")) or answer.headers.get("x-request-id")
+    return cls(
+        answer.redact(message)[: 4 * _SHOWN],
+        status_code=code,
+        request_id=request_id and answer.redact(request_id),
+        body=answer.text,
+        retry_after=_retry_after(answer.headers),
+    )
+
+
+def object_in(answer: Answer) -> Mapping[str, object]:
+    """Read a body; one that was cut off only after its last brace is whole."""
+    value: object = None
+    wrong: Exception | None = None
+    try:
+        value = json.loads(answer.content)
+    except (ValueError, RecursionError) as error:
+        wrong = error.with_traceback(None)  # its frames hold the body
+    if wrong and answer.cut_off is not None:
+        raise answer.cut_off
+    if wrong:
+        raise unreadable(answer, "the answer is not JSON") from wrong
+    if not isinstance(value, dict):
+        raise unreadable(answer, "the answer is not a JSON object")
+    many = answer.content.count(b"[") + answer.content.count(b"{") > DEEPEST
+    if many and is_deep(value):
+        raise unreadable(answer, f"the answer is nested deeper than {DEEPEST} levels")
+    return value
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and objects are in each other deeper than `DEEPEST`."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            part for it in level if isinstance(it, dict | list) for part in _parts(it)
+        ]
+    return bool(level)
+
+
+def _parts(value: dict[str, object] | list[object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def unreadable(answer: Answer, message: str) -> DecodeError:
+    return DecodeError(message, status_code=answer.status_code, body=answer.text)
+
+
+def same_generation(told: str, asked: str) -> bool:
+    """Ids come with and without their route: ``UUID`` and ``UUID:route``."""
+    return told == asked or told.startswith(asked + ":") or asked.startswith(told + ":")
+
+
+def _generation(
+    answer: Answer,
+    generation_id: str,
+    body: Mapping[str, object],
+    client_request_id: str | None,
+) -> Generation:
+    status = as_text(body.get("status"))
+    return Generation(
+        id=generation_id,
+        status=Status(status.lower()) if status else Status.UNKNOWN,
+        video=_video(body.get("video")),
+        error=_failure(body.get("error")),
+        credits_used=_spent(answer, body, "credits_used", "x-aimlapi-credits-used"),
+        usd_spent=_spent(answer, body, "usd_spent", "x-aimlapi-usd-spent"),
+        inference_id=answer.inference_id,
+        client_request_id=client_request_id,
+        raw=body,
+    )
+
+
+def _spent(
+    answer: Answer, body: Mapping[str, object], name: str, header: str
+) -> float | None:
+    """What the body tells of money, else what the headers do."""
+    told = as_number(at(body, "meta", "usage", name))
+    return as_number(answer.headers.get(header)) if told is None else told
+
+
+def _video(value: object) -> Video | None:
+    if isinstance(value, str):
+        value = {"url": value}
+    if not isinstance(value, dict):
+        return None
+    url = as_text(value.get("url"))
+    if url is None:
+        return None
+    size = as_number(value.get("file_size"))
+    return Video(
+        url=url,
+        content_type=as_text(value.get("content_type")),
+        file_name=as_text(value.get("file_name")),
+        file_size=None if size is None else int(size),
+        extra={k: v for k, v in value.items() if k not in _VIDEO_FIELDS},
+    )
+
+
+def _failure(value: object) -> GenerationError | None:
+    if not value:
+        return None
+    if isinstance(value, dict):
+        return GenerationError(
+            name=as_text(value.get("name")),
+            message=as_text(value.get("message")),
+        )
+    return GenerationError(message=as_text(value) or repr(value)[:_SHOWN])
+
+
+def _message_in(body: Mapping[str, object]) -> str | None:
+    for value in (
+        body.get("message"),
+        at(body, "error", "message"),
+        body.get("error"),
+    ):
+        if isinstance(value, list):
+            return "\n".join(as_text(line) or str(line) for line in value)
+        if text := as_text(value):
+            return text
+    return None
+
+
+def _plain(answer: Answer) -> str:
+    """What a body that is no JSON says: of a web page, only its title."""
+    page = answer.content[:_SEARCHED].decode(errors="replace")
+    title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
+    return " ".join((title[1] if title else answer.text).split())
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read RFC 9110, section 10.2.3: seconds, or a date (by the server's clock)."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        date = _date(value)
+        if date is None:
+            return None
+        now = _date(headers.get("date", "")) or dt.datetime.now(dt.UTC)
+        seconds = (date - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _date(value: str) -> dt.datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+
+
+def at(value: object, *keys: str) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def as_text(value: object) -> str | None:
+    """Take text, and a number where text is promised (an id, say)."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    return _writable(value).strip() or None if isinstance(value, str) else None
+
+
+def _writable(text: str) -> str:
+    """Replace halves of characters: JSON can name them, nothing can write them."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def as_number(value: object) -> float | None:
+    """Take a number, and text that is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) <= _MOST else None  # nor is NaN

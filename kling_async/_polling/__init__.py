@@ -1,0 +1,1 @@
+"""When to ask again, and who shares the answer."""

@@ -1,0 +1,134 @@
+"""When to ask next: pure schedules, without a clock and without I/O.
+
+A schedule turns what is known of a wait into a number of seconds. Chance comes
+in from outside, so the same state gives the same delay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, runtime_checkable
+
+from attrs import field, frozen
+
+from kling_async._checks import require
+from kling_async._errors import ConfigurationError
+from kling_async._generation import Status
+
+
+@frozen(kw_only=True)
+class PollState:
+    """What a schedule may know.
+
+    Attributes:
+        polls: How many polls have been sent so far.
+        elapsed: Seconds since the watch began.
+        status: The last status seen, None before the first answer.
+        chance: A random number in [0, 1), for jitter.
+        age: Seconds since the create; None where that is not known, as of a
+            generation that another process created.
+        model: The id of its model, None where that is not known.
+        video_length: The length of its video, in seconds, if it has one to choose.
+    """
+
+    polls: int
+    elapsed: float
+    status: Status | None = None
+    chance: float = 0.5
+    age: float | None = None
+    model: str | None = None
+    video_length: float | None = None
+
+
+@frozen(kw_only=True)
+class Completion:
+    """How long a generation took that ended in a video, as its polls can tell.
+
+    Attributes:
+        model: The id of its model.
+        video_length: The length of its video, in seconds, if it has one to choose.
+        after: Its age, in seconds, when it was last seen unfinished.
+        by: Its age, in seconds, when it was seen finished.
+    """
+
+    model: str
+    video_length: float | None
+    after: float
+    by: float
+
+
+class Polling(Protocol):
+    """A schedule of polls; write your own by giving it this one method."""
+
+    def delay(self, state: PollState, /) -> float:
+        """Tell how many seconds to wait before the next poll."""
+        ...
+
+
+@runtime_checkable
+class LearningPolling(Polling, Protocol):
+    """A schedule that is told how long generations took."""
+
+    def observe(self, completion: Completion, /) -> None:
+        """Take note of one; called once for each generation, and must not wait."""
+        ...
+
+
+@frozen
+class Exponential:
+    """Exponential back-off with jitter: soon at first, then further apart.
+
+    The delay before poll n + 1 is ``initial * factor ** n``, at most
+    ``maximum``, then spread evenly by ``jitter`` to both sides, so that many
+    watches begun at once do not poll at once.
+
+    Attributes:
+        initial: The first delay, in seconds.
+        factor: What each delay is multiplied with, 1 or more.
+        maximum: The longest delay, in seconds, before jitter.
+        jitter: The spread as a share of the delay, from 0 (none) to 1.
+    """
+
+    initial: float = 1.0
+    factor: float = 1.5
+    maximum: float = 10.0
+    jitter: float = field(default=0.1, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        require("initial", self.initial, least=0, above=True)
+        require("factor", self.factor, least=1)
+        require("maximum", self.maximum, least=self.initial)
+        require("jitter", self.jitter, least=0)
+        if self.jitter > 1:
+            raise ConfigurationError(f"jitter: given {self.jitter!r}; allowed: 0 to 1")
+
+    def delay(self, state: PollState, /) -> float:
+        """Tell how many seconds to wait before the next poll."""
+        steps_to_maximum = (
+            math.log(self.maximum / self.initial, self.factor)
+            if self.factor > 1
+            else math.inf
+        )
+        if state.polls >= steps_to_maximum:
+            base = self.maximum
+        else:
+            base = self.initial * self.factor**state.polls
+        return base * (1 + self.jitter * (2 * state.chance - 1))
+
+
+@frozen
+class Fixed:
+    """A poll every so many seconds.
+
+    Attributes:
+        seconds: The delay before each poll.
+    """
+
+    seconds: float = 10.0
+
+    def __attrs_post_init__(self) -> None:
+        require("seconds", self.seconds, least=0, above=True)
+
+    def delay(self, _state: PollState, /) -> float:
+        """Tell how many seconds to wait before the next poll."""
+        return self.seconds

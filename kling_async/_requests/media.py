@@ -1,0 +1,253 @@
+"""Local media in: paths and bytes become the data URIs that the wire takes.
+
+Reads off the event loop, and refuses what the server would refuse after a long
+upload: what is no image, too large, too small, or too long and narrow.
+"""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from anyio import to_thread
+from attrs import frozen
+
+from kling_async._checks import shown
+from kling_async._errors import InvalidRequestError, Problem
+from kling_async._requests.catalogue import MODELS
+from kling_async._requests.fields import Field, Medium
+
+# What Kling and several resellers document; this vendor's pages name no limit.
+_SHORTEST_SIDE = 300
+
+_WIDEST = 2.5
+
+_IMAGES = ("image/jpeg", "image/png")
+
+_SOUNDS = ("audio/mpeg", "audio/wav", "audio/mp4", "audio/aac")
+
+_VIDEOS = ("video/mp4",)
+
+# None where a field is unknown to this version: whatever is taken anywhere.
+_ALLOWED: Mapping[Medium | None, tuple[str, ...]] = {
+    "image": _IMAGES,
+    "audio": _SOUNDS,
+    "video": _VIDEOS,
+    None: _IMAGES + _SOUNDS + _VIDEOS,
+}
+
+_IN_WORDS: Mapping[Medium | None, str] = {
+    "image": "a JPEG or PNG image",
+    "audio": "an MP3, WAV, M4A or AAC sound",
+    "video": "an MP4 video",
+    None: "a JPEG or PNG image, an MP3, WAV, M4A or AAC sound, or an MP4 video",
+}
+
+# The bytes that files begin with: where, which, and what it is. First fit counts.
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"GIF8", "image/gif"),
+    (0, b"BM", "image/bmp"),
+    (8, b"WEBP", "image/webp"),
+    (8, b"WAVE", "audio/wav"),
+    (4, b"ftypM4A", "audio/mp4"),
+    (4, b"ftyp", "video/mp4"),
+    (0, b"ID3", "audio/mpeg"),
+    *((0, bytes((0xFF, mark)), "audio/aac") for mark in (0xF0, 0xF1, 0xF8, 0xF9)),
+    *((0, bytes((0xFF, mark)), "audio/mpeg") for mark in (0xFA, 0xFB, 0xF2, 0xF3)),
+    *((0, bytes((0xFF, mark)), "audio/mpeg") for mark in (0xE2, 0xE3)),
+    (0, b"%PDF", "application/pdf"),
+)
+
+
+async def inline_media(
+    body: Mapping[str, object], *, check: bool = True
+) -> dict[str, object]:
+    """Give a body in which every path and all bytes have become data URIs.
+
+    Args:
+        body: A request's body, by the wire's names, however deep.
+        check: Whether the documented limits are held against the files.
+
+    Raises:
+        InvalidRequestError: Everything that is wrong with the files, at once.
+    """
+    model = body.get("model")
+    known = MODELS.get(model) if isinstance(model, str) else None
+    problems: list[Problem] = []
+    inlined = {
+        name: await _inlined(
+            _Place(name, known.fields.get(name) if known else None, check),
+            value,
+            problems,
+        )
+        for name, value in body.items()
+    }
+    if problems:
+        raise InvalidRequestError(problems, model=known.id if known else None)
+    return inlined
+
+
+@frozen
+class _Place:
+    """Where in a body a value stands, what is taken there, and whether to check."""
+
+    where: str
+    rule: Field | None
+    check: bool
+
+    def inside(self, name: str) -> _Place:
+        rule = self.rule.properties.get(name) if self.rule else None
+        return _Place(f"{self.where}.{name}", rule, self.check)
+
+    def at(self, index: int) -> _Place:
+        rule = self.rule and (self.rule.items or self.rule)
+        return _Place(f"{self.where}[{index}]", rule, self.check)
+
+    @property
+    def medium(self) -> Medium | None:
+        """What belongs here; None where this version does not know."""
+        return self.rule.medium if self.rule else None
+
+    def refused(self, given: str, allowed: str, hint: str | None = None) -> Exception:
+        return InvalidRequestError([Problem(self.where, given, allowed, hint)])
+
+
+async def _inlined(place: _Place, value: object, problems: list[Problem]) -> object:
+    if isinstance(value, (bytes, bytearray, memoryview, os.PathLike)):
+        try:
+            return await to_thread.run_sync(_data_uri, place, value)
+        except InvalidRequestError as error:
+            problems += error.problems
+            return None
+    if isinstance(value, Mapping):
+        return {
+            name: await _inlined(place.inside(str(name)), inner, problems)
+            for name, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [
+            await _inlined(place.at(index), item, problems)
+            for index, item in enumerate(value)
+        ]
+    return value
+
+
+def _data_uri(place: _Place, given: object) -> str:
+    if isinstance(given, os.PathLike):
+        path = Path(os.fsdecode(cast("os.PathLike[str]", given)))
+        told = str(path)
+        data = _read(place, path)
+    else:
+        data = bytes(cast("bytes", given))
+        told = shown(data)
+    media_type = _type_of(data)
+    if media_type == "video/mp4" and told.lower().endswith(".m4a"):
+        media_type = "audio/mp4"  # the same container; not every recorder brands it
+    if place.check:
+        _require_sound(place, told, data, media_type)
+    media_type = media_type or mimetypes.guess_type(told)[0]
+    encoded = base64.b64encode(data).decode("ascii")
+    return f"data:{media_type or 'application/octet-stream'};base64,{encoded}"
+
+
+def _read(place: _Place, path: Path) -> bytes:
+    limit = place.rule.max_bytes if place.rule and place.check else None
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+            raise place.refused(f"{path}, {kind}", "the path of a file")
+        if limit is not None and facts.st_size > limit:
+            raise _too_large(place, str(path), facts.st_size, limit)
+        return path.read_bytes()
+    except FileNotFoundError:
+        missing = f"{path}, which is missing"
+        raise place.refused(missing, "a file", _where_it_was_looked_for(path)) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise place.refused(f"{path}: {why}", "a file that can be read") from error
+    except ValueError as error:  # a NUL in the path
+        raise place.refused(f"{path!r}: {error}", "the path of a file") from error
+
+
+def _where_it_was_looked_for(path: Path) -> str | None:
+    if path.parts[:1] == ("~",):
+        return "`~` is a directory of that name here: give path.expanduser()."
+    return None if path.is_absolute() else f"The working directory is {Path.cwd()}."
+
+
+def _require_sound(
+    place: _Place, told: str, data: bytes, media_type: str | None
+) -> None:
+    allowed, in_words = _ALLOWED[place.medium], _IN_WORDS[place.medium]
+    if not data:
+        raise place.refused(f"{told}, which is empty", in_words)
+    if media_type not in allowed:
+        found = media_type or f"begins with {data[:12]!r}"
+        off = "AsyncKling(check_media=False) sends it all the same."
+        raise place.refused(f"{told} ({found})", in_words, off)
+    limit = place.rule.max_bytes if place.rule else None
+    if limit is not None and len(data) > limit:
+        raise _too_large(place, told, len(data), limit)
+    if media_type in _IMAGES:
+        _require_shape(place, told, data)
+
+
+def _too_large(place: _Place, told: str, size: int, limit: int) -> Exception:
+    return place.refused(f"{told} of {size:,} bytes", f"at most {limit:,} bytes")
+
+
+def _require_shape(place: _Place, told: str, data: bytes) -> None:
+    size = _png_size(data) if data[:1] == b"\x89" else _jpeg_size(data)
+    if size is None or 0 in size:
+        hint = "Its header is broken."
+        raise place.refused(told, _IN_WORDS["image"], hint)
+    width, height = size
+    given = f"{told} of {width} x {height} pixels"
+    if min(size) < _SHORTEST_SIDE:
+        raise place.refused(given, f"each side at least {_SHORTEST_SIDE} pixels")
+    if max(size) > _WIDEST * min(size):
+        raise place.refused(given, "an aspect ratio from 2:5 to 5:2")
+
+
+def _type_of(data: bytes) -> str | None:
+    head = data[:16]
+    fits = (kind for at, magic, kind in _MAGIC if head.startswith(magic, at))
+    return next(fits, None)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """Read the header chunk (PNG, W3C 2003, section 11.2.2)."""
+    if data[12:16] != b"IHDR" or len(data) < 24:  # noqa: PLR2004 (the end of its sizes)
+        return None
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+# Markers that begin a frame (ITU-T T.81, table B.1), and those without a length.
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+_BARE = {0x01, *range(0xD0, 0xD8)}
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Walk the markers to the frame header (ITU-T T.81, section B.2.2)."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:  # noqa: PLR2004 (a marker's mark)
+        marker = data[at + 1]
+        if marker == 0xFF:  # noqa: PLR2004 (a fill byte)
+            at += 1
+        elif marker in _BARE:
+            at += 2
+        elif marker in _FRAMES:
+            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
+            return int.from_bytes(width), int.from_bytes(height)
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None

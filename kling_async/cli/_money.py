@@ -1,0 +1,354 @@
+"""`kling-async balance`: what the account holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+from itertools import product
+from typing import Annotated, Literal, cast
+
+import anyio
+import typer
+from attrs import frozen
+from rich.table import Table
+from rich.text import Text
+
+from kling_async import AsyncKling, LogRow, Price, models as catalogue
+from kling_async.cli import _options as options
+from kling_async.cli._output import Exit, Screen, as_json, as_lines, one_line
+from kling_async.cli._running import Ledger, run
+
+
+def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
+    """Tell what the account holds."""
+    screen = Screen.of(ctx)
+
+    async def work(kling: AsyncKling) -> Exit:
+        held = await kling.balance()
+        if json:
+            screen.json(
+                {"usd": held.usd, "credits": held.credits, "currency": held.currency}
+            )
+        else:
+            screen.result(f"{held.usd:,.2f} {held.currency} ({held.credits:,} credits)")
+        return Exit.DONE
+
+    return run(work, screen=screen, ledger=Ledger())
+
+
+# The lengths that all models together are shown with, and what else a price may
+# hang on, to be shown for one.
+_LENGTHS = (5, 10, 15)
+
+_PARAMETERS = ("generate_audio", "mode")
+
+Setting = Mapping[str, object]
+
+ModelId = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ID]",
+        help="Show every length and variant of one model.",
+        autocompletion=options.completed_models,
+    ),
+]
+
+
+@frozen
+class Quote:
+    """What one request to a model would cost.
+
+    Attributes:
+        model: The model.
+        setting: What is asked for, by the wire's names.
+        price: As far as the vendor quotes it.
+    """
+
+    model: catalogue.Model
+    setting: Setting
+    price: Price
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as a script reads it."""
+        return {
+            "model": self.model.id,
+            "kind": self.price.kind,
+            **self.setting,
+            "usd": self.price.usd,
+            "credits": self.price.credits,
+        }
+
+    def __str__(self) -> str:
+        return "" if self.price.usd is None else f"{self.price.usd:.2f}"
+
+
+def price(
+    ctx: typer.Context,
+    *,
+    model_id: ModelId = None,
+    kind: options.Kind = None,
+    json: options.Json = False,
+) -> Exit:
+    """Tell what videos cost in USD, as far as the vendor quotes it."""
+    screen = Screen.of(ctx)
+    if model_id is None:
+        found = catalogue.list(cast("catalogue.Kind | None", kind))
+        asked = [(it, list(_settings(it, _lengths(it)))) for it in found]
+    else:
+        model = catalogue.get(model_id)
+        asked = [(model, list(_settings(model, _choices(model), *_PARAMETERS)))]
+
+    async def work(kling: AsyncKling) -> Exit:
+        quotes = await _quoted(kling, asked)
+        if json:
+            screen.json([it.as_json() for it in quotes])
+        elif not screen.out.is_terminal:
+            for it in quotes:
+                told = [str(value) for value in it.setting.values()]
+                screen.result("\t".join([it.model.id, *told, str(it)]))
+        elif model_id is None:
+            screen.show(_table(quotes))
+            screen.result("in USD, with the server's defaults; more by its ID", "dim")
+        elif any(it.price for it in quotes):
+            screen.show(_variants(quotes))
+        else:
+            screen.result(f"the vendor quotes no price ({quotes[0].price.kind})")
+        return Exit.DONE
+
+    return run(work, screen=screen, ledger=Ledger())
+
+
+async def _quoted(
+    kling: AsyncKling, asked: Sequence[tuple[catalogue.Model, Sequence[Setting]]]
+) -> list[Quote]:
+    """Ask for all models at once, for the lengths of each one after the other."""
+    quotes: dict[str, list[Quote]] = {}
+
+    async def ask(model: catalogue.Model, settings: Sequence[Setting]) -> None:
+        quotes[model.id] = [
+            Quote(model, it, await kling.price({"model": model.id, **it}))
+            for it in settings
+        ]
+
+    async with anyio.create_task_group() as tasks:
+        for model, settings in asked:
+            tasks.start_soon(ask, model, settings)
+    return [quote for model, _ in asked for quote in quotes[model.id]]
+
+
+def _choices(model: catalogue.Model) -> Sequence[object]:
+    field = model.fields.get("duration")
+    return field.choices if field is not None else ()
+
+
+def _lengths(model: catalogue.Model) -> Sequence[object]:
+    return [it for it in _LENGTHS if it in _choices(model)]
+
+
+def _settings(
+    model: catalogue.Model, lengths: Sequence[object], *parameters: str
+) -> Iterator[Setting]:
+    """Give every combination of lengths and parameters that a model has."""
+    values = {"duration": lengths} if lengths else {}
+    for name in parameters:
+        if (field := model.fields.get(name)) is not None:
+            values[name] = field.choices or (True, False)
+    for chosen in product(*values.values()):
+        yield dict(zip(values, chosen, strict=True))
+
+
+def _table(quotes: Sequence[Quote]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for length in _LENGTHS:
+        table.add_column(f"{length} s", justify="right", no_wrap=True)
+    kind = ""
+    for model in {it.model.id: it.model for it in quotes}.values():
+        if model.kind != kind:
+            kind = model.kind
+            table.add_row(Text(kind, "bold cyan"))
+        mine = [it for it in quotes if it.model is model]
+        by_length = {it.setting.get("duration"): it for it in mine}
+        if any(it.price for it in mine):
+            cells = [str(by_length.get(length, "")) for length in _LENGTHS]
+        else:
+            cells = [mine[0].price.kind]
+        table.add_row(f"  {model.id}", *cells)
+    return table
+
+
+def _variants(quotes: Sequence[Quote]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in quotes[0].setting:
+        table.add_column(name, no_wrap=True)
+    table.add_column("USD", justify="right", no_wrap=True)
+    table.add_column("credits", justify="right", no_wrap=True)
+    for it in quotes:
+        told = [str(value) for value in it.setting.values()]
+        credits_ = it.price.credits
+        known = [str(it), f"{credits_:,}"] if credits_ is not None else [it.price.kind]
+        table.add_row(*told, *known)
+    return table
+
+
+_STATUSES = ("succeeded", "failed")
+
+
+def _status(given: str | None) -> str | None:
+    if given not in (None, *_STATUSES):
+        raise typer.BadParameter(f"given {given}; allowed: {' or '.join(_STATUSES)}")
+    return given
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="ID",
+        help="Only requests of a model.",
+        autocompletion=options.completed_models,
+    ),
+]
+
+Status = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STATUS",
+        help=f"Only those that {' or '.join(_STATUSES)}.",
+        callback=_status,
+    ),
+]
+
+Limit = Annotated[
+    int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")
+]
+
+
+def log(
+    ctx: typer.Context,
+    *,
+    since: options.Since = "24h",
+    model: Model = None,
+    status: Status = None,
+    limit: Limit = 50,
+    json: options.Json = False,
+) -> Exit:
+    """List what the key has asked for, newest first, and what it cost.
+
+    Failed requests are listed too; a video's charge appears once it is completed.
+    """
+    screen, start = Screen.of(ctx), options.moment(since)
+
+    async def work(kling: AsyncKling) -> Exit:
+        table = _empty_table()
+        wanted = cast("Literal['succeeded', 'failed'] | None", status)
+        rows = kling.request_log(since=start, model=model, status=wanted)
+        async with aclosing(rows):
+            count = 0
+            async for row in rows:
+                _tell(screen, row, table, is_json=json)
+                count += 1
+                if count == limit:
+                    break
+        if screen.out.is_terminal and not json:
+            screen.show(table)
+        return Exit.DONE
+
+    return run(work, screen=screen, ledger=Ledger())
+
+
+def _tell(screen: Screen, row: LogRow, table: Table, *, is_json: bool) -> None:
+    if is_json:
+        screen.json(_as_json(row))
+        return
+    created = row.created.isoformat(" ", "seconds")[:19] if row.created else ""
+    cells = [
+        created,
+        row.status,
+        f"{row.usd:.2f}",
+        row.model or "",
+        row.client_request_id or "",
+        row.inference_id or "",
+    ]
+    words = [one_line(it) for it in cells]
+    if screen.out.is_terminal:
+        table.add_row(*map(Text, words), style="red" if row.failed else "")
+    else:
+        screen.result("\t".join(words))
+
+
+def _empty_table() -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("created (UTC)", "status"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("USD", justify="right", no_wrap=True)
+    for name in ("model", "client request id", "generation"):
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _as_json(row: LogRow) -> dict[str, object]:
+    return {
+        "created": row.created and row.created.isoformat(),
+        "status": row.status,
+        "model": row.model,
+        "usd": row.usd,
+        "credits": row.credits,
+        "inference_id": row.inference_id,
+        "request_id": row.request_id,
+        "client_request_id": row.client_request_id,
+    }
+
+
+ClientRequestId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The client request id that the create was sent with."
+    ),
+]
+
+Timeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long to look: a row of the log may come late.",
+        callback=options.positive,
+    ),
+]
+
+
+def reconcile(
+    ctx: typer.Context,
+    client_request_id: ClientRequestId,
+    *,
+    since: options.Since = "24h",
+    timeout: Timeout = 60,
+    json: options.Json = False,
+) -> Exit:
+    """Find the generation that a create whose answer was lost did start.
+
+    Looks for its client request id in the vendor's log. Ends with 1 if the log was
+    read and lists no generation: the create failed, which costs nothing, or it never
+    came.
+    """
+    screen, ledger, start = Screen.of(ctx), Ledger(), options.moment(since)
+
+    async def work(kling: AsyncKling) -> Exit:
+        found = await kling.reconcile(client_request_id, since=start, timeout=timeout)
+        if found is None:
+            screen.error(
+                f"the vendor's log lists no generation under {client_request_id}: the "
+                "create failed, which costs nothing, or it never came"
+            )
+            return Exit.FAILED
+        if json:
+            screen.json(as_json(found))
+            return Exit.DONE
+        for line in as_lines(found):
+            screen.show(line)
+        if not found.is_terminal:
+            screen.note(f"go on with: {ledger.resume_command(found.id)}", "")
+        return Exit.DONE
+
+    return run(work, screen=screen, ledger=ledger)

@@ -1,0 +1,288 @@
+"""How things are told: figures in words, a server's text on one line, an answer.
+
+Prints nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Self
+
+import typer
+from attrs import field, frozen
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from kling_async import (
+    ConfigurationError,
+    Generation,
+    InvalidRequestError,
+    KlingError,
+    Problem,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from kling_async._billing.money import usd_of
+
+_MINUTE, _KILO = 60, 1000
+
+
+def one_line(text: object) -> str:
+    """Return a text on one line, with what a terminal would obey spelt out."""
+    words = " ".join(str(text).split())
+    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in words)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as a stopwatch shows it, such as ``2:05``."""
+    minutes, rest = divmod(int(seconds), _MINUTE)
+    return f"{minutes}:{rest:02}"
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in words, such as ``5 min 30 s``."""
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    parts = [f"{minutes} min"] * bool(minutes) + [f"{rest} s"] * bool(rest)
+    return " ".join(parts) or f"{seconds:.1g} s"
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes in words, such as ``5.2 MB``."""
+    if size < _KILO:
+        return f"{size:.0f} bytes"
+    return f"{size / _KILO:.0f} kB" if size < _KILO**2 else f"{size / _KILO**2:.1f} MB"
+
+
+def cost_in_words(credits_: float) -> str:
+    """Return a price in the API's credits and in USD."""
+    return f"{credits_:,.0f} credits ({usd_of(credits_):.2f} USD)"
+
+
+def as_json(generation: Generation) -> dict[str, object]:
+    """Return a generation as a script reads it."""
+    video, error = generation.video, generation.error
+    return {
+        "id": generation.id,
+        "status": generation.status,
+        "video": video
+        and {
+            **video.extra,
+            "url": video.url,
+            "content_type": video.content_type,
+            "file_name": video.file_name,
+            "file_size": video.file_size,
+        },
+        "error": error and {"name": error.name, "message": error.message},
+        "credits_used": generation.credits_used,
+        "client_request_id": generation.client_request_id,
+    }
+
+
+def as_lines(generation: Generation) -> Iterator[Text]:
+    """Give a generation as a user reads it."""
+    yield Text(one_line(generation.id), "bold")
+    for name, value in _facts(generation).items():
+        yield Text.assemble((f"  {name:<7} ", "dim"), one_line(value))
+
+
+def _facts(generation: Generation) -> Mapping[str, str]:
+    facts = {"status": str(generation.status)}
+    if generation.error is not None:
+        facts["error"] = str(generation.error)
+    if video := generation.video:
+        facts["video"] = video.url
+        size = video.file_size
+        about = [size_in_words(size)] if size is not None else []
+        about += [video.content_type] if video.content_type else []
+        facts |= {"file": ", ".join(about)} if about else {}
+    if generation.credits_used is not None:
+        facts["cost"] = cost_in_words(generation.credits_used)
+    return facts
+
+
+class Exit(IntEnum):
+    """How a command ends; the codes are explained in `kling_async.cli`."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNSETTLED = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+_CODES: tuple[tuple[type[KlingError], Exit], ...] = (
+    (ConfigurationError, Exit.USAGE),
+    (InvalidRequestError, Exit.USAGE),
+    (SubmissionUncertainError, Exit.UNSETTLED),
+    (WaitTimeoutError, Exit.UNSETTLED),
+)
+
+_HEAD, _TAIL = 300, 120  # characters that are shown of a long message
+
+_WEIGHTS = (Exit.DONE, Exit.UNSETTLED, Exit.USAGE, Exit.FAILED)
+
+# A field of a request, and the option that fills it where the names differ.
+_OPTIONS = {
+    "image_url": "--image",
+    "image_list": "--image",
+    "tail_image_url": "--tail-image",
+    "video_url": "--video",
+    "audio_url": "--audio",
+    "effect_scene": "--effect",
+    "generation_id": "ID",
+}
+
+# What the library calls a thing, and what it is called here.
+_WORDS = {
+    "AsyncKling(check_media=False) sends it all the same": (
+        "--no-check-media sends it all the same"
+    ),
+    "pass AsyncKling(api_key=...), or set": "set",
+    "AsyncKling(allow_plain_http=True) or the": "the",
+    "argument api_key, or AIMLAPI_KEY": "the environment variable AIMLAPI_KEY",
+    "`await kling.get(generation_id)` gives a fresh one": (
+        "the command below gets a fresh one"
+    ),
+    "reconcile(error.client_request_id, since=error.since) does": (
+        "`kling-async reconcile ID` does"
+    ),
+    "Others can be given in extra={...}.": (
+        "--set 'extra={\"field\": value}' passes on what is unknown."
+    ),
+}
+
+
+def exit_for(error: KlingError) -> Exit:
+    """Return the code that a command ends with after an error."""
+    fits = (code for cls, code in _CODES if isinstance(error, cls))
+    return next(fits, Exit.FAILED)
+
+
+def worst(codes: Sequence[Exit]) -> Exit:
+    """Return the code for several generations: of a failure before all else."""
+    return max(codes, key=_WEIGHTS.index, default=Exit.DONE)
+
+
+def told(error: KlingError) -> Iterator[str]:
+    """Give what to say of an error: a line each for the problems of a request."""
+    if not isinstance(error, InvalidRequestError):
+        # Without the clause on the generation, which speaks of Python.
+        yield _reworded(_shortened(Exception.__str__(error)))
+        return
+    for problem in error.problems:
+        line = _reworded(_named_by_option(problem))
+        yield f"{error.model}: {line} (nothing was sent)" if error.model else line
+
+
+def resume_command(ids: Sequence[str], options: Sequence[str] = ()) -> str:
+    """Return the command that goes on with generations, ready to be pasted."""
+    return shlex.join(["kling-async", "wait", *ids, *options])
+
+
+def _named_by_option(problem: Problem) -> str:
+    name, bracket, rest = problem.field.partition("[")
+    if name not in _OPTIONS:
+        return str(problem)
+    return str(problem).replace(problem.field, _OPTIONS[name] + bracket + rest, 1)
+
+
+def _reworded(text: str) -> str:
+    for word, here in _WORDS.items():
+        text = text.replace(word, here)
+    return text
+
+
+def _shortened(text: str) -> str:
+    """Keep both ends: what it is about, and the id to quote."""
+    is_long = len(text) > _HEAD + _TAIL
+    return f"{text[:_HEAD]} … {text[-_TAIL:]}" if is_long else text
+
+
+class _Stream(Console):
+    """A console that takes nothing for markup, and outlives its reader."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Say no more; without a reader of its results a command ends."""
+        self.quiet = True
+        # What is still buffered goes nowhere, so that the process ends in peace.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (a device, not a path)
+            os.dup2(nowhere.fileno(), self.file.fileno())
+        if not self.stderr:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@frozen
+class Screen:
+    """The two streams of one command.
+
+    Attributes:
+        out: Where results go.
+        err: Where all else goes.
+    """
+
+    out: Console = field(factory=lambda: _Stream(stderr=False))
+    err: Console = field(factory=lambda: _Stream(stderr=True))
+
+    @classmethod
+    def of(cls, ctx: typer.Context) -> Self:
+        """Return the screen of the command that is running."""
+        return ctx.ensure_object(cls)
+
+    def result(self, line: str, style: str = "") -> None:
+        """Print a line that a script may read, as it is."""
+        if self.out.is_terminal:
+            self.out.print(Text(line, style), soft_wrap=True)
+        else:
+            self._write(line)
+
+    def json(self, value: object) -> None:
+        """Print a value as one line of JSON."""
+        self._write(json.dumps(value))
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print what is for eyes only."""
+        self.out.print(renderable)
+
+    def _write(self, line: str) -> None:
+        try:
+            self.out.file.write(f"{line}\n")
+            self.out.file.flush()
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
+
+    def note(self, line: object, style: str = "dim") -> None:
+        """Tell news, on one line."""
+        self.err.print(Text(one_line(line), style), soft_wrap=True)
+
+    def error(self, line: object) -> None:
+        """Tell what went wrong, on one line."""
+        text = Text.assemble(("error: ", "bold red"), one_line(line))
+        self.err.print(text, soft_wrap=True)
+
+
+class ScreenHandler(logging.Handler):
+    """Shows what the library logs, above whatever is moving on the screen."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record, and the traceback that belongs to it."""
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        level = record.levelname.lower()
+        self._screen.note(f"{level}: {record.getMessage()}", style)
+        if record.exc_info:
+            text = logging.Formatter().formatException(record.exc_info)
+            for line in text.splitlines():
+                self._screen.note(f"  {line}")

@@ -1,0 +1,470 @@
+"""`DurableKling`: jobs that outlive the process and span machines.
+
+Puts the rooms of this package together: what is submitted is the store's, what
+is done is the work's, when and how often is the engine's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio import to_thread
+from anyio.from_thread import BlockingPortal
+from attrs import field, frozen
+
+from kling_async._checks import is_whole, require_generation_id, require_timeout
+from kling_async._client import AsyncKling
+from kling_async._errors import (
+    ClientClosedError,
+    ConfigurationError,
+    GenerationFailedError,
+    JobError,
+    SubmissionUncertainError,
+)
+from kling_async._generation import Generation
+from kling_async._requests.classes import Request
+from kling_async.durable._budget import Account, Budget
+from kling_async.durable._database import Database
+from kling_async.durable._engine import Engine, FleetPace, Limits
+from kling_async.durable._store import Board, JobState, JobStatus, Store
+from kling_async.durable._submit import Intake, NewJob, decide, give_up
+from kling_async.durable._worker import Running, Uncertain, Work
+
+DEFAULT_DATABASE = "sqlite:///kling-jobs.db"
+
+_BATCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_LOOK = 0.25
+
+# How long a stop waits for creates under way to get their ids, in seconds.
+_GRACE = 60.0
+
+
+class DurableKling:
+    """Jobs in a database: submitted once, done once, whatever happens in between.
+
+        async with DurableKling("sqlite:///kling.db", client=kling) as jobs:
+            job = await jobs.submit(ImageToVideo(...), key="scene-12")
+            generation = await job.result()
+
+    While it is open, this process is one of the workers on the database, unless
+    it only looks on. What is not done when it closes, or is killed, goes on when
+    any worker runs on the same database again.
+
+    Args:
+        database: ``sqlite:///jobs.db`` or a path, for one machine, or
+            ``postgresql://user@host/name``, for many.
+        client: Who talks to the API; it stays yours. Without one, nothing is done
+            here: jobs can be submitted, looked at and decided on.
+        batch: The name of the batch: keys are unique within it, and it has a
+            budget. Letters, digits, ``.``, ``_`` and ``-``, up to 64.
+        max_in_flight: How many jobs may be between create and end, over all
+            workers on the database. The worker that started last decides.
+        creates_per_minute: How many creates may begin in any minute, likewise;
+            None for as many as there are places.
+        on_uncertain: What is done with a create whose answer was lost and that
+            the vendor's log does not tell of: ``"ask"`` leaves it to a person,
+            ``"give_up"`` lets the job fail, ``"resubmit"`` sends it again, which
+            may bill twice.
+        inline_files: Whether local files are kept in the database, so that a
+            worker on a machine without them can send them. By default their path
+            and SHA-256 are.
+        check_media: Whether local images are held against the limits that Kling
+            documents.
+        wait_timeout: How long one generation is waited for, in seconds, before
+            its job is held.
+        reconcile_timeout: How long the vendor's log is asked for a create whose
+            worker died, in seconds, before its job is uncertain.
+
+    Raises:
+        ConfigurationError: One of them makes no sense.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] = DEFAULT_DATABASE,
+        client: AsyncKling | None = None,
+        *,
+        batch: str = "default",
+        max_in_flight: int = 32,
+        creates_per_minute: int | None = None,
+        on_uncertain: Uncertain = "ask",
+        inline_files: bool = False,
+        check_media: bool = True,
+        wait_timeout: float = 24 * 60 * 60.0,
+        reconcile_timeout: float = 120.0,
+    ) -> None:
+        _require_batch(batch)
+        _require_count("max_in_flight", max_in_flight)
+        if creates_per_minute is not None:
+            _require_count("creates_per_minute", creates_per_minute)
+        if on_uncertain not in ("ask", "resubmit", "give_up"):
+            raise ConfigurationError(
+                f"on_uncertain: given {on_uncertain!r}; "
+                "allowed: 'ask', 'resubmit' or 'give_up'"
+            )
+        require_timeout("wait_timeout", wait_timeout)
+        require_timeout("reconcile_timeout", reconcile_timeout)
+        self._database = Database.at(database)
+        self._client = client
+        self._batch = batch
+        self._limits = Limits(
+            max_in_flight=max_in_flight, creates_per_minute=creates_per_minute
+        )
+        self._on_uncertain: Uncertain = on_uncertain
+        self._inline_files = inline_files
+        self._check_media = check_media
+        self._wait_timeout = wait_timeout
+        self._reconcile_timeout = reconcile_timeout
+        self._stack: AsyncExitStack | None = None
+        self._parts: _Parts | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._stack is None else "open"
+        return f"<DurableKling {self._database}, batch {self._batch!r}, {state}>"
+
+    @property
+    def database(self) -> str:
+        """Where the jobs are, without a password."""
+        return str(self._database)
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise ConfigurationError("these jobs are open already")
+        stack = AsyncExitStack()
+        try:
+            self._parts = await self._open(stack)
+        except BaseException:
+            # Not told of the error, which would come out in a group.
+            await stack.aclose()
+            raise
+        self._stack = stack
+        return self
+
+    async def _open(self, stack: AsyncExitStack) -> _Parts:
+        engine = await to_thread.run_sync(self._database.prepare)
+        stack.callback(engine.dispose)
+        store = Store.over(engine, self._batch)
+        parts = _Parts(
+            store=store,
+            budget=await to_thread.run_sync(Budget, engine),
+            board=Board(store, _LOOK),
+        )
+        if self._client is not None:
+            await self._start(stack, parts, self._client)
+        return parts
+
+    async def _start(
+        self, stack: AsyncExitStack, parts: _Parts, client: AsyncKling
+    ) -> None:
+        """Become a worker; what is pushed last is undone first."""
+        store = parts.store
+        paced = self._limits.creates_per_minute is not None
+        work = Work(
+            client=client,
+            store=store,
+            budget=parts.budget,
+            pace=FleetPace(store.client) if paced else None,
+            on_uncertain=self._on_uncertain,
+            wait_timeout=self._wait_timeout,
+            reconcile_timeout=self._reconcile_timeout,
+        )
+        portal = await stack.enter_async_context(BlockingPortal())
+        running = Running(work=work, portal=portal)
+        engine = Engine(self._database, store.engine, self._limits, store.client)
+        await engine.start(running)
+        stack.push_async_callback(_stop, running, engine)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        tasks.start_soon(engine.look_out)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._stack, self._parts = self._stack, None, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def submit(
+        self,
+        request: Request,
+        *,
+        key: str | None = None,
+        output: str | os.PathLike[str] | None = None,
+    ) -> Job:
+        """Put a job into the queue, once.
+
+        Args:
+            request: What to generate.
+            key: The job's name within the batch, up to 200 characters. The same
+                key again is the same job, never a second bill. By default a new one.
+            output: The file that the worker writes the video to.
+
+        Returns:
+            The job, whether it is new or was there.
+
+        Raises:
+            JobConflictError: The key is taken by another request.
+            InvalidRequestError: A local file cannot be sent.
+        """
+        new = NewJob(request=request, key=key or uuid.uuid4().hex, output=output)
+        (job,) = await self.submit_many([new])
+        return job
+
+    async def submit_many(self, jobs: Iterable[NewJob]) -> list[Job]:
+        """Put many jobs into the queue, each as `submit` does.
+
+        Raises:
+            JobConflictError: A key is taken by another request; none is submitted.
+            InvalidRequestError: A local file cannot be sent; none is submitted.
+        """
+        intake = Intake(self._store, inline=self._inline_files, check=self._check_media)
+        return [Job(self, key) for key in await intake.take(jobs)]
+
+    async def status(self, key: str) -> JobStatus:
+        """Tell how a job is.
+
+        Raises:
+            JobError: There is no such job.
+        """
+        statuses = await self._store.statuses([key])
+        if key not in statuses:
+            raise JobError(f"there is no job {key!r} in batch {self._batch!r}", key=key)
+        return statuses[key]
+
+    async def list(self, *states: JobState | str) -> list[JobStatus]:
+        """Tell how all jobs of the batch are, those submitted first in front.
+
+        Args:
+            *states: Only those in one of these states; by default all.
+        """
+        wanted = {_state(it) for it in states}
+        statuses = (await self._store.statuses()).values()
+        return [it for it in statuses if not wanted or it.state in wanted]
+
+    async def batches(self) -> builtins.list[str]:
+        """Name all batches of the database."""
+        return await self._store.batches()
+
+    async def watch(self) -> AsyncGenerator[JobStatus, None]:
+        """Yield each job as it is, and again at each change, until all have ended.
+
+        A change is another state or attempt, or that its generation is known.
+        """
+        told: dict[str, tuple[object, ...]] = {}
+        board = self._board
+        while True:
+            await board.news()
+            statuses = list(board.statuses.values())
+            for status in statuses:
+                now = (status.state, status.attempt, status.generation_id)
+                if told.get(status.key) != now:
+                    told[status.key] = now
+                    yield status
+            if all(status.state.is_final for status in statuses):
+                return
+
+    async def result(self, key: str, *, timeout: float | None = None) -> Generation:
+        """Wait for a job's video; see `Job.result`."""
+        board, status = self._board, await self.status(key)
+        with anyio.move_on_after(timeout):
+            while not status.state.is_final:
+                await board.news()
+                status = board.statuses.get(key, status)
+        if status.state.is_final:
+            return _result_of(status)
+        raise JobError(
+            f"job {key!r} had not ended after {timeout:g} s; it goes on",
+            key=key,
+            state=status.state,
+        )
+
+    async def cancel(self, key: str) -> None:
+        """Call a job off: nothing new is sent for it, and nobody waits for it.
+
+        A generation that was created goes on at the server, and is billed.
+        """
+        await self._store.cancel(await self.status(key))
+
+    async def adopt(self, key: str, generation_id: str) -> None:
+        """Go on with a generation that was found by other means.
+
+        Args:
+            key: The job: one that has ended without a video.
+            generation_id: The generation, such as the vendor's log tells it.
+
+        Raises:
+            JobConflictError: The job is under way, or done.
+        """
+        generation_id = require_generation_id(generation_id)
+        await decide(self._store, await self.status(key), adopt=generation_id)
+
+    async def resubmit(self, key: str) -> None:
+        """Try a job that has ended without a video once more.
+
+        Its generation is followed, if there is one that has not failed. Else a new
+        one is created: for an uncertain job that may mean a second bill.
+
+        Raises:
+            JobConflictError: The job is under way, or done.
+        """
+        await decide(self._store, await self.status(key))
+
+    async def recheck(self, key: str) -> None:
+        """Ask the vendor's log again for an uncertain job; nothing is sent.
+
+        Raises:
+            JobConflictError: The job is not uncertain.
+        """
+        await decide(self._store, await self.status(key), settle=True)
+
+    async def give_up(self, key: str) -> None:
+        """Let an uncertain job fail. It may have been billed all the same.
+
+        Raises:
+            JobConflictError: The job is not uncertain.
+        """
+        await give_up(self._store, await self.status(key))
+
+    async def set_budget(self, credits: float | None) -> None:  # noqa: A002 (the API's word)
+        """Set what the batch may cost in all, in credits; None for no bound.
+
+        A create that would go over it is not begun: its job is held. What runs
+        goes on to its end. Prices are the vendor's; where it quotes none, only
+        what has been spent counts.
+
+        Raises:
+            ConfigurationError: It is less than 0.
+        """
+        if credits is not None and not credits >= 0:
+            raise ConfigurationError(
+                f"budget: given {credits!r}; allowed: credits, 0 or more, or None"
+            )
+        await to_thread.run_sync(self._budget.allow, self._batch, credits)
+
+    async def account(self) -> Account:
+        """Tell what the batch may cost, and what is spent or set aside."""
+        return await to_thread.run_sync(self._budget.account, self._batch)
+
+    @property
+    def _store(self) -> Store:
+        return self._opened.store
+
+    @property
+    def _budget(self) -> Budget:
+        return self._opened.budget
+
+    @property
+    def _board(self) -> Board:
+        return self._opened.board
+
+    @property
+    def _opened(self) -> _Parts:
+        if self._parts is None:
+            raise ClientClosedError(
+                "these jobs are not open: use `async with DurableKling(...) as jobs:`"
+            )
+        return self._parts
+
+
+@frozen(eq=False, kw_only=True)
+class _Parts:
+    store: Store
+    budget: Budget
+    board: Board
+
+
+@frozen(eq=False)
+class Job:
+    """One job of a batch.
+
+    Attributes:
+        key: Its name within the batch.
+    """
+
+    _jobs: DurableKling = field(repr=False)
+    key: str
+
+    async def status(self) -> JobStatus:
+        """Tell how it is."""
+        return await self._jobs.status(self.key)
+
+    async def result(self, *, timeout: float | None = None) -> Generation:
+        """Wait for its video; a caller that is cancelled leaves, the job goes on.
+
+        Args:
+            timeout: How long, in seconds; by default as long as it takes.
+
+        Raises:
+            GenerationFailedError: Its generation ended without a video.
+            SubmissionUncertainError: Nobody knows whether it was created:
+                `DurableKling.recheck`, `adopt`, `resubmit` or `give_up` decides.
+            JobError: It failed otherwise, is held, was cancelled, or the time was up.
+        """
+        return await self._jobs.result(self.key, timeout=timeout)
+
+    async def cancel(self) -> None:
+        """Call it off; see `DurableKling.cancel`."""
+        await self._jobs.cancel(self.key)
+
+
+async def _stop(running: Running, engine: Engine) -> None:
+    """Let creates get their ids, leave the waits to others, and stop."""
+    with anyio.CancelScope(shield=True):
+        running.work.drain()
+        with anyio.move_on_after(_GRACE):
+            await running.no_create()
+        await engine.stop(running)
+
+
+def _result_of(status: JobStatus) -> Generation:
+    generation, intent = status.generation, status.intent
+    if status.state is JobState.DONE and generation is not None:
+        return generation
+    if status.state is JobState.UNCERTAIN and intent is not None:
+        raise SubmissionUncertainError(
+            client_request_id=intent.client_request_id, since=intent.at
+        )
+    if generation is not None and generation.failed:
+        raise GenerationFailedError(generation)
+    reason = status.error or "no reason was noted"
+    error = JobError(
+        f"job {status.key!r} is {status.state}: {reason}",
+        key=status.key,
+        state=status.state,
+    )
+    if status.generation_id is not None:
+        error.concerning(status.generation_id, generation)
+    raise error
+
+
+def _state(given: JobState | str) -> JobState:
+    try:
+        return JobState(given)
+    except ValueError:
+        raise ConfigurationError(
+            f"state: given {given!r}; allowed: {', '.join(JobState)}"
+        ) from None
+
+
+def _require_batch(batch: str) -> None:
+    if _BATCH.fullmatch(batch) is None:
+        raise ConfigurationError(
+            f"batch: given {batch[:80]!r}; allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
+        )
+
+
+def _require_count(name: str, value: object) -> None:
+    if not is_whole(value) or value < 1:  # type: ignore[operator]
+        raise ConfigurationError(f"{name}: given {value!r}; allowed: 1 or more")

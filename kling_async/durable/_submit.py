@@ -1,0 +1,356 @@
+"""A request as JSON, and back: what the database keeps of what was asked for.
+
+A local file is kept as its path and its SHA-256, or, when asked, as its bytes.
+Bytes that were given as such have no path, so they are kept. Nothing is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from anyio import to_thread
+from attrs import evolve, fields, frozen
+
+from kling_async._errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    JobConflictError,
+    Problem,
+)
+from kling_async._requests.classes import Request, build_request
+from kling_async._requests.media import inline_media
+from kling_async.durable._store import (
+    JSON,
+    Entry,
+    JobState,
+    JobStatus,
+    Order,
+    Store,
+    fingerprint_of,
+    status_of,
+)
+
+_FILE = "$file"
+
+_BYTES = "$bytes"
+
+_DIGEST = "$sha256"
+
+
+class MissingFileError(Exception):
+    """A local file that a job needs is not on this machine."""
+
+
+async def to_stored(request: Request, *, inline: bool, check: bool) -> JSON:
+    """Give a request as JSON.
+
+    Args:
+        request: Which.
+        inline: Whether files are kept as bytes, for workers on other machines,
+            instead of as paths.
+        check: Whether the documented limits are held against the files.
+
+    Raises:
+        InvalidRequestError: A file is missing, or is not what the model takes.
+    """
+    if _has_local_media(request.to_body()):
+        await inline_media(request.to_body(), check=check)
+    return await to_thread.run_sync(_stored, request, inline)
+
+
+async def from_stored(stored: JSON) -> Request:
+    """Give the request again, its files read.
+
+    Raises:
+        MissingFileError: A file is not there.
+        InvalidRequestError: A file has changed since.
+    """
+    return await to_thread.run_sync(_request, stored)
+
+
+def fingerprint(stored: JSON) -> str:
+    """Give what two equal requests share: files by content, wherever they lie."""
+    alike = _walked(stored, _is_kept, lambda kept: {_DIGEST: _entry(kept)[_DIGEST]})
+    text = json.dumps(alike, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differing(one: JSON, other: JSON) -> list[str]:
+    """Name the fields in which two stored requests differ."""
+    first, second = _by_field(one), _by_field(other)
+    return sorted(
+        name
+        for name in first.keys() | second.keys()
+        if first.get(name) != second.get(name)
+    )
+
+
+def _by_field(stored: JSON) -> dict[str, str]:
+    extra = cast("JSON", stored.get("extra", {}))
+    flat = {name: it for name, it in stored.items() if name != "extra"} | dict(extra)
+    return {name: fingerprint({name: it}) for name, it in flat.items()}
+
+
+def _stored(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
+    values = {it.name: getattr(request, it.name) for it in fields(type(request))}
+    given = {name: value for name, value in values.items() if value is not None}
+    kept = _walked(given, _is_local, lambda it: _kept(it, inline=inline))
+    return cast("JSON", kept)
+
+
+def _request(stored: JSON) -> Request:
+    params = _walked(stored, _is_kept, _content)
+    return build_request(cast("Mapping[str, object]", params))
+
+
+def _kept(value: object, *, inline: bool) -> object:
+    if isinstance(value, os.PathLike):
+        path = Path(cast("os.PathLike[str]", value)).absolute()
+        content = path.read_bytes()
+        where = {} if inline else {_FILE: str(path)}
+    else:
+        content, where = bytes(cast("bytes", value)), {}
+    kept = where or {_BYTES: base64.b64encode(content).decode("ascii")}
+    return kept | {_DIGEST: hashlib.sha256(content).hexdigest()}
+
+
+def _content(value: object) -> object:
+    kept = _entry(value)
+    if _FILE not in kept:
+        return base64.b64decode(kept[_BYTES])
+    path = Path(kept[_FILE])
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(f"{path}: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != kept[_DIGEST]:
+        hint = "Submit it under another key to send the file as it is now."
+        allowed = "the file as it was when the job was submitted"
+        problem = Problem("file", f"{path}, which has changed", allowed, hint)
+        raise InvalidRequestError([problem])
+    return content
+
+
+def _entry(value: object) -> Mapping[str, str]:
+    return cast("Mapping[str, str]", value)
+
+
+def _is_kept(value: object) -> bool:
+    return isinstance(value, Mapping) and _DIGEST in value
+
+
+def _is_local(value: object) -> bool:
+    return isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
+
+
+def _has_local_media(body: object) -> bool:
+    found: list[object] = []
+    _walked(body, _is_local, found.append)
+    return bool(found)
+
+
+def _walked(
+    value: object,
+    is_meant: Callable[[object], bool],
+    changed: Callable[[object], object],
+) -> object:
+    """Copy a nest of mappings and lists, with some of its values changed."""
+    if is_meant(value):
+        return changed(value)
+    if isinstance(value, Mapping):
+        return {str(name): _walked(it, is_meant, changed) for name, it in value.items()}
+    if isinstance(value, list | tuple):
+        return [_walked(it, is_meant, changed) for it in value]
+    return value
+
+
+LONGEST_KEY = 200
+
+# As many go into one transaction, and as many keys into one question.
+_CHUNK = 500
+
+
+@frozen(kw_only=True)
+class NewJob:
+    """A job to submit, one of many.
+
+    Attributes:
+        request: What to generate.
+        key: Its name within the batch; the same key again is the same job.
+        output: The file to write the video to.
+    """
+
+    request: Request
+    key: str
+    output: str | os.PathLike[str] | None = None
+
+
+@frozen
+class Intake:
+    """Takes jobs into a batch.
+
+    Attributes:
+        store: The batch.
+        inline: Whether local files are kept as bytes.
+        check: Whether the documented limits are held against local files.
+    """
+
+    store: Store
+    inline: bool
+    check: bool
+
+    async def take(self, jobs: Iterable[NewJob]) -> list[str]:
+        """Enqueue what is new, and give all keys.
+
+        Raises:
+            JobConflictError: A key is taken by another request.
+            InvalidRequestError: A local file cannot be sent.
+        """
+        entries: dict[str, Entry] = {}
+        for job in jobs:
+            entry = await self._entry(job)
+            self._refuse_other(job.key, entries.get(job.key), entry)
+            entries[job.key] = entry
+        known = await self._refuse_conflicts(entries, entries.keys())
+        new = [entry for key, entry in entries.items() if key not in known]
+        for start in range(0, len(new), _CHUNK):
+            await self.store.enqueue(new[start : start + _CHUNK])
+        # Somebody else may have taken a key since.
+        await self._refuse_conflicts(entries, entries.keys() - known)
+        return list(entries)
+
+    async def _entry(self, job: NewJob) -> Entry:
+        _require_key(job.key)
+        stored = await to_stored(job.request, inline=self.inline, check=self.check)
+        output = None if job.output is None else os.fspath(job.output)
+        order = Order(
+            workflow_id=self.store.workflow_id(job.key, 1),
+            batch=self.store.batch,
+            request=stored,
+            output=None if output is None else str(_absolute(output)),
+        )
+        return Entry(
+            order=order,
+            fingerprint=await to_thread.run_sync(fingerprint, stored),
+            model=job.request.model,
+        )
+
+    def _refuse_other(self, key: str, first: Entry | None, second: Entry) -> None:
+        if first is not None and first.fingerprint != second.fingerprint:
+            fields = differing(first.order.request, second.order.request)
+            raise self._conflict([(key, fields)])
+
+    async def _refuse_conflicts(
+        self, entries: Mapping[str, Entry], keys: Collection[str]
+    ) -> set[str]:
+        """Compare with what the batch holds, and give the keys that it knows."""
+        if not keys:
+            return set()
+        rows = await self.store.rows(keys if len(keys) < _CHUNK else None)
+        known = rows.keys() & set(keys)
+        taken: list[tuple[str, list[str]]] = []
+        for key in sorted(known):
+            if fingerprint_of(rows[key]) != entries[key].fingerprint:
+                order = await self.store.order_of(status_of(rows[key]))
+                fields = differing(order.request, entries[key].order.request)
+                taken.append((key, fields))
+        if taken:
+            raise self._conflict(taken)
+        return known
+
+    def _conflict(self, taken: Sequence[tuple[str, list[str]]]) -> JobConflictError:
+        told = "; ".join(
+            f"job {key!r} of batch {self.store.batch!r} is there already with another "
+            f"request (they differ in: {', '.join(fields)})"
+            for key, fields in taken
+        )
+        return JobConflictError(
+            f"{told}; take another key, or give the same request again",
+            key=taken[0][0],
+        )
+
+
+def _absolute(path: str) -> Path:
+    """Say where a file is, whatever the worker's working directory."""
+    return Path(path).absolute()
+
+
+def _require_key(key: str) -> None:
+    if not key or len(key) > LONGEST_KEY or not key.isprintable():
+        raise ConfigurationError(
+            f"key: given {key[:80]!r}; allowed: 1 to {LONGEST_KEY} printable characters"
+        )
+
+
+_UNSUCCESSFUL = (
+    JobState.FAILED,
+    JobState.HELD,
+    JobState.UNCERTAIN,
+    JobState.CANCELLED,
+)
+
+
+async def decide(
+    store: Store,
+    status: JobStatus,
+    *,
+    adopt: str | None = None,
+    settle: bool = False,
+) -> None:
+    """Let a job be tried once more.
+
+    Args:
+        store: Its batch.
+        status: The job.
+        adopt: The generation to go on with; by default its own, if it has one that
+            has not failed.
+        settle: Whether the vendor's log is only asked again.
+
+    Raises:
+        JobConflictError: It is in another state, or somebody else was quicker.
+    """
+    _require(status, (JobState.UNCERTAIN,) if settle else _UNSUCCESSFUL)
+    failed = status.generation is not None and status.generation.failed
+    adopt = adopt or (None if failed else status.generation_id)
+    before = await store.order_of(status)
+    order = evolve(
+        before,
+        workflow_id=store.workflow_id(status.key, status.attempt + 1),
+        adopt=adopt,
+        settle=status.intent if settle else None,
+        instead_of=before.workflow_id if settle or adopt else None,
+    )
+    mark = await to_thread.run_sync(fingerprint, order.request)
+    entry = Entry(order=order, fingerprint=mark, model=status.model or "")
+    if not await store.enqueue_first(entry):
+        raise JobConflictError(
+            f"job {status.key!r}: somebody else has just decided on it",
+            key=status.key,
+            state=status.state,
+        )
+
+
+async def give_up(store: Store, status: JobStatus) -> None:
+    """Let an uncertain job fail.
+
+    Raises:
+        JobConflictError: It is not uncertain.
+    """
+    _require(status, (JobState.UNCERTAIN,))
+    await store.give_up(status)
+
+
+def _require(status: JobStatus, states: tuple[JobState, ...]) -> None:
+    if status.state not in states:
+        raise JobConflictError(
+            f"job {status.key!r} is {status.state}; this is for one that is "
+            f"{' or '.join(states)}",
+            key=status.key,
+            state=status.state,
+        )

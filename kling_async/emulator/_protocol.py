@@ -1,0 +1,277 @@
+"""Which addresses are this machine's own.
+
+Looks nothing up.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from http import HTTPStatus
+from typing import Self
+
+import anyio
+from attrs import define, field
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kling_async._checks import shown
+from kling_async._errors import Problem
+from kling_async._runtime.tasks import running_loop
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a numeric address is one that only this machine reaches."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+@define(eq=False)
+class Clock:
+    """A clock that goes on from one event loop to the next, and never back."""
+
+    _last: float = field(factory=time.time)
+    _loop: object = field(default=None, init=False)
+    _offset: float = field(default=0.0, init=False)
+
+    def go_on_from(self, at: float) -> None:
+        """Never tell a time before this one, which another process has told."""
+        self._last = max(self._last, at)
+
+    def now(self) -> float:
+        """Return the time; outside an event loop, when it was last asked."""
+        try:
+            loop = running_loop()
+        except RuntimeError:
+            return self._last
+        if loop is not self._loop:
+            self._loop = loop
+            self._offset = max(time.time(), self._last) - anyio.current_time()
+        # The offset is rounded: without `max` this could be a moment too early.
+        self._last = max(self._last, anyio.current_time() + self._offset)
+        return self._last
+
+
+def timestamp(at: float) -> str:
+    """Write a time as the vendor does: UTC, in milliseconds, with a Z."""
+    moment = dt.datetime.fromtimestamp(at, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Each path of creates and polls, with the status that a create has there.
+GENERATIONS: Mapping[str, HTTPStatus] = {
+    "/v2/video/generations": HTTPStatus.OK,
+    "/v2/generate/video/kling/generation": HTTPStatus.CREATED,
+}
+
+FILES = "/files/"
+
+LOGS = "/v2/logs"
+
+BALANCE, TRANSACTIONS = "/v2/billing", "/v2/billing/transactions"
+
+MODELS, METRICS = "/v1/models", "/models/metrics"
+
+ADMIN = "/_emulator/"  # no vendor's
+
+# The paths behind a short name; a star stands for anything.
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "generations": tuple(GENERATIONS),
+    "files": (f"{FILES}*",),
+    "logs": (LOGS,),
+    "billing": (BALANCE, TRANSACTIONS),
+    "models": (MODELS,),
+    "metrics": (METRICS,),
+}
+
+
+class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+    """A request is answered with an error status.
+
+    Attributes:
+        status: The HTTP status.
+        message: The vendor's words.
+        headers: What the answer's head says besides.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def over(cls, problems: Iterable[Problem], *, part: str = "Body") -> Self:
+        """Refuse a request with all that is wrong with a part of it."""
+        lines = (
+            f"{it.field}: Expected {it.allowed}. Received {it.given}" for it in problems
+        )
+        message = "\n".join((f"{part} validation error", *lines))
+        return cls(HTTPStatus.BAD_REQUEST, message)
+
+    @classmethod
+    def too_many(cls, message: str, seconds: float) -> Self:
+        """Refuse a request that comes so many seconds too early."""
+        headers = {"retry-after": str(max(1, math.ceil(seconds)))}
+        return cls(HTTPStatus.TOO_MANY_REQUESTS, message, headers)
+
+
+def error_body(
+    *, status: int, message: str, path: str, request_id: str
+) -> dict[str, object]:
+    """Return the vendor's error body, stamped with the time of day."""
+    return {
+        "message": message,
+        "path": path,
+        "requestId": request_id,
+        "statusCode": status,
+        "timestamp": timestamp(time.time()),
+    }
+
+
+@define(eq=False)
+class Query:
+    """The parameters of one request, and what is wrong with them."""
+
+    params: QueryParams
+    problems: list[Problem] = field(factory=list[Problem], init=False)
+
+    def take_only(self, names: Collection[str]) -> None:
+        """Note every parameter that has another name."""
+        for name in self.params.keys() - set(names):
+            self.object_to(name, f"only {', '.join(names)}")
+
+    def object_to(self, name: str, allowed: str) -> None:
+        """Note that a parameter is wrong."""
+        given = shown(self.params[name]) if name in self.params else "nothing"
+        self.problems.append(Problem(name, given, allowed))
+
+    def whole(self, name: str, low: int, high: int, default: int) -> int:
+        """Read a whole number within bounds."""
+        text = self.params.get(name)
+        if text is None:
+            return default
+        if text.isascii() and text.isdigit() and low <= int(text) <= high:
+            return int(text)
+        self.object_to(name, f"a whole number from {low} to {high}")
+        return default
+
+    def moment(self, name: str) -> float | None:
+        """Read a time, UTC if it does not say otherwise, in seconds since 1970."""
+        text = self.params.get(name)
+        if text is None:
+            return None
+        try:
+            moment = dt.datetime.fromisoformat(text)
+            zoned = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+            return zoned.timestamp()
+        except (ValueError, OverflowError):
+            self.object_to(name, "a time as in ISO 8601")
+            return None
+
+    def choices(self, name: str, allowed: Collection[str]) -> list[str]:
+        """Read a parameter that may be repeated, each time with one of a few texts."""
+        given = self.params.getlist(name)
+        if not set(given) <= set(allowed):
+            self.object_to(name, " | ".join(map(repr, allowed)))
+        return given
+
+    def check(self) -> None:
+        """Refuse the request if anything was wrong.
+
+        Raises:
+            Refusal: With all of it.
+        """
+        if self.problems:
+            raise Refusal.over(self.problems, part="Query")
+
+
+@define(eq=False)
+class Window:
+    """At most so many in so many seconds.
+
+    Attributes:
+        limit: How many.
+        seconds: In how long a time.
+    """
+
+    limit: int
+    seconds: float
+    _times: deque[float] = field(factory=deque[float], init=False)
+
+    def wait_of(self, now: float) -> float:
+        """Let one through and return 0; or return how many seconds it is too early."""
+        while self._times and self._times[0] <= now - self.seconds:
+            self._times.popleft()
+        if len(self._times) >= self.limit:
+            return self._times[0] + self.seconds - now
+        self._times.append(now)
+        return 0.0
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_MINUTE = 60.0
+
+
+@define(eq=False)
+class Door:
+    """Lets those in who have a key, each so many times a minute.
+
+    Attributes:
+        clock: What time it is.
+        api_keys: The keys that are taken; None for any that is not empty.
+        rate_limit: How many requests a minute each key may make; None for any
+            number.
+    """
+
+    clock: Clock
+    api_keys: Collection[str] | None
+    rate_limit: int | None
+    _windows: dict[str, Window] = field(factory=dict[str, Window], init=False)
+
+    def before(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint behind the door."""
+
+        async def guarded(request: Request) -> Response:
+            self.let_in(request.headers.get("authorization", ""))
+            return await endpoint(request)
+
+        return guarded
+
+    def let_in(self, authorization: str) -> None:
+        """Look at a key.
+
+        Raises:
+            Refusal: It is missing or wrong, or has been used too often.
+        """
+        scheme, _, key = authorization.partition(" ")
+        key = key.strip()
+        allowed = self.api_keys is None or key in self.api_keys
+        if scheme.lower() != "bearer" or not key or not allowed:
+            wrong = "invalid" if key else "missing"
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                f"Unauthorized: the API key is {wrong}",
+                {"www-authenticate": "Bearer"},
+            )
+        if self.rate_limit is None:
+            return
+        window = self._windows.setdefault(key, Window(self.rate_limit, _MINUTE))
+        if early := window.wait_of(self.clock.now()):
+            words = f"Too many requests: at most {self.rate_limit} a minute"
+            raise Refusal.too_many(words, early)

@@ -1,0 +1,435 @@
+"""Lost creates looked for in the request log: what it proves, and at what cost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import define, evolve, field
+
+from kling_async._billing.log_search import Pace, Sent, Trace, Tracer, Verdict
+from kling_async._billing.money import LogRow
+from kling_async._billing.rows import Page
+from kling_async._errors import KlingError, RateLimitError, ServerError
+
+pytestmark = pytest.mark.looptime
+
+NOW = dt.datetime.now(dt.UTC)
+ROWS = 100
+BROKEN = ServerError("analytics are down", status_code=503)
+
+
+def row(
+    client_request_id: str | None,
+    inference_id: str | None = "g-1",
+    *,
+    status: str = "succeeded",
+    age: float = 0,
+    request_id: str | None = None,
+) -> LogRow:
+    """Make a row of the log, so many seconds old."""
+    return LogRow(
+        created=NOW - dt.timedelta(seconds=age),
+        status=status,
+        model="klingai/v2-master-image-to-video",
+        usd=0,
+        credits=0,
+        inference_id=inference_id,
+        request_id=request_id,
+        client_request_id=client_request_id,
+        origin="api",
+    )
+
+
+def others(count: int) -> list[LogRow]:
+    """Make rows of other requests."""
+    return [row(f"other-{n}", f"o-{n}") for n in range(count)]
+
+
+@define(eq=False)
+class Log:
+    """A log whose rows come when they come, and which may be out of order.
+
+    Attributes:
+        rows: Each with when it appears, in seconds of loop time; newest first.
+        failures: What reading it raises, reading by reading, before it heals; None
+            where it does not fail.
+        seconds: How long a page takes.
+        reads: When each page was read, and from which offset.
+        periods: The periods asked for.
+    """
+
+    rows: Sequence[tuple[float, LogRow]] = ()
+    failures: list[KlingError | None] = field(factory=list[KlingError | None])
+    seconds: float = 0.1
+    reads: list[tuple[float, int]] = field(factory=list[tuple[float, int]])
+    periods: list[str] = field(factory=list[str])
+    readers: int = 0
+
+    async def __call__(self, period: str, offset: int, left: float) -> Page[LogRow]:
+        """Read a page."""
+        assert left > 0
+        self.readers += 1
+        assert self.readers == 1, "the log is read by two at once"
+        await anyio.sleep(self.seconds)
+        self.readers -= 1
+        now = anyio.current_time()
+        self.reads.append((now, offset))
+        self.periods.append(period)
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
+        there = [it for at, it in self.rows if at <= now]
+        page = tuple(there[offset : offset + ROWS])
+        return Page(rows=page, has_more=len(there) > offset + ROWS)
+
+
+def lost(
+    client_request_id: str = "r-1", *, posts: int = 1, timeout: float = 60
+) -> Trace:
+    """Make the trace of a create that was sent so often, the last time just now."""
+    return Trace(
+        client_request_id=client_request_id,
+        since=NOW,
+        deadline=anyio.current_time() + timeout,
+        sent=Sent(posts=posts),
+    )
+
+
+async def looked_for(log: Log, *traces: Trace) -> list[Verdict]:
+    """Look for creates all at once, and give what each is told."""
+    tracer, verdicts = Tracer(), dict[Trace, Verdict]()
+
+    async def look(trace: Trace) -> None:
+        verdicts[trace] = await tracer.look_for(trace, log)
+
+    async with anyio.create_task_group() as tasks:
+        for trace in traces:
+            tasks.start_soon(look, trace)
+    return [verdicts[trace] for trace in traces]
+
+
+# --- what the log proves
+
+
+async def test_a_create_is_found_by_its_client_request_id() -> None:
+    """Beside which stands the generation that was paid for."""
+    log, trace = Log([(0, row("other", "g-2")), (0, row("r-1", "g-1"))]), lost()
+    assert await looked_for(log, trace) == ["found"]
+    assert trace.found is not None
+    assert trace.found.inference_id == "g-1"
+    assert len(log.reads) == 1
+
+
+async def test_a_row_that_comes_late_is_waited_for() -> None:
+    """Analytics lag behind: the readings go on until it is there."""
+    log, trace = Log([(40, row("r-1"))]), lost()
+    assert await looked_for(log, trace) == ["found"]
+    assert 40 <= anyio.current_time() < 46
+
+
+async def test_a_row_on_the_third_page_is_found() -> None:
+    """Others are busy with the same key."""
+    rows = [*others(250), row("r-1"), *others(200)]
+    log = Log([(0, it) for it in rows])
+    assert await looked_for(log, lost()) == ["found"]
+    assert [offset for _, offset in log.reads] == [0, 100, 200]
+
+
+async def test_a_log_that_fails_for_a_while_is_asked_again() -> None:
+    """An outage of the log shorter than the time-out costs no generation."""
+    log = Log([(0, row("r-1"))], failures=[BROKEN] * 6)
+    trace = lost()
+    assert await looked_for(log, trace) == ["found"]
+    assert trace.failure is BROKEN
+
+
+async def test_a_page_that_fails_is_read_again_before_the_next() -> None:
+    """Else a long log, of which a page fails now and then, is never read whole."""
+    rows = [*others(950), row("r-1")]
+    log = Log([(0, it) for it in rows], failures=[None, BROKEN] * 9)
+    assert await looked_for(log, lost()) == ["found"]
+    offsets = [offset for _, offset in log.reads]
+    assert offsets == sorted(offsets)
+
+
+async def test_a_create_that_is_not_there_in_time_is_missing() -> None:
+    """The time-out bounds the search, and the trace says that the log was read."""
+    log, trace = Log([(70, row("r-1"))]), lost(timeout=60)
+    assert await looked_for(log, trace) == ["missing"]
+    assert 60 <= anyio.current_time() < 61
+    assert trace.is_read
+
+
+async def test_a_log_that_never_answers_proves_nothing() -> None:
+    """The trace says that the log was never read, and why."""
+    log, trace = Log(failures=[BROKEN] * 99), lost()
+    assert await looked_for(log, trace) == ["missing"]
+    assert not trace.is_read
+    assert trace.failure is BROKEN
+
+
+async def test_a_create_that_failed_is_told_at_once() -> None:
+    """Nothing was billed: it may be sent again."""
+    log = Log([(0, row("r-1", status="failed"))])
+    assert await looked_for(log, lost()) == ["failed"]
+    assert len(log.reads) == 1
+
+
+async def test_the_failure_of_an_earlier_attempt_proves_nothing() -> None:
+    """The row of a 429 comes first, that of the accepted attempt later."""
+    refused = row("r-1", "f-1", status="failed", age=5)
+    log, trace = Log([(20, row("r-1", "g-1")), (0, refused)]), lost(posts=2)
+    assert await looked_for(log, trace) == ["found"]
+    assert trace.found is not None
+    assert trace.found.inference_id == "g-1"
+
+
+async def test_as_many_failures_as_attempts_prove_that_the_last_failed() -> None:
+    """In whatever order their rows come."""
+    first, second = (row("r-1", f"f-{n}", status="failed", age=n) for n in (1, 2))
+    log = Log([(0, first), (12, second)])
+    assert await looked_for(log, lost(posts=2)) == ["failed"]
+    assert anyio.current_time() >= 12
+
+
+async def test_a_failure_read_twice_counts_once() -> None:
+    """New rows push old ones onto the next page, between two reads."""
+    failed = row("r-1", "f-1", status="failed")
+    pushed = [*others(99), failed, failed, *others(99)]
+    log = Log([(0, it) for it in pushed])
+    assert await looked_for(log, lost(posts=2)) == ["missing"]
+
+
+async def test_after_a_crash_a_failure_proves_nothing() -> None:
+    """Nobody knows how often it was sent: a later attempt may yet appear."""
+    failed = row("r-1", "f-1", status="failed")
+    trace = evolve(lost(), sent=None)
+    assert await looked_for(Log([(0, failed)]), trace) == ["missing"]
+    trace = evolve(lost(), sent=None)
+    assert await looked_for(Log([(0, failed), (0, row("r-1"))]), trace) == ["found"]
+
+
+async def test_an_undocumented_status_with_an_id_is_a_generation() -> None:
+    """Only what the vendor calls failed has failed."""
+    assert await looked_for(Log([(0, row("r-1", status="running"))]), lost()) == [
+        "found"
+    ]
+
+
+async def test_a_row_without_an_id_finds_nothing() -> None:
+    """There is nothing to poll for."""
+    assert await looked_for(Log([(0, row("r-1", None))]), lost()) == ["missing"]
+
+
+async def test_a_request_without_a_client_request_id_is_no_match() -> None:
+    """The vendor writes null where nothing was sent."""
+    assert await looked_for(Log([(0, row(None))]), lost()) == ["missing"]
+
+
+# --- one id for several creates
+
+
+async def test_an_earlier_create_of_the_same_id_is_not_taken_for_this_one() -> None:
+    """An order number may be on many creates, hours apart."""
+    log = Log([(0, row("r-1", "old", age=3600))])
+    assert await looked_for(log, lost()) == ["missing"]
+
+
+async def test_a_generation_that_was_handed_out_is_not_found_again() -> None:
+    """Nor is it when the creates follow each other closely."""
+    trace = lost(posts=2)
+    assert trace.sent is not None
+    trace.sent.generations.add("g-1")
+    log = Log([(0, row("r-1", "g-1")), (15, row("r-1", "g-2"))])
+    assert await looked_for(log, trace) == ["found"]
+    assert trace.found is not None
+    assert trace.found.inference_id == "g-2"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_two_creates_of_one_id_get_a_generation_each(order: int) -> None:
+    """Both lost at once: each row is one's, and no row is anyone's twice."""
+    sent, tracer, found = Sent(posts=2), Tracer(), list[str | None]()
+    rows = [row("r-1", "g-1"), row("r-1", "g-2")][::order]
+    log = Log([(0, rows[0]), (5, rows[1])])
+
+    async def look() -> None:
+        trace = evolve(lost(), sent=sent)
+        assert await tracer.look_for(trace, log) == "found"
+        found.append(trace.found.inference_id if trace.found else None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look)
+        tasks.start_soon(look)
+    assert sorted(map(str, found)) == ["g-1", "g-2"]
+
+
+async def test_one_failure_settles_neither_of_two_creates_of_one_id() -> None:
+    """It may be the other's."""
+    sent = Sent(posts=2)
+    traces = [evolve(lost(), sent=sent) for _ in range(2)]
+    log = Log([(0, row("r-1", "f-1", status="failed")), (9, row("r-1", "g-1"))])
+    assert sorted(await looked_for(log, *traces)) == ["failed", "found"]
+
+
+async def test_the_record_of_an_id_is_kept_for_an_hour_after_its_use() -> None:
+    """Long enough for every row that could be mistaken, not for ever."""
+    tracer = Tracer()
+    sent = tracer.sent_under("r-1")
+    await anyio.sleep(3000)
+    assert tracer.sent_under("r-1") is sent
+    await anyio.sleep(3000)
+    tracer.sent_under("r-2")
+    assert tracer.sent_under("r-1") is sent
+    await anyio.sleep(3700)
+    tracer.sent_under("r-2")
+    assert tracer.sent_under("r-1") is not sent
+
+
+# --- what it costs
+
+
+async def test_many_share_one_reading() -> None:
+    """A thousand lost at once need no more pages than the log has."""
+    rows = [row(f"r-{n}", f"g-{n}") for n in range(1000)]
+    log = Log([(0, it) for it in rows])
+    traces = [lost(f"r-{n}") for n in range(1000)]
+    assert set(await looked_for(log, *traces)) == {"found"}
+    assert len(log.reads) == 10
+
+
+async def test_the_others_go_on_when_the_reader_has_what_it_wants() -> None:
+    """Whoever reads for all may leave; another takes over."""
+    rows = [(5.0 * n, row(f"r-{n}", f"g-{n}")) for n in range(8)]
+    log = Log(rows)
+    assert set(await looked_for(log, *(lost(f"r-{n}") for n in range(8)))) == {"found"}
+
+
+async def test_the_others_go_on_when_the_reader_is_cancelled() -> None:
+    """Closing a client's scope, say, tears it away."""
+    log, tracer, verdicts = Log([(20, row("r-2"))]), Tracer(), list[Verdict]()
+
+    async def second() -> None:
+        verdicts.append(await tracer.look_for(lost("r-2"), log))
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.move_on_after(10):
+            tasks.start_soon(second)
+            await tracer.look_for(lost("r-1"), log)
+    assert verdicts == ["found"]
+
+
+async def test_one_that_comes_later_shares_the_reading_too() -> None:
+    """It need not wait for the one before it to be settled."""
+    log, tracer = Log([(0, row("r-2"))]), Tracer()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracer.look_for, lost("r-1"), log)
+        await anyio.sleep(30)
+        with anyio.fail_after(6):
+            assert await tracer.look_for(lost("r-2"), log) == "found"
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_that_comes_during_a_reading_has_not_seen_all_of_it() -> None:
+    """The pages before it came are not its own: it counts from the next reading."""
+    log, tracer = Log([(0, it) for it in others(150)], seconds=2), Tracer()
+    first, second = lost("r-1", timeout=20), lost("r-2", timeout=1.5)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracer.look_for, first, log)
+        await anyio.sleep(3.5)
+        second = lost("r-2", timeout=2)
+        assert await tracer.look_for(second, log) == "missing"
+    assert not second.is_read
+    assert first.is_read
+
+
+async def test_the_readings_keep_within_the_limit_of_the_vendor() -> None:
+    """200 in any 60 s, however long the log is, and every reading is a whole one."""
+    log = Log([(0, it) for it in others(4000)], seconds=0.01)
+    await looked_for(log, lost(timeout=300))
+    times = [at for at, _ in log.reads]
+    busiest = max(sum(1 for at in times if start <= at < start + 60) for start in times)
+    assert busiest <= 200
+    assert len(times) > 400
+
+
+async def test_the_readings_get_rarer_with_time() -> None:
+    """A row comes soon or late: a minute takes a dozen readings, not sixty."""
+    log = Log()
+    await looked_for(log, lost(timeout=60))
+    gaps = [round(b - a, 6) for (a, _), (b, _) in itertools.pairwise(log.reads)]
+    assert gaps == sorted(gaps)
+    assert len(log.reads) <= 20
+
+
+async def test_a_log_that_asks_to_wait_is_left_alone_so_long() -> None:
+    """A 429 with Retry-After: another program uses the same key."""
+    busy = RateLimitError("slow down", status_code=429, retry_after=30)
+    log = Log([(0, row("r-1"))], failures=[busy])
+    assert await looked_for(log, lost()) == ["found"]
+    assert log.reads[1][0] - log.reads[0][0] >= 30
+
+
+async def test_a_log_that_asks_for_too_long_is_not_left_alone_so_long() -> None:
+    """Its wish counts for as much as the retry policy allows."""
+    busy = RateLimitError("slow down", status_code=429, retry_after=1e11)
+    log = Log([(0, row("r-1"))], failures=[busy])
+    trace = evolve(lost(), max_retry_after=5)
+    assert await looked_for(log, trace) == ["found"]
+    assert 5 <= log.reads[1][0] - log.reads[0][0] <= 6
+
+
+async def test_rows_older_than_the_create_are_not_read() -> None:
+    """A day of a busy key has thousands of pages; the newest come first."""
+    old = [row(f"o-{n}", age=700 + n) for n in range(900)]
+    log = Log([(0, it) for it in [*others(150), *old]])
+    trace = lost(timeout=3)
+    await looked_for(log, trace)
+    assert max(offset for _, offset in log.reads) == 100
+    assert trace.is_read
+
+
+@pytest.mark.parametrize(
+    "age, period",
+    [(0, "1h"), (2800, "1h"), (3300, "2h"), (86_400, "25h"), (1e8, "2208h")],
+)
+async def test_the_period_reaches_back_to_the_create(age: float, period: str) -> None:
+    """With ten minutes for clocks that differ; the vendor allows 92 days."""
+    log = Log()
+    since = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
+    await looked_for(log, evolve(lost(timeout=2), since=since))
+    assert log.periods[0] == period
+
+
+async def test_a_bug_in_a_reader_reaches_who_asked() -> None:
+    """Only errors of this library are waited out."""
+
+    async def read(*_: object) -> Page[LogRow]:
+        await anyio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Tracer().look_for(lost(), read)
+
+
+@pytest.mark.parametrize("tasks_at_once", [1, 7])
+async def test_a_pace_is_kept_in_every_window(tasks_at_once: int) -> None:
+    """A burst is let through, then no more until the window has moved on."""
+    pace, taken = Pace(calls=10, seconds=60), list[float]()
+
+    async def take(count: int) -> None:
+        for _ in range(count):
+            await pace.take()
+            taken.append(anyio.current_time())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(tasks_at_once):
+            tasks.start_soon(take, 35 // tasks_at_once)
+    windows = [taken[n + 10] - taken[n] for n in range(25)]
+    assert all(window >= 60 or math.isclose(window, 60) for window in windows)
+    assert taken[9] == taken[0]

@@ -1,0 +1,237 @@
+"""What may be tried again: the billing rule as a table over every error."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+from attrs import frozen
+from attrs.exceptions import FrozenInstanceError
+
+from kling_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    DownloadError,
+    GenerationFailedError,
+    InvalidRequestError,
+    JobConflictError,
+    JobError,
+    KlingError,
+    NotFoundError,
+    OutOfCreditsError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    SubmissionUncertainError,
+    TransportError,
+    WaitTimeoutError,
+)
+from kling_async._failures import (
+    RetryPolicy,
+    is_uncertain,
+    may_repeat_create,
+    may_repeat_create_at_own_risk,
+    may_repeat_get,
+)
+from kling_async._generation import Generation, Status
+
+
+@frozen
+class Decision:
+    """What each of the three questions is answered with for one error."""
+
+    error: BaseException
+    get: bool
+    create: bool
+    uncertain: bool
+
+    def __str__(self) -> str:
+        error = self.error
+        detail = getattr(error, "status_code", getattr(error, "request_sent", ""))
+        return f"{type(error).__name__}-{detail}".rstrip("-")
+
+
+def answered(cls: type[APIStatusError], status_code: int) -> APIStatusError:
+    """Make the error of an answer."""
+    return cls("no", status_code=status_code)
+
+
+LOST = SubmissionUncertainError(
+    client_request_id="request-1", since=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+)
+FAILED = Generation(id="g-1", status=Status.ERROR)
+POLICY: Callable[..., RetryPolicy] = RetryPolicy  # takes what a caller may give
+NETWORK = (TransportError, RequestTimeoutError, ConnectionFailedError)
+
+HARMLESS = tuple(  # never reached the queue: any call may go again
+    Decision(error, get=True, create=True, uncertain=False)
+    for error in (
+        answered(RateLimitError, 429),
+        *(cls("refused", request_sent=False) for cls in NETWORK),
+    )
+)
+UNCERTAIN = tuple(  # may have been accepted: reading again is free, creating is not
+    Decision(error, get=True, create=False, uncertain=True)
+    for error in (
+        *(cls("reset", request_sent=True) for cls in NETWORK),
+        *(answered(ServerError, code) for code in (500, 502, 503, 504, 599)),
+        answered(APIStatusError, 408),
+        DecodeError("not JSON", status_code=200),
+    )
+)
+DONE = (  # to a create it says: look there; a GET would be sent there again
+    Decision(answered(APIStatusError, 303), get=False, create=False, uncertain=True),
+)
+FINAL = tuple(  # the same again would end the same
+    Decision(error, get=False, create=False, uncertain=False)
+    for error in (
+        KlingError("any"),
+        ConfigurationError("no key"),
+        ClientClosedError("closed"),
+        InvalidRequestError([]),
+        *(answered(APIStatusError, code) for code in (302, 402, 409, 418, 422)),
+        answered(BadRequestError, 400),
+        answered(AuthenticationError, 401),
+        answered(PermissionDeniedError, 403),
+        answered(OutOfCreditsError, 403),
+        answered(NotFoundError, 404),
+        LOST,
+        GenerationFailedError(FAILED),
+        WaitTimeoutError("g-1", timeout=1.0),
+        DownloadError("disk full"),
+        BudgetExceededError(budget=1, spent=1, in_flight=0, needed=1),
+        JobError("ended", key="a"),
+        JobConflictError("taken", key="a"),
+        ValueError("a bug"),
+        TimeoutError("not translated"),
+        OSError("not translated"),
+        asyncio.CancelledError(),
+        KeyboardInterrupt(),
+    )
+)
+DECISIONS = (*HARMLESS, *UNCERTAIN, *DONE, *FINAL)
+
+
+def tree_below(cls: type[KlingError]) -> Iterator[type[KlingError]]:
+    """Give the library's public subclasses, this class first."""
+    is_ours = cls.__module__.startswith("kling_async")
+    if is_ours and not cls.__name__.startswith("_"):
+        yield cls
+    for subclass in cls.__subclasses__():
+        yield from tree_below(subclass)
+
+
+def test_the_table_decides_on_every_error_there_is() -> None:
+    """A new error class without a decision fails here."""
+    decided = {type(row.error) for row in DECISIONS}
+    assert set(tree_below(KlingError)) <= decided
+
+
+@pytest.mark.parametrize("row", DECISIONS, ids=str)
+def test_reading_again_is_decided_by_what_time_could_heal(row: Decision) -> None:
+    """GET: connection faults, time-outs, 408, 429, 5xx, an unreadable body."""
+    assert may_repeat_get(row.error) is row.get
+
+
+@pytest.mark.parametrize("row", DECISIONS, ids=str)
+def test_a_create_is_repeated_only_if_it_never_reached_the_queue(row: Decision) -> None:
+    """POST: faults before the request was sent, and 429; nothing else."""
+    assert may_repeat_create(row.error) is row.create
+
+
+@pytest.mark.parametrize("row", DECISIONS, ids=str)
+def test_a_create_is_uncertain_wherever_it_may_have_been_accepted(
+    row: Decision,
+) -> None:
+    """Sent and unanswered, answered without sense, or by a failing server."""
+    assert is_uncertain(row.error) is row.uncertain
+
+
+@pytest.mark.parametrize("row", DECISIONS, ids=str)
+def test_what_is_uncertain_is_never_repeated(row: Decision) -> None:
+    """The billing rule itself: no error is both uncertain and safe to repeat."""
+    assert not (may_repeat_create(row.error) and is_uncertain(row.error))
+
+
+@pytest.mark.parametrize("row", DECISIONS, ids=str)
+def test_at_ones_own_risk_lost_answers_are_repeated_too(row: Decision) -> None:
+    """``uncertain="retry"`` adds exactly the uncertain submission."""
+    expected = row.create or row.error is LOST
+    assert may_repeat_create_at_own_risk(row.error) is expected
+
+
+def test_the_default_policy_never_risks_a_second_bill() -> None:
+    """Five attempts, half a second to half a minute, a Retry-After of a minute."""
+    policy = RetryPolicy()
+    assert policy.uncertain == "reconcile"
+    assert policy.reconcile_timeout == 60
+    assert (policy.attempts, policy.initial, policy.factor) == (5, 0.5, 2.0)
+    assert (policy.maximum, policy.max_retry_after) == (30.0, 60.0)
+
+
+def test_a_policy_is_a_frozen_value() -> None:
+    """Clients may share one: it cannot change, and equals its like."""
+    policy = RetryPolicy(attempts=2)
+    with pytest.raises(FrozenInstanceError):
+        policy.attempts = 3  # type: ignore[misc]  # what must not be possible
+    assert policy == RetryPolicy(attempts=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts": 1},
+        {"initial": 0},
+        {"factor": 1},
+        {"maximum": 0},
+        {"max_retry_after": 0},
+        {"reconcile_timeout": 0},
+        {"uncertain": "retry"},
+        {"uncertain": "raise"},
+    ],
+    ids=repr,
+)
+def test_the_bounds_themselves_are_allowed(options: dict[str, float]) -> None:
+    """One attempt, no wait at all and no growth are policies too."""
+    (name, value), *_ = options.items()
+    assert getattr(POLICY(**options), name) == value
+
+
+@pytest.mark.parametrize(
+    "name, value, allowed",
+    [
+        *(("attempts", value, "1 or more") for value in (0, -1, math.nan, "5", None)),
+        *(
+            (name, value, "0 or more, finite")
+            for name in ("initial", "maximum", "max_retry_after", "reconcile_timeout")
+            for value in (-0.1, math.nan, math.inf, "1", None)
+        ),
+        *(
+            ("factor", value, "1 or more, finite")
+            for value in (0.9, -2, math.nan, math.inf, "2", None)
+        ),
+        *(
+            ("uncertain", value, "'reconcile', 'raise', 'retry'")
+            for value in ("perhaps", "", None, True)
+        ),
+    ],
+    ids=repr,
+)
+def test_a_policy_that_makes_no_sense_is_refused(
+    name: str, value: object, allowed: str
+) -> None:
+    """The message names the option, what was given and what is allowed."""
+    options: dict[str, object] = {name: value}
+    with pytest.raises(ConfigurationError) as caught:
+        POLICY(**options)
+    assert str(caught.value).startswith(f"{name}: given {value!r}; allowed: {allowed}")
