@@ -34,11 +34,16 @@ def require_generation_id(given: object) -> str:
     raise InvalidRequestError([problem])
 
 
+def is_client_request_id(text: str) -> bool:
+    """Whether the vendor keeps it: any other is silently dropped."""
+    return _CLIENT_REQUEST_ID.fullmatch(text) is not None
+
+
 def client_request_id_from(given: object) -> str:
     """Take the caller's own id if it fits the vendor's alphabet, or make one."""
     if given is None:
         return f"kling-{uuid.uuid4().hex}"
-    if isinstance(given, str) and _CLIENT_REQUEST_ID.fullmatch(given):
+    if isinstance(given, str) and is_client_request_id(given):
         return given
     problem = Problem(
         "client_request_id",

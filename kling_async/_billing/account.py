@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import anyio
 from attrs import define, field, frozen
 
-from kling_async._billing.log_search import Pace, Tracer
+from kling_async._billing.log_search import LOG_CALLS, LOG_WINDOW, Tracer
 from kling_async._billing.money import Balance, LogRow, Price, PriceList, Transaction
 from kling_async._billing.rows import (
     Page,
@@ -30,6 +30,7 @@ from kling_async._failures import may_repeat_get
 from kling_async._http.session import Session
 from kling_async._http.transport import Transport, in_place
 from kling_async._http.wire import Answer
+from kling_async._runtime.window import SlidingWindow
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Shared:
         prices: Price lists by model, each with when it was read (loop time).
     """
 
-    pace: Pace = field(factory=Pace)
+    pace: SlidingWindow = field(factory=lambda: SlidingWindow(LOG_CALLS, LOG_WINDOW))
     tracer: Tracer = field(factory=Tracer)
     prices: dict[str, tuple[float, PriceList]] = field(
         factory=dict[str, tuple[float, PriceList]]

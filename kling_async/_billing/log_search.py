@@ -7,7 +7,7 @@ decides nothing about sending again; it tells what the log says.
 from __future__ import annotations
 
 import datetime as dt
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -24,7 +24,7 @@ Verdict = Literal["found", "failed", "missing"]
 ReadPage = Callable[[str, int, float], Awaitable[Page[LogRow]]]
 
 # "200 requests per 60 s, then 429" (the vendor's page on usage logs).
-_CALLS, _WINDOW = 200, 60.0
+LOG_CALLS, LOG_WINDOW = 200, 60.0
 
 # How long a reading takes to be due: rows come late, and soon or never.
 _SOONEST, _LATEST = 1.0, 5.0
@@ -37,25 +37,6 @@ _MARGIN = dt.timedelta(minutes=10)
 _LONGEST_DAYS = 92
 
 _KEPT_SECONDS = 3600.0
-
-
-@define(eq=False)
-class Pace:
-    """At most so many calls in any so many seconds."""
-
-    calls: int = _CALLS
-    seconds: float = _WINDOW
-    _taken: deque[float] = field(factory=deque[float])
-
-    async def take(self) -> None:
-        """Wait until one more call is within the limit, and count it."""
-        while len(self._taken) >= self.calls:
-            left = self._taken[0] + self.seconds - anyio.current_time()
-            if left <= 0:
-                self._taken.popleft()
-            else:
-                await anyio.sleep(left)
-        self._taken.append(anyio.current_time())
 
 
 @define(eq=False)
@@ -93,7 +74,7 @@ class Trace:
     since: dt.datetime = field(kw_only=True)
     deadline: float = field(kw_only=True)
     sent: Sent | None = field(default=None, kw_only=True)
-    max_retry_after: float = field(default=_WINDOW, kw_only=True)
+    max_retry_after: float = field(default=LOG_WINDOW, kw_only=True)
     found: LogRow | None = None
     is_read: bool = False
     failure: KlingError | None = None
@@ -263,7 +244,7 @@ class Tracer:
         now = anyio.current_time()
         youngest = min((now - trace.began for trace in self._traces), default=0.0)
         pause = min(max(_SOONEST, youngest * _AGE_SHARE), _LATEST)
-        self._due = now + max(pause, self._pages * _WINDOW / _CALLS)
+        self._due = now + max(pause, self._pages * LOG_WINDOW / LOG_CALLS)
         self._offset = 0
 
     def _period(self) -> str:

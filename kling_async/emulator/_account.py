@@ -16,16 +16,19 @@ from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from kling_async._billing.log_search import LOG_CALLS, LOG_WINDOW
+from kling_async._billing.money import usd_of
 from kling_async._generation import Status
-from kling_async.emulator._ledger import Entry, usd
-from kling_async.emulator._protocol import Clock, Query, Refusal, Window, timestamp
-from kling_async.emulator._store import Job, Studio
+from kling_async._runtime.window import SlidingWindow
+from kling_async.emulator._ledger import LedgerEntry
+from kling_async.emulator._protocol import Clock, Query, Refusal, timestamp
+from kling_async.emulator._store import GenerationStore, StoredGeneration
 
 SUCCEEDED, FAILED = "succeeded", "failed"
 
 
 @frozen(kw_only=True)
-class Row:
+class LogRow:
     """One request to a model.
 
     Attributes:
@@ -42,7 +45,7 @@ class Row:
     request_id: str
     inference_id: str
     client_request_id: str | None
-    job: Job | None = None
+    job: StoredGeneration | None = None
 
     def status_at(self, now: float) -> str:
         """Return what the log says of it: work under way has not failed."""
@@ -65,7 +68,7 @@ class RequestLog:
     """
 
     delay: float = 0.0
-    rows: list[Row] = field(factory=list[Row], init=False)
+    rows: list[LogRow] = field(factory=list[LogRow], init=False)
 
     def between(
         self,
@@ -75,7 +78,7 @@ class RequestLog:
         now: float,
         models: Collection[str] = (),
         statuses: Collection[str] = (),
-    ) -> Iterator[Row]:
+    ) -> Iterator[LogRow]:
         """Give the rows of a time that have appeared, newest first.
 
         Args:
@@ -125,30 +128,32 @@ class AccountPages:
     """The endpoints that tell of money and of what was asked.
 
     Attributes:
-        studio: The generations and the account that pays for them.
+        store: The generations and the account that pays for them.
         log: The rows.
         clock: What time it is.
         log_requests: How often the log may be asked for.
     """
 
-    studio: Studio
+    store: GenerationStore
     log: RequestLog
     clock: Clock
-    log_requests: Window = field(factory=lambda: Window(200, 60))
+    log_requests: SlidingWindow = field(
+        factory=lambda: SlidingWindow(LOG_CALLS, LOG_WINDOW)
+    )
 
     async def balance(self, _: Request) -> Response:
         """Tell the balance, in USD."""
-        self.studio.settle(self.clock.now())
-        balance = usd(self.studio.account.balance)
+        self.store.settle(self.clock.now())
+        balance = usd_of(self.store.account.balance)
         return JSONResponse({"current_balance": balance, "currency": "USD"})
 
     async def transactions(self, request: Request) -> Response:
         """Tell the movements of the balance, newest first, page by page."""
-        self.studio.settle(self.clock.now())
+        self.store.settle(self.clock.now())
         query = Query(request.query_params)
         query.take_only(_LEDGER_PARAMETERS)
         limit = query.whole("limit", 1, _LARGEST_PAGE, _PAGE)
-        entries = self.studio.account.entries
+        entries = self.store.account.entries
         newest = _read_cursor(query, len(entries))
         fits = _ledger_filter(query)
         query.check()
@@ -158,7 +163,7 @@ class AccountPages:
         next_cursor = None if more is None else _cursor_at(more)
         return JSONResponse(
             {
-                "data": [_shown_entry(entries[number - 1]) for number in page],
+                "data": [_entry_item(entries[number - 1]) for number in page],
                 "pagination": {
                     "next_cursor": next_cursor,
                     "has_more": more is not None,
@@ -169,7 +174,7 @@ class AccountPages:
     async def logs(self, request: Request) -> Response:
         """Tell what was asked of models, newest first, page by page."""
         now = self.clock.now()
-        if early := self.log_requests.wait_of(now):
+        if early := self.log_requests.try_take(now):
             raise Refusal.too_many("Too many requests", early)
         query = Query(request.query_params)
         start, end = _period(query, now)
@@ -188,7 +193,7 @@ class AccountPages:
             "total": len(found),
             "has_more": offset + limit < len(found),
         }
-        rows = [_shown_row(row, now) for row in page]
+        rows = [_row_item(row, now) for row in page]
         return JSONResponse({"data": rows, "pagination": pagination})
 
 
@@ -201,25 +206,25 @@ def _period(query: Query, now: float) -> tuple[float, float]:
         found = _PERIOD.fullmatch(text)
         seconds = int(found[1]) * (_HOUR if found[2] == "h" else _DAY) if found else 0
         if not 0 < seconds <= _LONGEST_PERIOD:
-            query.object_to("period", "hours or days such as 24h or 7d, at most 92d")
+            query.reject("period", "hours or days such as 24h or 7d, at most 92d")
         return now - seconds, now
     if text is not None or len(bounds) != 2:  # noqa: PLR2004 (the two of them)
-        query.object_to("period", "either period, or both start and end")
+        query.reject("period", "either period, or both start and end")
     elif start is not None and end is not None:
         if not 0 <= end - start <= _LONGEST_PERIOD:
-            query.object_to("end", "a time after start, at most 92 days")
+            query.reject("end", "a time after start, at most 92 days")
         return start, end
     return now, now
 
 
-def _ledger_filter(query: Query) -> Callable[[Entry], bool]:
+def _ledger_filter(query: Query) -> Callable[[LedgerEntry], bool]:
     start, end = query.moment("from"), query.moment("to")
     if start is not None and end is not None and end <= start:
-        query.object_to("to", "a time after from")
+        query.reject("to", "a time after from")
     directions = query.choices("direction", _DIRECTIONS) or _DIRECTIONS
     types = query.choices("type", _TYPES) or _TYPES
 
-    def fits(entry: Entry) -> bool:
+    def fits(entry: LedgerEntry) -> bool:
         return (
             (start is None or start <= entry.at)
             and (end is None or entry.at < end)
@@ -247,15 +252,15 @@ def _read_cursor(query: Query, newest: int) -> int:
         number = None
     if isinstance(number, int) and 0 < number <= newest and _cursor_at(number) == text:
         return number
-    query.object_to("cursor", "a next_cursor, in the very form it was issued")
+    query.reject("cursor", "a next_cursor, in the very form it was issued")
     return 0
 
 
 def _amount(credits_: float) -> dict[str, float]:
-    return {"usd": usd(credits_), "credits": math.floor(credits_)}
+    return {"usd": usd_of(credits_), "credits": math.floor(credits_)}
 
 
-def _shown_entry(entry: Entry) -> Mapping[str, object]:
+def _entry_item(entry: LedgerEntry) -> Mapping[str, object]:
     return {
         "created_at": timestamp(entry.at),
         "direction": entry.direction,
@@ -266,7 +271,7 @@ def _shown_entry(entry: Entry) -> Mapping[str, object]:
     }
 
 
-def _shown_row(row: Row, now: float) -> Mapping[str, object]:
+def _row_item(row: LogRow, now: float) -> Mapping[str, object]:
     return {
         "created": timestamp(row.at),
         "status": row.status_at(now),

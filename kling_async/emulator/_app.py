@@ -20,12 +20,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from kling_async._addresses import is_loopback
+from kling_async._billing.money import usd_of
 from kling_async._errors import ConfigurationError
 from kling_async._generation import Status
 from kling_async.emulator._account import AccountPages
 from kling_async.emulator._faults import ActiveFault, Faults, faults_in
 from kling_async.emulator._generations import Generations
-from kling_async.emulator._ledger import usd
 from kling_async.emulator._models import ModelPages
 from kling_async.emulator._protocol import (
     ADMIN,
@@ -36,16 +37,15 @@ from kling_async.emulator._protocol import (
     METRICS,
     MODELS,
     TRANSACTIONS,
+    Auth,
     Clock,
-    Door,
     Endpoint,
     Refusal,
     error_body,
-    is_loopback,
     timestamp,
 )
-from kling_async.emulator._store import Job, Studio
-from kling_async.emulator._traffic import Exchange, Front, Polls, Traffic
+from kling_async.emulator._store import GenerationStore, StoredGeneration
+from kling_async.emulator._traffic import Exchange, FastPolls, TraceMiddleware, Traffic
 
 
 def admin_routes(
@@ -63,7 +63,7 @@ def admin_routes(
         ("GET", "charges", pages.charges),
     )
     return [
-        Route(ADMIN + path, _for_this_machine(endpoint), methods=[method])
+        Route(ADMIN + path, _require_local(endpoint), methods=[method])
         for method, path, endpoint in table
     ]
 
@@ -78,7 +78,7 @@ class AdminPages:
 
     async def list_faults(self, _: Request) -> Response:
         """Tell the rules at work."""
-        return JSONResponse({"faults": [_shown(rule) for rule in self.faults]})
+        return JSONResponse({"faults": [_rule_item(rule) for rule in self.faults]})
 
     async def add_faults(self, request: Request) -> Response:
         """Put one rule or a list of them to work."""
@@ -86,7 +86,7 @@ class AdminPages:
             faults = faults_in((await request.body()).decode("utf-8", "replace"))
         except ConfigurationError as error:
             return JSONResponse({"message": str(error)}, HTTPStatus.BAD_REQUEST)
-        added = [_shown(self.faults.add(fault)) for fault in faults]
+        added = [_rule_item(self.faults.add(fault)) for fault in faults]
         return JSONResponse({"faults": added}, HTTPStatus.CREATED)
 
     async def clear_faults(self, _: Request) -> Response:
@@ -110,22 +110,22 @@ class AdminPages:
 
     async def creates(self, _: Request) -> Response:
         """Tell every create that was accepted."""
-        creates = self.account.studio.creates
+        creates = self.account.store.creates
         return JSONResponse({"creates": list(map(asdict, creates))})
 
     async def charges(self, _: Request) -> Response:
         """Tell every generation that was paid for."""
-        studio = self.account.studio
-        studio.settle(self.account.clock.now())
-        return JSONResponse({"charges": list(map(asdict, studio.charges))})
+        store = self.account.store
+        store.settle(self.account.clock.now())
+        return JSONResponse({"charges": list(map(asdict, store.charges))})
 
 
-def _shown(rule: ActiveFault) -> dict[str, object]:
+def _rule_item(rule: ActiveFault) -> dict[str, object]:
     counts = {"id": rule.id, "seen": rule.seen, "struck": rule.struck}
     return counts | rule.fault.to_json()
 
 
-def _for_this_machine(endpoint: Endpoint) -> Endpoint:
+def _require_local(endpoint: Endpoint) -> Endpoint:
     async def checked(request: Request) -> Response:
         host = request.client.host if request.client else ""
         if not is_loopback(host) or _is_from_elsewhere(request):
@@ -163,15 +163,15 @@ _HEADERS = {
 
 
 @define(kw_only=True, eq=False)
-class Page:
+class StatusPage:
     """The page and its stream of events.
 
     Attributes:
-        studio: The generations.
+        store: The generations.
         clock: What time it is.
     """
 
-    studio: Studio
+    store: GenerationStore
     clock: Clock
 
     @property
@@ -197,7 +197,7 @@ class Page:
         told: dict[str, object] = {}
         while True:
             now = self.clock.now()
-            self.studio.settle(now)
+            self.store.settle(now)
             told, before = self._state(now), told
             news = {k: v for k, v in told.items() if before.get(k) != v}
             # A comment keeps the connection, and shows when the browser has left.
@@ -206,9 +206,9 @@ class Page:
 
     def _state(self, now: float) -> dict[str, object]:
         """Give what is to be seen, under a key for each part that changes."""
-        jobs = self.studio.jobs
-        shown = {job.id: _told(job, now) for job in jobs[-_SHOWN:]}
-        balance = usd(self.studio.account.balance)
+        jobs = self.store.jobs
+        shown = {job.id: _card(job, now) for job in jobs[-_SHOWN:]}
+        balance = usd_of(self.store.account.balance)
         return {"": {"balance_usd": balance, "count": len(jobs)}, **shown}
 
 
@@ -219,7 +219,7 @@ def _serving(path: Path) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-def _told(job: Job, now: float) -> dict[str, object]:
+def _card(job: StoredGeneration, now: float) -> dict[str, object]:
     status = job.status_at(now)
     ended = status in (Status.COMPLETED, Status.ERROR)
     error = job.plan.error if status == Status.ERROR else None
@@ -231,7 +231,7 @@ def _told(job: Job, now: float) -> dict[str, object]:
         "video": f"/files/{job.file_name}" if status == Status.COMPLETED else None,
         "aspect": list(job.scene.aspect),
         "error": str(error) if error else None,
-        "usd": usd(job.credits_used_at(now)),
+        "usd": usd_of(job.credits_used_at(now)),
         "client_request_id": job.record.client_request_id,
         "request": job.request,
     }
@@ -244,11 +244,11 @@ def build_app(
     *,
     traffic: Traffic,
     faults: Faults,
-    door: Door,
+    auth: Auth,
     generations: Generations,
     account: AccountPages,
     models: ModelPages,
-    page: Page,
+    page: StatusPage,
     has_log: bool,
 ) -> Starlette:
     """Put the endpoints behind their paths.
@@ -256,7 +256,7 @@ def build_app(
     Args:
         traffic: Where every request is recorded.
         faults: What goes wrong.
-        door: Who may come in, and how often.
+        auth: Who may come in, and how often.
         generations: Creates, polls and files.
         account: Balance, ledger and request log.
         models: Catalogue and metrics.
@@ -270,11 +270,11 @@ def build_app(
     }
     if has_log:
         keyed[LOGS] = account.logs
-    polls = Polls(generations.studio, generations.clock, door)
+    polls = FastPolls(generations.store, generations.clock, auth)
     app = Starlette(
         routes=[
             *(
-                Route(path, door.before(it), methods=_VERBS.get(path))
+                Route(path, auth.require(it), methods=_VERBS.get(path))
                 for path, it in keyed.items()
             ),
             Route(MODELS, models.catalogue),
@@ -284,7 +284,9 @@ def build_app(
             *page.routes,
         ],
         middleware=[
-            Middleware(Front, traffic, faults, polls, generations.note_failure)
+            Middleware(
+                TraceMiddleware, traffic, faults, polls, generations.note_failure
+            )
         ],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},
     )

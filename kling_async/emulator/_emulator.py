@@ -16,17 +16,17 @@ from starlette.types import ASGIApp
 
 from kling_async._errors import ConfigurationError
 from kling_async.emulator._account import AccountPages, RequestLog
-from kling_async.emulator._app import Page, build_app
-from kling_async.emulator._faults import Fault, Faults, Settings
+from kling_async.emulator._app import StatusPage, build_app
+from kling_async.emulator._faults import EmulatorSettings, Fault, Faults
 from kling_async.emulator._generations import Generations
-from kling_async.emulator._ledger import Account
+from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._models import ModelPages
-from kling_async.emulator._protocol import Clock, Door
+from kling_async.emulator._protocol import Auth, Clock
 from kling_async.emulator._server import Guard, Listener
 from kling_async.emulator._state import StateFile
-from kling_async.emulator._store import ChargeRecord, CreateRecord, Studio
+from kling_async.emulator._store import ChargeRecord, CreateRecord, GenerationStore
 from kling_async.emulator._traffic import RequestRecord, Traffic
-from kling_async.emulator._video import Shelf
+from kling_async.emulator._video import VideoCache
 
 _PLENTY_OF_CREDITS = 2e12  # a million USD
 
@@ -100,7 +100,7 @@ class Emulator:
         faults: Iterable[Fault] = (),
         size: int = 320,
     ) -> None:
-        self._settings = Settings(
+        self._settings = EmulatorSettings(
             speed=speed,
             seed=seed,
             host=host,
@@ -118,9 +118,9 @@ class Emulator:
         )
         self._listener: Listener | None = None
         self._clock = Clock()
-        self._shelf = Shelf(size)
+        self._videos = VideoCache(size)
         self._log = RequestLog(log_delay)
-        self._studio = self._open_studio()
+        self._store = self._open_store()
         self._state = self._open_state()
         # A number of its own for each process that goes on from a file.
         chance = random.Random(f"{seed}/requests/{len(self._log.rows)}")  # noqa: S311 (no secret)
@@ -130,44 +130,44 @@ class Emulator:
             self._faults.add(fault)
         self._app = self._build()
 
-    def _open_studio(self) -> Studio:
+    def _open_store(self) -> GenerationStore:
         given = self._settings
-        return Studio(
+        return GenerationStore(
             seed=given.seed,
             speed=given.speed,
             failure_rate=given.failure_rate,
             max_running=given.max_running,
-            account=Account.opened(given.credits, at=self._clock.now()),
+            account=Ledger.opened(given.credits, at=self._clock.now()),
         )
 
     def _open_state(self) -> StateFile | None:
         path = self._settings.state
         if path is None:
             return None
-        state = StateFile(path, self._studio, self._log, self._clock)
+        state = StateFile(path, self._store, self._log, self._clock)
         state.load()
         return state
 
     def _build(self) -> ASGIApp:
-        given, studio, clock = self._settings, self._studio, self._clock
+        given, store, clock = self._settings, self._store, self._clock
         end = given.expire_after
         keys = None if given.api_keys is None else frozenset(given.api_keys)
         return build_app(
             traffic=self._traffic,
             faults=self._faults,
-            door=Door(clock, keys, given.rate_limit),
+            auth=Auth(clock, keys, given.rate_limit),
             generations=Generations(
-                studio=studio,
-                shelf=self._shelf,
+                store=store,
+                videos=self._videos,
                 log=self._log,
                 clock=clock,
                 traffic=self._traffic,
                 state=self._state,
                 expire_after=math.inf if end is None else end,
             ),
-            account=AccountPages(studio=studio, log=self._log, clock=clock),
-            models=ModelPages(studio=studio, clock=clock),
-            page=Page(studio=studio, clock=clock),
+            account=AccountPages(store=store, log=self._log, clock=clock),
+            models=ModelPages(store=store, clock=clock),
+            page=StatusPage(store=store, clock=clock),
             has_log=given.request_log,
         )
 
@@ -202,24 +202,24 @@ class Emulator:
     @property
     def creates(self) -> Sequence[CreateRecord]:
         """Every create that was accepted, in order: what the vendor would bill."""
-        return self._studio.creates
+        return self._store.creates
 
     @property
     def charges(self) -> Sequence[ChargeRecord]:
         """Every generation that was completed and paid for by now, in order."""
-        self._studio.settle(self._clock.now())
-        return self._studio.charges
+        self._store.settle(self._clock.now())
+        return self._store.charges
 
     @property
     def balance(self) -> float:
         """The credits that are not spent by now; 2,000,000 are 1 USD."""
-        self._studio.settle(self._clock.now())
-        return self._studio.account.balance
+        self._store.settle(self._clock.now())
+        return self._store.account.balance
 
     @property
     def videos_rendered(self) -> int:
         """How many videos were rendered; the same input is rendered once."""
-        return self._shelf.rendered
+        return self._videos.rendered
 
     async def __aenter__(self) -> Self:
         if self._listener is not None:
@@ -245,12 +245,12 @@ class Emulator:
                 await listener.aclose()
         finally:
             self._work_in_threads(is_right=False)
-            self._shelf.clear()
+            self._videos.clear()
             if self._state is not None:
                 self._state.save_now()
 
     def _work_in_threads(self, *, is_right: bool) -> None:
-        self._shelf.in_threads = is_right
+        self._videos.in_threads = is_right
         if self._state is not None:
             self._state.in_threads = is_right
 

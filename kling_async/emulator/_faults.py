@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 
 from kling_async._errors import ConfigurationError
 from kling_async._requests.fields import did_you_mean
-from kling_async.emulator._protocol import PLACES
+from kling_async.emulator._protocol import PATHS_BY_NAME
 
 _LAST_PORT = 65535
 
@@ -74,7 +74,7 @@ def are_keys(given: object) -> bool:
 
 
 @frozen(kw_only=True)
-class Settings:
+class EmulatorSettings:
     """What an emulator is told when it is made, checked; `Emulator` says what for.
 
     Raises:
@@ -240,8 +240,8 @@ class Fault:
         words = ", ".join(EFFECTS)
         require("effect", self.effect, f"one of {words}", fits=self.effect in EFFECTS)
         place = self.path
-        is_place = place is None or place in PLACES or place.startswith("/")
-        words = f"one of {', '.join(PLACES)}, or begin with a slash"
+        is_place = place is None or place in PATHS_BY_NAME or place.startswith("/")
+        words = f"one of {', '.join(PATHS_BY_NAME)}, or begin with a slash"
         require("path", place, words, fits=is_place)
         is_share = is_number(self.probability, 0, 1)
         require("probability", self.probability, "from 0 to 1", fits=is_share)
@@ -295,7 +295,7 @@ class Fault:
 
     def fits(self, method: str, path: str, model: str | None) -> bool:
         """Whether a request is one that the rule is about."""
-        places = PLACES.get(self.path, (self.path,)) if self.path else ("*",)
+        places = PATHS_BY_NAME.get(self.path, (self.path,)) if self.path else ("*",)
         return (
             self.method in {None, method}
             and self.model in {None, model}
@@ -437,21 +437,21 @@ class ErrorBody(Protocol):
 
 
 @frozen
-class Answer:
+class RawAnswer:
     """An answer as a whole."""
 
     status: int
     headers: list[tuple[bytes, bytes]] = field(factory=list[tuple[bytes, bytes]])
     body: bytes = b""
 
-    def with_headers(self, named: Mapping[str, str]) -> Answer:
+    def with_headers(self, named: Mapping[str, str]) -> RawAnswer:
         """Return it with other headers, each in place of one of its name."""
         headers = MutableHeaders(raw=list(self.headers))
         for name, value in named.items():
             headers[name] = value
         return evolve(self, headers=headers.raw)
 
-    def with_body(self, body: bytes, content_type: str) -> Answer:
+    def with_body(self, body: bytes, content_type: str) -> RawAnswer:
         """Return it with another body, of the length that it says."""
         named = {"content-type": content_type, "content-length": str(len(body))}
         return evolve(self, body=body).with_headers(named)
@@ -466,62 +466,64 @@ class Answer:
         """Whether its body is JSON."""
         return self.content_type.startswith("application/json")
 
-    def without_length(self) -> Answer:
+    def without_length(self) -> RawAnswer:
         """Return it without a word on how long it is."""
         headers = [it for it in self.headers if it[0] != b"content-length"]
         return evolve(self, headers=headers)
 
 
-def spoilt(fault: Fault, true: Answer | None, error_body: ErrorBody) -> Answer:
+def apply_to_answer(
+    fault: Fault, true: RawAnswer | None, error_body: ErrorBody
+) -> RawAnswer:
     """Return what a fault makes of the true answer, or in its place."""
     if true is None or fault.effect in {"status", "html"}:
-        return _made_up(fault, error_body)
+        return _make_answer(fault, error_body)
     answer = evolve(true, status=fault.status or true.status)
     spoil = _SPOILS.get(fault.effect)
     return spoil(fault, answer) if spoil else answer
 
 
-def _truncated(_: Fault, answer: Answer) -> Answer:
+def _cut_in_half(_: Fault, answer: RawAnswer) -> RawAnswer:
     return answer.with_body(answer.body[: len(answer.body) // 2], answer.content_type)
 
 
-def _of_wrong_type(_: Fault, answer: Answer) -> Answer:
+def _of_wrong_type(_: Fault, answer: RawAnswer) -> RawAnswer:
     return answer.with_body(answer.body, "text/plain; charset=utf-8")
 
 
-def _of_wrong_shape(fault: Fault, answer: Answer) -> Answer:
+def _of_wrong_shape(fault: Fault, answer: RawAnswer) -> RawAnswer:
     if fault.body is not None:
-        return answer.with_body(*_encoded(fault.body))
+        return answer.with_body(*_encode(fault.body))
     inside = b'{"data": [' + answer.body + b"]}"
     return answer.with_body(inside, "application/json")
 
 
-def _of_bad_utf8(_: Fault, answer: Answer) -> Answer:
+def _of_bad_utf8(_: Fault, answer: RawAnswer) -> RawAnswer:
     """Put a byte that UTF-8 never has into the first text."""
     body = answer.body.replace(b'"', b'"\xff', 1)
     return answer.with_body(body, answer.content_type)
 
 
-def _of_bad_gzip(_: Fault, answer: Answer) -> Answer:
+def _of_bad_gzip(_: Fault, answer: RawAnswer) -> RawAnswer:
     return answer.with_headers({"content-encoding": "gzip"})
 
 
-def _deep(_: Fault, answer: Answer) -> Answer:
+def _deep(_: Fault, answer: RawAnswer) -> RawAnswer:
     """Add a field with lists in lists, which costs a careless reader its stack."""
     depths = b"[" * _DEPTH + b"]" * _DEPTH
     rest = answer.body.lstrip()[1:] or b"}"
     return answer.with_body(b'{"deep": ' + depths + b", " + rest, "application/json")
 
 
-def _of_wrong_id(_: Fault, answer: Answer) -> Answer:
+def _of_wrong_id(_: Fault, answer: RawAnswer) -> RawAnswer:
     """Tell of another generation; the tracing header stays true."""
     body: object = json.loads(answer.body) if answer.is_json else None
     if not isinstance(body, dict) or "id" not in body:
         return answer
-    return answer.with_body(*_encoded({**body, "id": _ANOTHER_ID}))
+    return answer.with_body(*_encode({**body, "id": _ANOTHER_ID}))
 
 
-def _bomb(fault: Fault, answer: Answer) -> Answer:
+def _bomb(fault: Fault, answer: RawAnswer) -> RawAnswer:
     """Pack the body behind so many spaces that a thousandth of it is sent."""
     spaces, check = _packed_spaces(fault.size)
     last = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -549,8 +551,8 @@ def _block(data: bytes) -> bytes:
     return packing.compress(data) + packing.flush(zlib.Z_FULL_FLUSH)
 
 
-_SPOILS: Mapping[Effect, Callable[[Fault, Answer], Answer]] = {
-    "truncate": _truncated,
+_SPOILS: Mapping[Effect, Callable[[Fault, RawAnswer], RawAnswer]] = {
+    "truncate": _cut_in_half,
     "wrong_type": _of_wrong_type,
     "wrong_shape": _of_wrong_shape,
     "wrong_id": _of_wrong_id,
@@ -561,21 +563,21 @@ _SPOILS: Mapping[Effect, Callable[[Fault, Answer], Answer]] = {
 }
 
 
-def _made_up(fault: Fault, error_body: ErrorBody) -> Answer:
+def _make_answer(fault: Fault, error_body: ErrorBody) -> RawAnswer:
     is_page = fault.effect == "html"
     status = fault.status or (502 if is_page else 503)
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
     if fault.body is not None:
-        body, content_type = _encoded(fault.body)
+        body, content_type = _encode(fault.body)
     elif is_page:
         page = _GATEWAY_PAGE.format(status=status, phrase=phrase)
         body, content_type = page.encode(), "text/html"
     else:
-        body, content_type = _encoded(error_body(status, phrase))
-    return Answer(status).with_body(body, "text/html" if is_page else content_type)
+        body, content_type = _encode(error_body(status, phrase))
+    return RawAnswer(status).with_body(body, "text/html" if is_page else content_type)
 
 
-def _encoded(body: object) -> tuple[bytes, str]:
+def _encode(body: object) -> tuple[bytes, str]:
     if isinstance(body, str):
         return body.encode(), "text/plain; charset=utf-8"
     return json.dumps(body).encode(), "application/json"

@@ -1,6 +1,6 @@
 """Creates, polls and files over HTTP.
 
-Turns requests into calls of the studio and back; decides nothing about
+Turns requests into calls of the store and back; decides nothing about
 generations.
 """
 
@@ -22,41 +22,42 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from kling_async._addresses import is_loopback
 from kling_async._checks import shown
 from kling_async._errors import Problem
 from kling_async._generation import Status
 from kling_async._requests.catalogue import MODELS, problems_in
-from kling_async.emulator._account import RequestLog, Row
+from kling_async.emulator._account import LogRow, RequestLog
 from kling_async.emulator._ledger import price_of
-from kling_async.emulator._protocol import GENERATIONS, Clock, Refusal, is_loopback
+from kling_async.emulator._protocol import GENERATIONS, Clock, Refusal
 from kling_async.emulator._state import StateFile
 from kling_async.emulator._store import (
-    Job,
-    Studio,
-    answer_of,
+    GenerationStore,
+    StoredGeneration,
+    generation_response,
     is_well_formed,
     new_token,
 )
 from kling_async.emulator._traffic import Exchange, Traffic
-from kling_async.emulator._video import Shelf, addresses_in, image_in, scene_of
+from kling_async.emulator._video import VideoCache, addresses_in, decode_image, scene_of
 
 _LONGEST_TEXT = 300
 
 _KEPT = 60
 
 
-def shortened(body: Mapping[str, object]) -> dict[str, object]:
+def truncate(body: Mapping[str, object]) -> dict[str, object]:
     """Return a decoded JSON object with its long texts cut."""
-    return {name: _short(value) for name, value in body.items()}
+    return {name: _truncate(value) for name, value in body.items()}
 
 
-def _short(value: object) -> object:
+def _truncate(value: object) -> object:
     if isinstance(value, str) and len(value) > _LONGEST_TEXT:
         return f"{value[:_KEPT]}… ({len(value):,} characters)"
     if isinstance(value, dict):
-        return {str(name): _short(inner) for name, inner in value.items()}
+        return {str(name): _truncate(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_short(item) for item in value]
+        return [_truncate(item) for item in value]
     return value
 
 
@@ -67,7 +68,7 @@ _TIMEOUT_SECONDS = 5
 _MOST_BYTES = 50_000_000
 
 
-async def pictures_at(addresses: Iterable[str]) -> dict[str, Image.Image]:
+async def fetch_pictures(addresses: Iterable[str]) -> dict[str, Image.Image]:
     """Fetch images, and films of which the first frame is taken.
 
     Args:
@@ -80,13 +81,13 @@ async def pictures_at(addresses: Iterable[str]) -> dict[str, Image.Image]:
     async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS) as client:
         for address in wanted:
             try:
-                found[address] = _picture_in(await _fetched(client, address))
+                found[address] = _decode_picture(await _fetch(client, address))
             except Exception as error:  # noqa: BLE001 (decoders fail in every way)
                 _logger.info("%s cannot be shown: %r", address, error)
     return found
 
 
-async def _fetched(client: httpx.AsyncClient, address: str) -> bytes:
+async def _fetch(client: httpx.AsyncClient, address: str) -> bytes:
     data = bytearray()
     async with client.stream("GET", address) as answer:
         answer.raise_for_status()
@@ -105,9 +106,9 @@ def _is_here(address: str) -> bool:
     return url.host == "localhost" or is_loopback(url.host)
 
 
-def _picture_in(data: bytes) -> Image.Image:
+def _decode_picture(data: bytes) -> Image.Image:
     if data[4:8] != b"ftyp":
-        return image_in(data)
+        return decode_image(data)
     with av.open(io.BytesIO(data), "r") as film:
         frame = next(film.decode(film.streams.video[0]))
         # PyAV's stub leaves to_image without types.
@@ -129,8 +130,8 @@ class Generations:
     """The endpoints of generations and their videos.
 
     Attributes:
-        studio: The generations.
-        shelf: Their videos.
+        store: The generations.
+        videos: Their videos.
         log: Where creates are noted.
         clock: What time it is.
         traffic: Where chance for ids comes from.
@@ -138,8 +139,8 @@ class Generations:
         expire_after: For how many seconds a finished video is served.
     """
 
-    studio: Studio
-    shelf: Shelf
+    store: GenerationStore
+    videos: VideoCache
     log: RequestLog
     clock: Clock
     traffic: Traffic
@@ -154,14 +155,14 @@ class Generations:
 
     async def file(self, request: Request) -> Response:
         """Serve a finished video to anyone, as a content network does."""
-        job = self.studio.find_file(request.path_params["name"])
+        job = self.store.find_file(request.path_params["name"])
         now = self.clock.now()
         if job is None or job.status_at(now) != Status.COMPLETED:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         Exchange.of(request).note(generation_id=job.id)
         if now >= job.ends_at + self.expire_after:
             return Response(_EXPIRED, HTTPStatus.FORBIDDEN, media_type="text/xml")
-        path = await self.shelf.video_of(job.scene)
+        path = await self.videos.get(job.scene)
         return FileResponse(path, media_type="video/mp4", headers=_AS_IT_SAYS)
 
     async def _create(self, request: Request) -> Response:
@@ -185,14 +186,14 @@ class Generations:
 
     async def _accept(
         self, model: str, body: Mapping[str, object], request: Request
-    ) -> Job:
+    ) -> StoredGeneration:
         fetched: dict[str, Image.Image] = {}
         if request.client and is_loopback(request.client.host):
-            fetched = await pictures_at(addresses_in(body))
-        scene = await self.shelf.finish(scene_of(body, self.shelf.size, fetched))
+            fetched = await fetch_pictures(addresses_in(body))
+        scene = await self.videos.finish(scene_of(body, self.videos.size, fetched))
         exchange = Exchange.of(request)
-        job = self.studio.accept(
-            shortened(body),
+        job = self.store.accept(
+            truncate(body),
             scene,
             price=price_of(model, body, scene.length),
             now=self.clock.now(),
@@ -207,11 +208,11 @@ class Generations:
         if exchange.record.method == "POST" and exchange.record.path in GENERATIONS:
             self._note(exchange, None)
 
-    def _note(self, exchange: Exchange, job: Job | None) -> None:
+    def _note(self, exchange: Exchange, job: StoredGeneration | None) -> None:
         record = exchange.record
         if record.model is None:
             return  # it got no further than the door
-        row = Row(
+        row = LogRow(
             at=job.created_at if job else self.clock.now(),
             model=record.model,
             request_id=exchange.request_id,
@@ -227,24 +228,31 @@ class Generations:
             problem = Problem("generation_id", "nothing", "a generation's id")
             raise Refusal.over([problem], part="Query")
         Exchange.of(request).note(generation_id=generation_id)
-        job = self.studio.find(generation_id)
+        job = self.store.find(generation_id)
         if job is not None:
             now = self.clock.now()
-            self.studio.settle(now)
+            self.store.settle(now)
             return await self._tell(job, request, HTTPStatus.OK, now=now)
         traced = is_well_formed(generation_id)
         headers = {"x-inference-id": generation_id} if traced else {}
         raise Refusal(HTTPStatus.NOT_FOUND, "Generation is not found", headers)
 
     async def _tell(
-        self, job: Job, request: Request, http_status: HTTPStatus, *, now: float
+        self,
+        job: StoredGeneration,
+        request: Request,
+        http_status: HTTPStatus,
+        *,
+        now: float,
     ) -> Response:
         done = job.status_at(now) == Status.COMPLETED
         video = await self._video(job, request) if done else None
-        return answer_of(job, now, http_status=http_status, video=video)
+        return generation_response(job, now, http_status=http_status, video=video)
 
-    async def _video(self, job: Job, request: Request) -> dict[str, object]:
-        path = await self.shelf.video_of(job.scene)
+    async def _video(
+        self, job: StoredGeneration, request: Request
+    ) -> dict[str, object]:
+        path = await self.videos.get(job.scene)
         return {
             "url": str(request.url_for("file", name=job.file_name)),
             "content_type": "video/mp4",

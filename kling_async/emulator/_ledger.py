@@ -10,13 +10,12 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
+from kling_async._billing.money import credits_of
 from kling_async._requests.catalogue import MODELS
-
-CREDITS_PER_USD = 2_000_000
 
 
 @frozen
-class Rate:
+class PriceRule:
     """A price that holds under conditions.
 
     Attributes:
@@ -28,30 +27,33 @@ class Rate:
     when: Mapping[str, object] = field(factory=dict[str, object])
 
 
-def _with_audio(sound: float, silence: float) -> tuple[Rate, ...]:
-    return Rate(sound, {"generate_audio": True}), Rate(
+def _with_audio(sound: float, silence: float) -> tuple[PriceRule, ...]:
+    return PriceRule(sound, {"generate_audio": True}), PriceRule(
         silence, {"generate_audio": False}
     )
 
 
 # The first part that an id contains decides.
-_RATES: tuple[tuple[str, tuple[Rate, ...]], ...] = (
-    ("master", (Rate(0.28),)),
-    ("effects", (Rate(0.07),)),
-    ("avatar-pro", (Rate(0.12),)),
-    ("avatar", (Rate(0.06),)),
-    ("motion-control", (Rate(0.12, {"mode": "pro"}), Rate(0.08, {"mode": "std"}))),
-    ("o1", (Rate(0.12),)),
+_PRICES: tuple[tuple[str, tuple[PriceRule, ...]], ...] = (
+    ("master", (PriceRule(0.28),)),
+    ("effects", (PriceRule(0.07),)),
+    ("avatar-pro", (PriceRule(0.12),)),
+    ("avatar", (PriceRule(0.06),)),
+    (
+        "motion-control",
+        (PriceRule(0.12, {"mode": "pro"}), PriceRule(0.08, {"mode": "std"})),
+    ),
+    ("o1", (PriceRule(0.12),)),
     ("v3-omni-1080p", _with_audio(0.17, 0.12)),
     ("v3-omni-720p", _with_audio(0.13, 0.09)),
-    ("v3-turbo-pro", (Rate(0.11),)),
-    ("v3-standard-turbo", (Rate(0.08),)),
+    ("v3-turbo-pro", (PriceRule(0.11),)),
+    ("v3-standard-turbo", (PriceRule(0.08),)),
     ("v3-pro", _with_audio(0.17, 0.12)),
     ("v3", _with_audio(0.13, 0.09)),
     ("v2-6", _with_audio(0.14, 0.07)),
-    ("v2.5", (Rate(0.07),)),
-    ("pro", (Rate(0.09),)),
-    ("", (Rate(0.05),)),
+    ("v2.5", (PriceRule(0.07),)),
+    ("pro", (PriceRule(0.09),)),
+    ("", (PriceRule(0.05),)),
 )
 
 # Their length is that of the sound or the film that is given.
@@ -69,25 +71,20 @@ def price_of(model: str, body: Mapping[str, object], length: int) -> int:
     fields = MODELS[model].fields
     rate = next(
         rate
-        for rate in _rates_of(model)
+        for rate in _prices_of(model)
         if all(
             body.get(name, fields[name].default) == value
             for name, value in rate.when.items()
         )
     )
-    return round(rate.usd * length * CREDITS_PER_USD)
-
-
-def usd(credits_: float) -> float:
-    """Turn credits into USD."""
-    return round(credits_ / CREDITS_PER_USD, 9)
+    return credits_of(rate.usd * length)
 
 
 def quote_of(model: str) -> dict[str, object]:
     """Return a model's prices as ``GET /v1/models?include=pricing`` tells them."""
     if any(part in model for part in _NOT_QUOTED):
         return {"kind": "variable", "currency": "USD"}
-    rates = _rates_of(model)
+    rates = _prices_of(model)
     if len(rates) == 1:
         return {"kind": "fixed", "currency": "USD", "units": [_unit(rates[0])]}
     return {
@@ -98,15 +95,15 @@ def quote_of(model: str) -> dict[str, object]:
     }
 
 
-def _rates_of(model: str) -> tuple[Rate, ...]:
+def _prices_of(model: str) -> tuple[PriceRule, ...]:
     known = MODELS[model].fields
-    rates = next(rates for part, rates in _RATES if part in model)
+    rates = next(rates for part, rates in _PRICES if part in model)
     # A model without the parameter has the first of the prices.
     applicable = tuple(it for it in rates if it.when.keys() <= known.keys())
-    return applicable or (Rate(rates[0].usd),)
+    return applicable or (PriceRule(rates[0].usd),)
 
 
-def _unit(rate: Rate) -> dict[str, object]:
+def _unit(rate: PriceRule) -> dict[str, object]:
     return {"price": rate.usd, "unit": "second", "per": 1}
 
 
@@ -116,7 +113,7 @@ EntryType = Literal["INIT", "MODEL_USAGE"]
 
 
 @frozen(kw_only=True)
-class Entry:
+class LedgerEntry:
     """One movement of the balance.
 
     Attributes:
@@ -137,7 +134,7 @@ class Entry:
 
 
 @define
-class Account:
+class Ledger:
     """One account's credits; those of unfinished work are held back.
 
     Attributes:
@@ -148,13 +145,13 @@ class Account:
 
     balance: float
     held: float = field(default=0, init=False)
-    entries: list[Entry] = field(factory=list[Entry], init=False)
+    entries: list[LedgerEntry] = field(factory=list[LedgerEntry], init=False)
 
     @classmethod
-    def opened(cls, credits_: float, *, at: float) -> Account:
+    def opened(cls, credits_: float, *, at: float) -> Ledger:
         """Open an account with so many credits, paid in at a time."""
         account = cls(credits_)
-        first = Entry(at=at, direction="TOPUP", type="INIT", credits=credits_)
+        first = LedgerEntry(at=at, direction="TOPUP", type="INIT", credits=credits_)
         account.entries.append(first)
         return account
 
@@ -174,7 +171,7 @@ class Account:
         """Spend what was set aside."""
         self.held -= price
         self.balance -= price
-        entry = Entry(
+        entry = LedgerEntry(
             at=at,
             direction="CHARGE",
             type="MODEL_USAGE",

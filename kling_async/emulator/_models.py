@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from kling_async._requests.catalogue import MODELS, Model
 from kling_async.emulator._ledger import quote_of
 from kling_async.emulator._protocol import Clock, Query, timestamp
-from kling_async.emulator._store import Job, Studio
+from kling_async.emulator._store import GenerationStore, StoredGeneration
 
 _TYPE = "video/generations"
 
@@ -48,19 +48,19 @@ class ModelPages:
     """The endpoints that tell of models.
 
     Attributes:
-        studio: The generations, whose times are measured.
+        store: The generations, whose times are measured.
         clock: What time it is.
     """
 
-    studio: Studio
+    store: GenerationStore
     clock: Clock
 
     async def catalogue(self, request: Request) -> Response:
         """Tell which models there are, and more of each if it is asked for."""
-        asked = {name: _listed(request.query_params, name) for name in _FILTERS}
+        asked = {name: _read_filter(request.query_params, name) for name in _FILTERS}
         sections = _sections(request.query_params)
         data = [
-            _shown_model(model, sections)
+            _model_item(model, sections)
             for model in MODELS.values()
             if all(not it or it & _facts_of(model)[name] for name, it in asked.items())
         ]
@@ -77,17 +77,17 @@ class ModelPages:
         query.take_only(("aliases",))
         asked = query.params.getlist("aliases")
         if len(asked) > _MOST_ALIASES:
-            query.object_to("aliases", f"at most {_MOST_ALIASES} of them")
+            query.reject("aliases", f"at most {_MOST_ALIASES} of them")
         query.check()
         now = self.clock.now()
-        self.studio.settle(now)
+        self.store.settle(now)
         models = [
             {
                 "alias": model,
                 "endpoint": "/v2/video/generations",
                 "metrics": {"duration_ms": _percentiles(times)},
             }
-            for model, times in _recent_times(self.studio.ended, now).items()
+            for model, times in _recent_times(self.store.ended, now).items()
             if not asked or {model, _alias_of(model)} & set(asked)
         ]
         return JSONResponse(
@@ -99,14 +99,14 @@ class ModelPages:
         )
 
 
-def _listed(params: QueryParams, name: str) -> set[str]:
+def _read_filter(params: QueryParams, name: str) -> set[str]:
     """Read a filter: separated by commas or repeated, whatever the case."""
     texts = ",".join(params.getlist(name)).lower().split(",")
     return {text.strip() for text in texts if text.strip()}
 
 
 def _sections(params: QueryParams) -> Collection[str]:
-    asked = _listed(params, "include")
+    asked = _read_filter(params, "include")
     if "all" in asked or params.get("details") in {"true", "1"}:
         return _SECTIONS
     return asked
@@ -142,7 +142,7 @@ def _facts_of(model: Model) -> Mapping[str, set[str]]:
     }
 
 
-def _shown_model(model: Model, sections: Collection[str]) -> dict[str, object]:
+def _model_item(model: Model, sections: Collection[str]) -> dict[str, object]:
     told: dict[str, object] = {
         "id": model.id,
         "aliases": [_alias_of(model.id)],
@@ -159,7 +159,9 @@ def _shown_model(model: Model, sections: Collection[str]) -> dict[str, object]:
     return told
 
 
-def _recent_times(ended: Sequence[Job], now: float) -> dict[str, list[float]]:
+def _recent_times(
+    ended: Sequence[StoredGeneration], now: float
+) -> dict[str, list[float]]:
     """Return, by model, how many seconds each recent success took."""
     times: dict[str, list[float]] = {}
     for job in _since(ended, now - _WINDOW_SECONDS):
@@ -168,7 +170,9 @@ def _recent_times(ended: Sequence[Job], now: float) -> dict[str, list[float]]:
     return times
 
 
-def _since(ended: Sequence[Job], start: float) -> Iterator[Job]:
+def _since(
+    ended: Sequence[StoredGeneration], start: float
+) -> Iterator[StoredGeneration]:
     for job in reversed(ended):
         if job.ends_at < start:
             return

@@ -1,15 +1,10 @@
-"""Which addresses are this machine's own.
-
-Looks nothing up.
-"""
+"""The wire's own terms: paths, refusals, parameters, keys, and what time it is."""
 
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from http import HTTPStatus
 from typing import Self
@@ -21,18 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kling_async._checks import shown
+from kling_async._config import PATHS
 from kling_async._errors import Problem
 from kling_async._runtime.tasks import running_loop
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a numeric address is one that only this machine reaches."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+from kling_async._runtime.window import SlidingWindow
 
 
 @define(eq=False)
@@ -69,8 +56,8 @@ def timestamp(at: float) -> str:
 
 # Each path of creates and polls, with the status that a create has there.
 GENERATIONS: Mapping[str, HTTPStatus] = {
-    "/v2/video/generations": HTTPStatus.OK,
-    "/v2/generate/video/kling/generation": HTTPStatus.CREATED,
+    PATHS["universal"]: HTTPStatus.OK,
+    PATHS["legacy"]: HTTPStatus.CREATED,
 }
 
 FILES = "/files/"
@@ -84,7 +71,7 @@ MODELS, METRICS = "/v1/models", "/models/metrics"
 ADMIN = "/_emulator/"  # no vendor's
 
 # The paths behind a short name; a star stands for anything.
-PLACES: Mapping[str, tuple[str, ...]] = {
+PATHS_BY_NAME: Mapping[str, tuple[str, ...]] = {
     "generations": tuple(GENERATIONS),
     "files": (f"{FILES}*",),
     "logs": (LOGS,),
@@ -153,9 +140,9 @@ class Query:
     def take_only(self, names: Collection[str]) -> None:
         """Note every parameter that has another name."""
         for name in self.params.keys() - set(names):
-            self.object_to(name, f"only {', '.join(names)}")
+            self.reject(name, f"only {', '.join(names)}")
 
-    def object_to(self, name: str, allowed: str) -> None:
+    def reject(self, name: str, allowed: str) -> None:
         """Note that a parameter is wrong."""
         given = shown(self.params[name]) if name in self.params else "nothing"
         self.problems.append(Problem(name, given, allowed))
@@ -167,7 +154,7 @@ class Query:
             return default
         if text.isascii() and text.isdigit() and low <= int(text) <= high:
             return int(text)
-        self.object_to(name, f"a whole number from {low} to {high}")
+        self.reject(name, f"a whole number from {low} to {high}")
         return default
 
     def moment(self, name: str) -> float | None:
@@ -180,14 +167,14 @@ class Query:
             zoned = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
             return zoned.timestamp()
         except (ValueError, OverflowError):
-            self.object_to(name, "a time as in ISO 8601")
+            self.reject(name, "a time as in ISO 8601")
             return None
 
     def choices(self, name: str, allowed: Collection[str]) -> list[str]:
         """Read a parameter that may be repeated, each time with one of a few texts."""
         given = self.params.getlist(name)
         if not set(given) <= set(allowed):
-            self.object_to(name, " | ".join(map(repr, allowed)))
+            self.reject(name, " | ".join(map(repr, allowed)))
         return given
 
     def check(self) -> None:
@@ -200,36 +187,13 @@ class Query:
             raise Refusal.over(self.problems, part="Query")
 
 
-@define(eq=False)
-class Window:
-    """At most so many in so many seconds.
-
-    Attributes:
-        limit: How many.
-        seconds: In how long a time.
-    """
-
-    limit: int
-    seconds: float
-    _times: deque[float] = field(factory=deque[float], init=False)
-
-    def wait_of(self, now: float) -> float:
-        """Let one through and return 0; or return how many seconds it is too early."""
-        while self._times and self._times[0] <= now - self.seconds:
-            self._times.popleft()
-        if len(self._times) >= self.limit:
-            return self._times[0] + self.seconds - now
-        self._times.append(now)
-        return 0.0
-
-
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _MINUTE = 60.0
 
 
 @define(eq=False)
-class Door:
+class Auth:
     """Lets those in who have a key, each so many times a minute.
 
     Attributes:
@@ -242,18 +206,20 @@ class Door:
     clock: Clock
     api_keys: Collection[str] | None
     rate_limit: int | None
-    _windows: dict[str, Window] = field(factory=dict[str, Window], init=False)
+    _windows: dict[str, SlidingWindow] = field(
+        factory=dict[str, SlidingWindow], init=False
+    )
 
-    def before(self, endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint behind the door."""
+    def require(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint behind the auth."""
 
         async def guarded(request: Request) -> Response:
-            self.let_in(request.headers.get("authorization", ""))
+            self.check(request.headers.get("authorization", ""))
             return await endpoint(request)
 
         return guarded
 
-    def let_in(self, authorization: str) -> None:
+    def check(self, authorization: str) -> None:
         """Look at a key.
 
         Raises:
@@ -271,7 +237,7 @@ class Door:
             )
         if self.rate_limit is None:
             return
-        window = self._windows.setdefault(key, Window(self.rate_limit, _MINUTE))
-        if early := window.wait_of(self.clock.now()):
+        window = self._windows.setdefault(key, SlidingWindow(self.rate_limit, _MINUTE))
+        if early := window.try_take(self.clock.now()):
             words = f"Too many requests: at most {self.rate_limit} a minute"
             raise Refusal.too_many(words, early)

@@ -72,7 +72,7 @@ class Guard:
             words = f"Payload too large: at most {self.largest_body:,} bytes"
             await self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words, scope, send)
             return
-        await self.app(scope, _again(whole, receive), send)
+        await self.app(scope, _replay(whole, receive), send)
 
     async def _whole(self, length: str, receive: Receive) -> list[Message] | None:
         """Read a request to its end, or until it is too much."""
@@ -96,10 +96,10 @@ class Guard:
             status=status, message=words, path=scope["path"], request_id=str(uuid4())
         )
         answer = JSONResponse(body, status, {"connection": "close"})
-        await answer(scope, _silent, send)
+        await answer(scope, _no_more, send)
 
 
-def _again(told: list[Message], receive: Receive) -> Receive:
+def _replay(told: list[Message], receive: Receive) -> Receive:
     """Say once more what was read, then what comes after it."""
     left = iter(told)
 
@@ -110,7 +110,7 @@ def _again(told: list[Message], receive: Receive) -> Receive:
     return say
 
 
-async def _silent() -> Message:
+async def _no_more() -> Message:
     return {"type": "http.disconnect"}
 
 
@@ -203,13 +203,15 @@ class _Guest(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop without waiting for clients that keep a connection or read slowly."""
-        await _rounds()  # one that is being accepted is not to find its server closed
+        await (
+            _turn_loop()
+        )  # one that is being accepted is not to find its server closed
         for listening in (*self.servers, *(sockets or ())):
             listening.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         # Let every exchange see that its client is gone, also one begun just now.
-        await _rounds()
+        await _turn_loop()
         self._hang_up()
         if self.server_state.tasks:
             # All is hung up by then; this is for a frame that takes its time.
@@ -282,7 +284,7 @@ class Listener:
         self._task.result()
 
 
-async def _rounds() -> None:
+async def _turn_loop() -> None:
     """Let the event loop go round as often as it does from a socket to its protocol."""
     for _ in range(3):
         await asyncio.sleep(0)

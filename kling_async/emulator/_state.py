@@ -21,10 +21,15 @@ from attrs import asdict, define, field
 
 from kling_async._errors import ConfigurationError
 from kling_async._generation import GenerationError
-from kling_async.emulator._account import RequestLog, Row
-from kling_async.emulator._ledger import Account
+from kling_async.emulator._account import LogRow, RequestLog
+from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._protocol import Clock
-from kling_async.emulator._store import CreateRecord, Job, Plan, Studio
+from kling_async.emulator._store import (
+    CreateRecord,
+    GenerationStore,
+    Plan,
+    StoredGeneration,
+)
 from kling_async.emulator._video import Scene
 
 _VERSION = 1
@@ -38,14 +43,14 @@ class StateFile:
 
     Attributes:
         path: Where it is.
-        studio: The generations and the account.
+        store: The generations and the account.
         log: The request log.
         clock: What time it is.
         in_threads: Whether the file is written in a worker thread.
     """
 
     path: Path
-    studio: Studio
+    store: GenerationStore
     log: RequestLog
     clock: Clock
     in_threads: bool = False
@@ -104,22 +109,22 @@ class StateFile:
             key: base64.b64decode(_text(image))
             for key, image in cast("Json", data["images"]).items()
         }
-        self.studio.account = Account.opened(
+        self.store.account = Ledger.opened(
             _number(data["credits"]), at=_number(data["opened_at"])
         )
         for item in _objects(data["generations"]):
-            self.studio.take_on(_job_in(item, images))
+            self.store.take_on(_job_in(item, images))
         for item in _objects(data["log"]):
-            job = self.studio.find(_text(item["inference_id"]))
+            job = self.store.find(_text(item["inference_id"]))
             # mypy cannot follow a mapping into keywords.
-            self.log.rows.append(Row(**item, job=job))  # type: ignore[arg-type]
+            self.log.rows.append(LogRow(**item, job=job))  # type: ignore[arg-type]
 
     def _text(self) -> str:
-        for job in islice(self.studio.jobs, len(self._jobs), None):
-            self._jobs.append(json.dumps(self._encoded(job)))
+        for job in islice(self.store.jobs, len(self._jobs), None):
+            self._jobs.append(json.dumps(self._encode(job)))
         for row in islice(self.log.rows, len(self._rows), None):
             self._rows.append(json.dumps(_encoded_row(row)))
-        first = self.studio.account.entries[0]
+        first = self.store.account.entries[0]
         head = {
             "version": _VERSION,
             "saved_at": self.clock.now(),
@@ -131,7 +136,7 @@ class StateFile:
         more = f',\n"generations": [\n{jobs}\n],\n"log": [\n{rows}\n]}}\n'
         return json.dumps(head)[:-1] + more
 
-    def _encoded(self, job: Job) -> Json:
+    def _encode(self, job: StoredGeneration) -> Json:
         scene = asdict(job.scene)
         scene["images"] = [self._key_of(image) for image in job.scene.images]
         return asdict(job) | {"scene": scene}
@@ -142,13 +147,13 @@ class StateFile:
         return key
 
 
-def _encoded_row(row: Row) -> Json:
+def _encoded_row(row: LogRow) -> Json:
     known = asdict(row, recurse=False)
     del known["job"]
     return known
 
 
-def _job_in(data: Json, images: Mapping[str, bytes]) -> Job:
+def _job_in(data: Json, images: Mapping[str, bytes]) -> StoredGeneration:
     record, request, scene, plan = (
         cast("dict[str, object]", data[name])
         for name in ("record", "request", "scene", "plan")
@@ -156,7 +161,7 @@ def _job_in(data: Json, images: Mapping[str, bytes]) -> Job:
     keys = cast("list[object]", scene["images"])
     width, height = cast("list[int]", scene["aspect"])
     error = cast("dict[str, str] | None", plan["error"])
-    return Job(
+    return StoredGeneration(
         record=CreateRecord(**record),  # type: ignore[arg-type] # as above
         request=request,
         scene=Scene(

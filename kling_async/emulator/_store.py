@@ -17,9 +17,10 @@ from http import HTTPStatus
 from attrs import define, field, frozen
 from starlette.responses import JSONResponse
 
+from kling_async._billing.money import usd_of
 from kling_async._generation import GenerationError, Status
 from kling_async._requests.catalogue import MODELS
-from kling_async.emulator._ledger import Account, usd
+from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._protocol import Refusal
 from kling_async.emulator._video import Scene
 
@@ -196,7 +197,7 @@ class ChargeRecord:
 
 
 @frozen(kw_only=True)
-class Job:
+class StoredGeneration:
     """One accepted generation.
 
     Attributes:
@@ -240,7 +241,7 @@ class Job:
 
 
 @define(kw_only=True, eq=False)
-class Studio:
+class GenerationStore:
     """All generations of one emulator.
 
     Attributes:
@@ -255,18 +256,20 @@ class Studio:
     seed: int
     speed: float
     failure_rate: float
-    account: Account
+    account: Ledger
     max_running: int | None = None
-    ended: list[Job] = field(factory=list[Job], init=False)
+    ended: list[StoredGeneration] = field(factory=list[StoredGeneration], init=False)
     _scenes: dict[str, Scene] = field(factory=dict[str, Scene], init=False)
-    _jobs: dict[str, Job] = field(factory=dict[str, Job], init=False)
+    _jobs: dict[str, StoredGeneration] = field(
+        factory=dict[str, StoredGeneration], init=False
+    )
     _ids_by_file: dict[str, str] = field(factory=dict[str, str], init=False)
     _unsettled: list[tuple[float, str]] = field(
         factory=list[tuple[float, str]], init=False
     )
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[StoredGeneration]:
         """All generations, in order."""
         return [*self._jobs.values()]
 
@@ -284,7 +287,7 @@ class Studio:
                 model=job.record.model,
                 client_request_id=job.record.client_request_id,
                 credits=job.price,
-                usd=usd(job.price),
+                usd=usd_of(job.price),
             )
             for job in self.ended
             if job.plan.error is None
@@ -298,7 +301,7 @@ class Studio:
         price: int,
         now: float,
         client_request_id: str | None,
-    ) -> Job:
+    ) -> StoredGeneration:
         """Take a valid create on.
 
         Raises:
@@ -317,7 +320,7 @@ class Studio:
         self.take_on(job)
         return job
 
-    def take_on(self, job: Job) -> None:
+    def take_on(self, job: StoredGeneration) -> None:
         """Add a generation, and set aside what it will cost."""
         self.account.hold(job.price)
         self._jobs[job.id] = job
@@ -339,7 +342,7 @@ class Studio:
         price: int,
         now: float,
         client_request_id: str | None,
-    ) -> Job:
+    ) -> StoredGeneration:
         # By its number, so that a life hangs neither on others' nor on the timing.
         chance = random.Random(f"{self.seed}/{len(self._jobs)}")  # noqa: S311 (no secret)
         model = str(request["model"])
@@ -358,7 +361,7 @@ class Studio:
             model=model,
             client_request_id=client_request_id,
         )
-        return Job(
+        return StoredGeneration(
             record=record,
             request=request,
             scene=scene,
@@ -379,17 +382,17 @@ class Studio:
                 job.price, at=job.ends_at, model=job.record.model, reference_id=job.id
             )
 
-    def find(self, generation_id: str) -> Job | None:
+    def find(self, generation_id: str) -> StoredGeneration | None:
         """Return the generation of an id."""
         return self._jobs.get(generation_id)
 
-    def find_file(self, name: str) -> Job | None:
+    def find_file(self, name: str) -> StoredGeneration | None:
         """Return the generation whose video is served under a name."""
         return self._jobs.get(self._ids_by_file.get(name, ""))
 
 
-def answer_of(
-    job: Job,
+def generation_response(
+    job: StoredGeneration,
     now: float,
     *,
     http_status: int = HTTPStatus.OK,
@@ -405,7 +408,7 @@ def answer_of(
     """
     status, spent = job.status_at(now), job.credits_used_at(now)
     error = job.plan.error if status == Status.ERROR else None
-    usage = {"credits_used": spent, "usd_spent": usd(spent)}
+    usage = {"credits_used": spent, "usd_spent": usd_of(spent)}
     body = {
         "id": job.id,
         "status": status,
@@ -416,6 +419,6 @@ def answer_of(
     headers = {
         "x-inference-id": job.id,
         "x-aimlapi-credits-used": str(spent),
-        "x-aimlapi-usd-spent": f"{usd(spent):.9f}",
+        "x-aimlapi-usd-spent": f"{usd_of(spent):.9f}",
     }
     return JSONResponse(body, http_status, headers)

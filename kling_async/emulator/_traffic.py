@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from urllib.parse import unquote_plus
@@ -21,24 +20,30 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kling_async._checks import is_client_request_id
 from kling_async._generation import Status
 from kling_async.emulator._faults import (
     SPOILERS,
-    Answer,
     ErrorBody,
     Fault,
     Faults,
-    spoilt,
+    RawAnswer,
+    apply_to_answer,
 )
 from kling_async.emulator._protocol import (
     ADMIN,
     GENERATIONS,
+    Auth,
     Clock,
-    Door,
     Refusal,
     error_body,
 )
-from kling_async.emulator._store import Job, Studio, answer_of, new_uuid
+from kling_async.emulator._store import (
+    GenerationStore,
+    StoredGeneration,
+    generation_response,
+    new_uuid,
+)
 
 DROP = "kling_async.drop"  # the server's extension that drops a connection
 
@@ -48,7 +53,7 @@ _PIECE = b" " * 2**16
 
 
 @frozen
-class Call:
+class Delivery:
     """One request on its way to the endpoint."""
 
     inner: ASGIApp
@@ -56,7 +61,7 @@ class Call:
     receive: Receive
     send: Send
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> RawAnswer:
         """Do the work, and keep the answer back."""
         messages: list[Message] = []
 
@@ -66,9 +71,9 @@ class Call:
         await self.inner(self.scope, self.receive, keep)
         start, *parts = messages
         body = b"".join(part.get("body", b"") for part in parts)
-        return Answer(start["status"], list(start["headers"]), body)
+        return RawAnswer(start["status"], list(start["headers"]), body)
 
-    async def begin(self, answer: Answer, body: bytes) -> None:
+    async def begin(self, answer: RawAnswer, body: bytes) -> None:
         """Send the head and the first part of the body."""
         head = {"status": answer.status, "headers": answer.headers}
         await self.send({"type": "http.response.start", **head})
@@ -82,7 +87,7 @@ class Call:
         """Send the last part of the body."""
         await self.send({"type": "http.response.body", "body": body})
 
-    async def give(self, answer: Answer) -> None:
+    async def give(self, answer: RawAnswer) -> None:
         """Send an answer as a whole."""
         await self.begin(answer, answer.body)
         await self.end(b"")
@@ -138,8 +143,8 @@ class Call:
             pass
 
 
-async def carry_out(fault: Fault, call: Call, error_body: ErrorBody) -> None:
-    """Answer a request as a fault wants it."""
+async def apply(fault: Fault, call: Delivery, error_body: ErrorBody) -> None:
+    """RawAnswer a request as a fault wants it."""
     is_done = fault.accepted or fault.effect in SPOILERS
     true = await call.answer() if is_done else None
     if fault.effect not in _SLOW:
@@ -155,11 +160,11 @@ async def carry_out(fault: Fault, call: Call, error_body: ErrorBody) -> None:
     else:
         if fault.effect == "delay" and true is None:
             true = await call.answer()
-        answer = spoilt(fault, true, error_body)
+        answer = apply_to_answer(fault, true, error_body)
         await call.give(answer.with_headers(fault.headers))
 
 
-async def _break_off(fault: Fault, call: Call, answer: Answer) -> None:
+async def _break_off(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
     middle = len(answer.body) // 2
     await call.begin(answer, answer.body[:middle])
     if fault.effect == "cut":
@@ -169,7 +174,7 @@ async def _break_off(fault: Fault, call: Call, answer: Answer) -> None:
     await call.end(answer.body[middle:])
 
 
-async def _give_hugely(fault: Fault, call: Call, answer: Answer) -> None:
+async def _give_hugely(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
     """Put spaces where they do no harm but by their number, and tell no length."""
     before, after = (b"", answer.body) if answer.is_json else (answer.body, b"")
     await call.begin(answer.without_length(), before)
@@ -179,7 +184,7 @@ async def _give_hugely(fault: Fault, call: Call, answer: Answer) -> None:
     await call.end(after)
 
 
-async def _give_in_drops(fault: Fault, call: Call, answer: Answer) -> None:
+async def _give_in_drops(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
     await call.begin(answer, b"")
     for byte in answer.body:
         await anyio.sleep(fault.seconds)
@@ -191,20 +196,22 @@ _QUERY = b"generation_id="
 
 
 @define(eq=False)
-class Polls:
+class FastPolls:
     """Answers polls of unfinished generations.
 
     Attributes:
-        studio: The generations.
+        store: The generations.
         clock: What time it is.
-        door: Who may ask.
+        auth: Who may ask.
     """
 
-    studio: Studio
+    store: GenerationStore
     clock: Clock
-    door: Door
+    auth: Auth
 
-    def answer(self, scope: Scope, authorization: str) -> tuple[Job, Response] | None:
+    def answer(
+        self, scope: Scope, authorization: str
+    ) -> tuple[StoredGeneration, Response] | None:
         """Return the generation and the answer, if the request is a plain poll."""
         query: bytes = scope["query_string"]
         if (
@@ -213,7 +220,7 @@ class Polls:
             or not query.startswith(_QUERY)
         ):
             return None
-        job = self.studio.find(unquote_plus(query[len(_QUERY) :].decode("latin-1")))
+        job = self.store.find(unquote_plus(query[len(_QUERY) :].decode("latin-1")))
         if job is None:
             return None
         now = self.clock.now()
@@ -221,17 +228,15 @@ class Polls:
         if status in {Status.COMPLETED, Status.ERROR}:
             return None
         try:
-            self.door.let_in(authorization)
+            self.auth.check(authorization)
         except Refusal:
             return None
-        return job, answer_of(job, now)
+        return job, generation_response(job, now)
 
 
 CLIENT_REQUEST_ID = b"x-client-request-id"
 
 _logger = logging.getLogger("kling_async.emulator")
-
-_KEPT_BY_THE_VENDOR = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _IN_SCOPE = "kling_async.exchange"
 
@@ -330,7 +335,7 @@ class Traffic:
             method=scope["method"],
             path=scope["path"],
             status=0,
-            client_request_id=asked if _KEPT_BY_THE_VENDOR.fullmatch(asked) else None,
+            client_request_id=asked if is_client_request_id(asked) else None,
         )
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         exchange = Exchange(
@@ -352,7 +357,7 @@ class Traffic:
 
 
 @define(eq=False)
-class Front:
+class TraceMiddleware:
     """The ASGI middleware in front of every endpoint.
 
     Attributes:
@@ -366,7 +371,7 @@ class Front:
     app: ASGIApp
     traffic: Traffic
     faults: Faults
-    polls: Polls
+    polls: FastPolls
     on_refused: Callable[[Exchange], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -384,13 +389,13 @@ class Front:
         if not len(self.faults):
             plain = self.polls.answer(scope, exchange.authorization)
         if plain is None:
-            await self._see_through(exchange, scope, receive, send_traced)
+            await self._dispatch(exchange, scope, receive, send_traced)
         else:
             job, answer = plain
             exchange.note(generation_id=job.id)
             await answer(scope, receive, send_traced)
 
-    async def _see_through(
+    async def _dispatch(
         self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
@@ -428,7 +433,7 @@ class Front:
                 request_id=exchange.request_id,
             )
 
-        await carry_out(fault, Call(self.app, scope, receive, send), error_body_of)
+        await apply(fault, Delivery(self.app, scope, receive, send), error_body_of)
 
     def _fault_for(self, exchange: Exchange) -> Fault | None:
         record = exchange.record
@@ -466,7 +471,7 @@ def _model_in(body: bytes) -> str | None:
 
 
 def internal_error(exchange: Exchange) -> JSONResponse:
-    """Answer as the vendor does when it has failed itself."""
+    """RawAnswer as the vendor does when it has failed itself."""
     body = error_body(
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
         message="Internal server error",

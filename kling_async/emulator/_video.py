@@ -88,7 +88,7 @@ def scene_of(
     """
     decoded: dict[str, Image.Image] = {}
     for where, uri in _data_images(body):
-        decoded[where] = _decoded(where, uri)
+        decoded[where] = _decode(where, uri)
         yield
     pictured = [
         decoded.get(where) or fetched.get(address) for where, address in _pictures(body)
@@ -98,7 +98,7 @@ def scene_of(
     return Scene(
         text=_text_of(body),
         source="" if images or not addresses else _file_name(addresses[0]),
-        images=tuple(_reduced(image, size) for image in images),
+        images=tuple(_shrink(image, size) for image in images),
         aspect=images[0].size if images else _aspect_of(body),
         length=int(str(body.get("duration") or _DEFAULT_LENGTH)),
     )
@@ -136,21 +136,21 @@ def _pictures(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         yield from _texts_in(body.get(name), name)
 
 
-def _decoded(where: str, uri: str) -> Image.Image:
+def _decode(where: str, uri: str) -> Image.Image:
     try:
-        return image_in(base64.b64decode(uri.partition(",")[2], validate=True))
+        return decode_image(base64.b64decode(uri.partition(",")[2], validate=True))
     except Exception as error:  # decoders fail in every way on what is no image
         allowed = "an image that can be decoded"
         raise Refusal.over([Problem(where, shown(uri), allowed)]) from error
 
 
-def image_in(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """Decode an image, upright. What is none is an error of any kind."""
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def _reduced(image: Image.Image, size: int) -> bytes:
+def _shrink(image: Image.Image, size: int) -> bytes:
     small = image.copy()
     small.thumbnail((size, size))  # in place
     file = io.BytesIO()
@@ -207,7 +207,7 @@ def film_to(path: Path, scene: Scene, size: int) -> Generator[None]:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         pictures = _pictures_of(scene, width, height)
         yield
-        for picture in _played(pictures, scene.length * FRAMES_PER_SECOND):
+        for picture in _frames(pictures, scene.length * FRAMES_PER_SECOND):
             mp4.mux(stream.encode(_frame_of(picture)))
             yield
         mp4.mux(stream.encode(None))
@@ -220,7 +220,7 @@ def frame_size(aspect: tuple[int, int], size: int) -> tuple[int, int]:
     return width, height
 
 
-def _played(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
+def _frames(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
     """Give the frames: each picture for the same time, the next one fading in."""
     count = len(pictures)
     fade = min(_FADE_FRAMES, frames // count)
@@ -228,9 +228,9 @@ def _played(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
         number = frame * count // frames
         first = -(-number * frames // count)
         share = (frame - first) / (frames / count)
-        picture = _zoomed(pictures[number], share)
+        picture = _zoom(pictures[number], share)
         if number and frame - first < fade:
-            last = _zoomed(pictures[number - 1], 1.0)
+            last = _zoom(pictures[number - 1], 1.0)
             done = (frame - first + 1) / (fade + 1)
             picture = [
                 Image.blend(*pair, done) for pair in zip(last, picture, strict=True)
@@ -238,15 +238,19 @@ def _played(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
         yield picture
 
 
-def _zoomed(picture: Planes, share: float) -> Planes:
+def _zoom(picture: Planes, share: float) -> Planes:
     """Return what is seen of a picture after a share of its time."""
     return [
-        plane.resize(plane.size, Image.Resampling.BILINEAR, _seen(plane.size, share))
+        plane.resize(
+            plane.size, Image.Resampling.BILINEAR, _visible_box(plane.size, share)
+        )
         for plane in picture
     ]
 
 
-def _seen(size: tuple[int, int], share: float) -> tuple[float, float, float, float]:
+def _visible_box(
+    size: tuple[int, int], share: float
+) -> tuple[float, float, float, float]:
     width, height = size
     left, top = (side * _ZOOM / 2 * share for side in size)
     return left, top, width - left, height - top
@@ -305,7 +309,7 @@ T = TypeVar("T")
 
 
 @define(eq=False)
-class Shelf:
+class VideoCache:
     """The finished videos of one emulator, in a folder of its own.
 
     Attributes:
@@ -322,7 +326,7 @@ class Shelf:
     _remove_folder: Callable[[], object] | None = field(default=None, init=False)
     _folder: Path | None = field(default=None, init=False)
 
-    async def video_of(self, scene: Scene) -> Path:
+    async def get(self, scene: Scene) -> Path:
         """Return a scene's video; who asks meanwhile waits for the same one."""
         key = scene.key
         async with self._turns.setdefault(key, anyio.Lock()):

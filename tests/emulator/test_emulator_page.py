@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from kling_async.emulator import Emulator
-from kling_async.emulator._generations import shortened
+from kling_async.emulator._generations import truncate
 
 AT_ONCE = 1e9
 PATH = "/v2/video/generations"
@@ -134,7 +134,7 @@ async def test_an_open_page_does_not_hold_the_emulator() -> None:
 def test_a_request_is_told_without_its_megabytes() -> None:
     """A data URI is told by its beginning and its length, however deep it lies."""
     uri = "data:image/png;base64," + "A" * 5000
-    told = shortened({"image_list": [uri, "https://x.org/1"], "duration": 5})
+    told = truncate({"image_list": [uri, "https://x.org/1"], "duration": 5})
     assert told == {
         "image_list": [f"{uri[:60]}… (5,022 characters)", "https://x.org/1"],
         "duration": 5,

@@ -12,10 +12,11 @@ import anyio.lowlevel
 import pytest
 from attrs import define, evolve, field
 
-from kling_async._billing.log_search import Pace, Sent, Trace, Tracer, Verdict
+from kling_async._billing.log_search import Sent, Trace, Tracer, Verdict
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._errors import KlingError, RateLimitError, ServerError
+from kling_async._runtime.window import SlidingWindow
 
 pytestmark = pytest.mark.looptime
 
@@ -420,7 +421,7 @@ async def test_a_bug_in_a_reader_reaches_who_asked() -> None:
 @pytest.mark.parametrize("tasks_at_once", [1, 7])
 async def test_a_pace_is_kept_in_every_window(tasks_at_once: int) -> None:
     """A burst is let through, then no more until the window has moved on."""
-    pace, taken = Pace(calls=10, seconds=60), list[float]()
+    pace, taken = SlidingWindow(limit=10, seconds=60), list[float]()
 
     async def take(count: int) -> None:
         for _ in range(count):

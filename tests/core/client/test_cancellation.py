@@ -38,8 +38,8 @@ from kling_async import (
     SubmissionUncertainError,
     UncertainEvent,
 )
+from kling_async._runtime.window import SlidingWindow
 from kling_async.emulator import Emulator, Fault
-from kling_async.emulator._protocol import Window
 
 PATIENCE = 20.0  # seconds, for what happens in milliseconds
 OFTEN = Fixed(0.001)
@@ -53,11 +53,11 @@ LOST = Fault("reset", method="POST", accepted=True, times=1)
 def emulator() -> Iterator[Emulator]:
     """Run one emulator for all, in a thread of its own, whose log is never shut."""
 
-    def wide(_limit: int, seconds: float) -> Window:
-        return Window(10**9, seconds)
+    def wide(_limit: int, seconds: float) -> SlidingWindow:
+        return SlidingWindow(10**9, seconds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kling_async.emulator._account.Window", wide)
+        patch.setattr("kling_async.emulator._account.SlidingWindow", wide)
         with serving() as running:
             yield running
 
