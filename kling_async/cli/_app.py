@@ -20,7 +20,7 @@ from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
 from kling_async.cli._models import models
 from kling_async.cli._money import balance, log, price, reconcile
-from kling_async.cli._output import Exit, Screen, ScreenHandler, exit_for, told
+from kling_async.cli._output import Exit, Screen, ScreenHandler, exit_for, format_error
 
 logger = logging.getLogger("kling_async")
 
@@ -72,7 +72,7 @@ def _told(error: BaseException, screen: Screen) -> Exit:
         error = error.exceptions[0]
     match error:
         case KlingError():
-            for line in told(error):
+            for line in format_error(error):
                 screen.error(line)
             return exit_for(error)
         case typer.TyperException():

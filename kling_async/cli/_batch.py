@@ -15,17 +15,17 @@ from attrs import frozen
 from rich.table import Table
 
 from kling_async import AsyncKling, KlingError, Price
-from kling_async.cli._manifest import JOBS, Manifest, Planned
+from kling_async.cli._manifest import JOBS, Manifest, RowPlan
 from kling_async.cli._options import Uncertain
 from kling_async.cli._output import Exit, Screen, cost_in_words
-from kling_async.cli._progress import Tally
+from kling_async.cli._progress import BatchProgress
 from kling_async.cli._report import write_results
 from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
 
 _DOWNLOADS = 8
 
 
-async def plan(manifest: str, folder: Path, *, check_media: bool) -> list[Planned]:
+async def plan(manifest: str, folder: Path, *, check_media: bool) -> list[RowPlan]:
     """Read a manifest, and check each row.
 
     Raises:
@@ -48,7 +48,7 @@ class BatchRun:
         creates_per_minute: Likewise.
         budget: What the batch may cost, in credits; None to leave it as it is.
         on_uncertain: As for `DurableKling`.
-        retries_failed: Whether failed jobs of earlier runs are created anew.
+        retry_failed: Whether failed jobs of earlier runs are created anew.
         check_media: As for `DurableKling`.
     """
 
@@ -60,26 +60,26 @@ class BatchRun:
     creates_per_minute: int | None
     budget: float | None
     on_uncertain: Uncertain
-    retries_failed: bool
+    retry_failed: bool
     check_media: bool
 
-    async def work_off(self, planned: Sequence[Planned]) -> Exit:
+    async def work_off(self, rows: Sequence[RowPlan]) -> Exit:
         """Work it off as far as it goes, and write what became of it."""
         await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
-        tally = Tally(self.screen.err, len(planned))
+        progress = BatchProgress(self.screen.err, len(rows))
         async with (
             AsyncKling(check_media=self.check_media) as kling,
             self._jobs(kling) as jobs,
         ):
             try:
-                with tally:
-                    await self._follow(jobs, planned, tally)
-                    await self._fetch_missing(kling, tally)
+                with progress:
+                    await self._follow(jobs, rows, progress)
+                    await self._fetch_missing(kling, progress)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._write(planned, tally)
-        self._tell_decisions(tally)
-        return _code(tally)
+                    await self._write(rows, progress)
+        self._explain_decisions(progress)
+        return _code(progress)
 
     def _jobs(self, kling: AsyncKling) -> DurableKling:
         return DurableKling(
@@ -93,28 +93,28 @@ class BatchRun:
         )
 
     async def _follow(
-        self, jobs: DurableKling, planned: Sequence[Planned], tally: Tally
+        self, jobs: DurableKling, rows: Sequence[RowPlan], progress: BatchProgress
     ) -> None:
         if self.budget is not None:
             await jobs.set_budget(self.budget)
-        keys = {it.key for it in planned}
+        keys = {it.key for it in rows}
         await jobs.submit_many(
             NewJob(request=it.request, key=it.key, output=self.folder / it.output)
-            for it in planned
+            for it in rows
         )
         await self._go_on(jobs, keys)
         for status in await jobs.list():
             if status.key in keys:
-                tally.see(status)
-        tally.begin()
+                progress.update(status)
+        progress.start_pace()
         async for status in jobs.watch():
             if status.key in keys:
-                tally.see(status)
+                progress.update(status)
 
     async def _go_on(self, jobs: DurableKling, keys: set[str]) -> None:
         """Try again what an earlier run left, unless that may be paid for twice."""
         again = {JobState.HELD}
-        again |= {JobState.FAILED} if self.retries_failed else set[JobState]()
+        again |= {JobState.FAILED} if self.retry_failed else set[JobState]()
         for status in await jobs.list():
             if status.key not in keys:
                 continue
@@ -123,7 +123,7 @@ class BatchRun:
             elif status.state is JobState.UNCERTAIN:
                 await jobs.recheck(status.key)
 
-    async def _fetch_missing(self, kling: AsyncKling, tally: Tally) -> None:
+    async def _fetch_missing(self, kling: AsyncKling, progress: BatchProgress) -> None:
         """Fetch what another machine's worker has written to its own disk."""
         limiter = anyio.CapacityLimiter(_DOWNLOADS)
 
@@ -138,22 +138,22 @@ class BatchRun:
                     self.screen.error(f"{status.key}: {error}")
 
         async with anyio.create_task_group() as tasks:
-            for status in tally.statuses.values():
+            for status in progress.statuses.values():
                 if status.state is not JobState.DONE or status.output is None:
                     continue
                 if not await anyio.Path(status.output).exists():
                     tasks.start_soon(fetch, status, status.output)
 
-    async def _write(self, planned: Sequence[Planned], tally: Tally) -> None:
-        self.screen.note(tally.in_words(), "")
+    async def _write(self, rows: Sequence[RowPlan], progress: BatchProgress) -> None:
+        self.screen.note(progress.in_words(), "")
         written = await to_thread.run_sync(
-            write_results, self.name, self.folder, planned, tally.statuses
+            write_results, self.name, self.folder, rows, progress.statuses
         )
         for path in written:
             self.screen.result(str(path))
 
-    def _tell_decisions(self, tally: Tally) -> None:
-        counts = tally.counts
+    def _explain_decisions(self, progress: BatchProgress) -> None:
+        counts = progress.counts
         if counts[JobState.UNCERTAIN]:
             self.screen.note(
                 "uncertain: they may be running and billed; the same command looks "
@@ -167,8 +167,8 @@ class BatchRun:
             )
 
 
-def _code(tally: Tally) -> Exit:
-    counts = tally.counts
+def _code(progress: BatchProgress) -> Exit:
+    counts = progress.counts
     if counts[JobState.FAILED] or counts[JobState.CANCELLED]:
         return Exit.FAILED
     if counts[JobState.UNCERTAIN]:
@@ -176,14 +176,14 @@ def _code(tally: Tally) -> Exit:
     return Exit.FAILED if counts[JobState.HELD] else Exit.DONE
 
 
-async def estimate(screen: Screen, planned: Sequence[Planned]) -> Exit:
+async def estimate(screen: Screen, rows: Sequence[RowPlan]) -> Exit:
     """Tell what a batch would cost, as far as the vendor quotes it."""
     counts = Counter[str]()
     known: dict[str, float] = {}
     unknown = 0
     # The vendor tells prices to anybody.
     async with AsyncKling("no-key-is-needed-for-prices") as kling:
-        for it in planned:
+        for it in rows:
             model = it.request.model
             counts[model] += 1
             price = await _price(kling, it)
@@ -198,12 +198,12 @@ async def estimate(screen: Screen, planned: Sequence[Planned]) -> Exit:
     screen.show(table)
     total = cost_in_words(sum(known.values()))
     but = f", and {unknown} whose price nobody quotes" if unknown else ""
-    screen.result(f"{len(planned)} jobs, {total}{but}; nothing was sent")
+    screen.result(f"{len(rows)} jobs, {total}{but}; nothing was sent")
     return Exit.DONE
 
 
-async def _price(kling: AsyncKling, planned: Planned) -> Price | None:
+async def _price(kling: AsyncKling, row: RowPlan) -> Price | None:
     try:
-        return await kling.price(planned.request)
+        return await kling.price(row.request)
     except KlingError:
         return None

@@ -14,7 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import KlingError
-from kling_async.cli._output import Exit, Screen, as_json, cost_in_words, one_line, told
+from kling_async.cli._output import (
+    Exit,
+    Screen,
+    as_json,
+    cost_in_words,
+    format_error,
+    one_line,
+)
 from kling_async.cli._progress import STYLES
 from kling_async.durable import Account, DurableKling, JobStatus
 
@@ -69,7 +76,7 @@ async def decide(
                 await getattr(jobs, decision)(key, *arguments)
             except KlingError as error:
                 code = Exit.FAILED
-                for line in told(error):
+                for line in format_error(error):
                     screen.error(line)
             else:
                 status = await jobs.status(key)

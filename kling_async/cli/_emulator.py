@@ -18,7 +18,7 @@ from kling_async._errors import ConfigurationError
 from kling_async.cli import _options as options
 from kling_async.cli._output import Exit, Screen, size_in_words, worst
 from kling_async.cli._progress import Progress
-from kling_async.cli._running import Ledger, report, until_interrupted
+from kling_async.cli._running import SeenGenerations, report, until_interrupted
 
 _ANY_KEY = "emulator"
 
@@ -114,7 +114,7 @@ def emulator(
             while True:
                 await anyio.sleep_forever()
 
-    code = until_interrupted(work, screen=screen, ledger=Ledger())
+    code = until_interrupted(work, screen=screen, generations=SeenGenerations())
     # A signal is how a server is meant to end.
     is_clean = code in {Exit.INTERRUPTED, Exit.TERMINATED}
     return Exit.DONE if is_clean else code
@@ -174,7 +174,7 @@ def demo(
     output_dir.mkdir(parents=True, exist_ok=True)
     progress = Progress(screen.err)
     show = _Show(screen, progress, output_dir, speed)
-    return until_interrupted(show.run, screen=screen, ledger=Ledger())
+    return until_interrupted(show.run, screen=screen, generations=SeenGenerations())
 
 
 @frozen
@@ -220,7 +220,7 @@ class _Show:
                 base_url=emulator.base_url,
                 http_client=http,
                 polling=_OFTEN,
-                hooks=Ledger(self.progress.show).hooks,
+                hooks=SeenGenerations(self.progress.show).hooks,
             ) as kling,
         ):
             await self._generate_all(kling)
@@ -258,7 +258,10 @@ class _Show:
         width = max((len(str(it.path)) for it in self._films), default=0)
         for film in self._films:
             self.screen.result(f"{film.path!s:<{width}}  {film}")
-        told = [report(it, screen=self.screen, ledger=Ledger()) for it in self._errors]
+        told = [
+            report(it, screen=self.screen, generations=SeenGenerations())
+            for it in self._errors
+        ]
         return worst(told)
 
 

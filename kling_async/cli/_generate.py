@@ -20,7 +20,7 @@ from kling_async import (
     Request,
 )
 from kling_async.cli import _options as options
-from kling_async.cli._options import Wish, known_model
+from kling_async.cli._options import RequestOptions, known_model
 from kling_async.cli._output import (
     Exit,
     Screen,
@@ -31,7 +31,7 @@ from kling_async.cli._output import (
     worst,
 )
 from kling_async.cli._progress import Progress, usually
-from kling_async.cli._running import Delivery, Ledger, Target, report, run
+from kling_async.cli._running import Delivery, SeenGenerations, Target, report, run
 
 
 def generate(
@@ -73,7 +73,9 @@ def generate(
         "audio_url": audio,
         "effect_scene": effect,
     }
-    wish = Wish(model=model, images=image or [], fields=fields, settings=set_ or [])
+    wish = RequestOptions(
+        model=model, images=image or [], fields=fields, settings=set_ or []
+    )
     target = Target(file=output, overwrite=overwrite)
     target.check()
     request = wish.to_request()
@@ -97,7 +99,7 @@ class _Order:
         code = run(
             self._work,
             screen=self.delivery.screen,
-            ledger=self.delivery.ledger,
+            generations=self.delivery.generations,
             check_media=check_media,
         )
         self.delivery.print_results()
@@ -112,24 +114,24 @@ class _Order:
             if self.waits:
                 return await delivery.bring(kling, created)
             delivery.progress.drop(self.client_request_id)
-        resume = delivery.ledger.resume_command(created.id)
+        resume = delivery.generations.resume_command(created.id)
         delivery.screen.note(f"fetch it with: {resume}", "")
         if not delivery.is_json:
             delivery.screen.result(one_line(created.id))
         return Exit.DONE
 
     async def _create(self, kling: AsyncKling) -> Generation:
-        ledger, request_id = self.delivery.ledger, self.client_request_id
+        generations, request_id = self.delivery.generations, self.client_request_id
         if self.waits:
-            ledger.announce = lambda it: self.delivery.screen.note(it.id)
+            generations.announce = lambda it: self.delivery.screen.note(it.id)
         else:
-            ledger.tell = lambda _: None
-        ledger.create_under_way = request_id
+            generations.tell = lambda _: None
+        generations.create_under_way = request_id
         try:
             created = await kling.create(self.request, client_request_id=request_id)
         except KlingError:
             # Whatever it is, the error says it.
-            ledger.create_under_way = None
+            generations.create_under_way = None
             self.delivery.progress.drop(request_id)
             raise
         return created
@@ -149,14 +151,14 @@ def get(ctx: typer.Context, ids: options.Ids, *, json: options.Json = False) -> 
 
     Ends with 0 if the server told, also of a generation that failed.
     """
-    screen, ledger = Screen.of(ctx), Ledger()
+    screen, generations = Screen.of(ctx), SeenGenerations()
 
     async def work(kling: AsyncKling) -> Exit:
         answers = await _all_of(kling, _distinct(ids))
         codes = [Exit.DONE]
         for answer in answers:
             if isinstance(answer, KlingError):
-                codes.append(report(answer, screen=screen, ledger=ledger))
+                codes.append(report(answer, screen=screen, generations=generations))
             elif json:
                 screen.json(as_json(answer))
             else:
@@ -164,7 +166,7 @@ def get(ctx: typer.Context, ids: options.Ids, *, json: options.Json = False) -> 
                     screen.show(line)
         return worst(codes)
 
-    return run(work, screen=screen, ledger=ledger)
+    return run(work, screen=screen, generations=generations)
 
 
 async def _all_of(
@@ -213,13 +215,13 @@ def wait(
     for it in wanted:
         label = _short(it) if len(wanted) > 1 else ""
         delivery.progress.add(it, label=label)
-    delivery.ledger.follow(wanted)
+    delivery.generations.follow(wanted)
 
     async def work(kling: AsyncKling) -> Exit:
         with delivery.progress:
             return await delivery.bring(kling, *wanted)
 
-    code = run(work, screen=delivery.screen, ledger=delivery.ledger)
+    code = run(work, screen=delivery.screen, generations=delivery.generations)
     delivery.print_results()
     return code
 
@@ -233,8 +235,8 @@ def watch(
 ) -> Exit:
     """Follow generations to their end: a line on stdout at each change of status."""
     screen, wanted = Screen.of(ctx), _distinct(ids)
-    progress, ledger = Progress(screen.out), Ledger()
-    ledger.follow(wanted)
+    progress, generations = Progress(screen.out), SeenGenerations()
+    generations.follow(wanted)
     for it in wanted:
         progress.add(it, label=_short(it) if len(wanted) > 1 else "")
 
@@ -244,15 +246,17 @@ def watch(
         else:
             progress.show(generation)
         if generation.is_terminal:
-            ledger.done.add(generation.id)
+            generations.done.add(generation.id)
 
     async def work(kling: AsyncKling) -> Exit:
         with contextlib.nullcontext() if json else progress:
             errors = await _followed(kling, wanted, tell, timeout)
-        return worst([report(it, screen=screen, ledger=ledger) for it in errors])
+        return worst(
+            [report(it, screen=screen, generations=generations) for it in errors]
+        )
 
-    code = run(work, screen=screen, ledger=ledger)
-    if not json and (finished := ledger.finished):
+    code = run(work, screen=screen, generations=generations)
+    if not json and (finished := generations.finished):
         screen.note(f"write the video with: {resume_command(finished)}", "")
     return code
 

@@ -11,7 +11,7 @@ import typer
 from kling_async import AsyncKling
 from kling_async.cli import _options as fleet, _options as options
 from kling_async.cli._output import Exit, Screen
-from kling_async.cli._running import Ledger, until_interrupted
+from kling_async.cli._running import SeenGenerations, until_interrupted
 
 ManifestFile = Annotated[
     str,
@@ -57,7 +57,7 @@ def batch(
         creates_per_minute=creates_per_minute,
         budget=budget,
         on_uncertain=on_uncertain,
-        retries_failed=retry_failed,
+        retry_failed=retry_failed,
         check_media=check_media,
     )
 
@@ -65,7 +65,7 @@ def batch(
         planned = await plan(manifest, run.folder, check_media=check_media)
         return await (estimate(screen, planned) if dry_run else run.work_off(planned))
 
-    code = until_interrupted(work, screen=screen, ledger=Ledger())
+    code = until_interrupted(work, screen=screen, generations=SeenGenerations())
     if code in {Exit.INTERRUPTED, Exit.TERMINATED}:
         screen.note("interrupted; the same command goes on with it", "yellow")
     return code
@@ -124,7 +124,7 @@ def list_jobs(
 
         return await show_jobs(screen, database, batch, state or [], is_json=json)
 
-    return until_interrupted(work, screen=screen, ledger=Ledger())
+    return until_interrupted(work, screen=screen, generations=SeenGenerations())
 
 
 @jobs.command()
@@ -173,7 +173,7 @@ def _decide(
 
         return await decide(screen, database, batch, decision, keys, *arguments)
 
-    return until_interrupted(work, screen=screen, ledger=Ledger())
+    return until_interrupted(work, screen=screen, generations=SeenGenerations())
 
 
 def worker(
@@ -208,7 +208,7 @@ def worker(
                 while True:
                     await anyio.sleep_forever()
 
-    code = until_interrupted(work, screen=screen, ledger=Ledger())
+    code = until_interrupted(work, screen=screen, generations=SeenGenerations())
     # A signal is how a worker is meant to end.
     is_clean = code in {Exit.INTERRUPTED, Exit.TERMINATED}
     return Exit.DONE if is_clean else code

@@ -42,8 +42,8 @@ _UNSAFE = re.compile(r"[^\w.-]+")
 
 
 @frozen(kw_only=True)
-class Claim:
-    """What a row lays claim to, whether it can be sent or not.
+class RowDraft:
+    """What is known of a row, whether it can be sent or not.
 
     Attributes:
         line: Where it stands.
@@ -59,7 +59,7 @@ class Claim:
 
 
 @frozen(kw_only=True)
-class Planned(Claim):
+class RowPlan(RowDraft):
     """One row that can be sent.
 
     Attributes:
@@ -70,7 +70,7 @@ class Planned(Claim):
 
 
 @frozen
-class _Row:
+class ManifestRow:
     line: int
     given: Mapping[str, object]
 
@@ -102,7 +102,7 @@ class Manifest:
         """Where the paths in it begin: beside it, or here."""
         return Path() if self.path == STDIN else Path(self.path).parent
 
-    async def plan(self) -> list[Planned]:
+    async def plan(self) -> list[RowPlan]:
         """Read it, and check each row.
 
         Raises:
@@ -114,13 +114,13 @@ class Manifest:
             self._problem(
                 1, "rows", "none", "at least one, below a header if it is CSV"
             )
-        named = _with_keys([await self._claim(row) for row in rows])
-        self._refuse_twins(named)
+        drafts = _with_keys([await self._draft(row) for row in rows])
+        self._refuse_twins(drafts)
         if self._problems:
             in_order = sorted(self._problems, key=lambda it: it[0])
             raise InvalidRequestError([problem for _, problem in in_order])
-        planned = {it.key: it for it in named if isinstance(it, Planned)}
-        return list(planned.values())
+        plan = {it.key: it for it in drafts if isinstance(it, RowPlan)}
+        return list(plan.values())
 
     def _problem(
         self, line: int, where: str, given: str, allowed: str, hint: str | None = None
@@ -128,39 +128,39 @@ class Manifest:
         problem = Problem(f"line {line}: {where}", given, allowed, hint)
         self._problems.append((line, problem))
 
-    async def _claim(self, row: _Row) -> Claim:
-        claim = Claim(
+    async def _draft(self, row: ManifestRow) -> RowDraft:
+        draft = RowDraft(
             line=row.line,
             key=self._key(row),
             output=self._output(row),
             mark=f"unsent {row.request}",
         )
-        planned = await self._planned(row, claim)
-        return planned or claim
+        plan = await self._plan(row, draft)
+        return plan or draft
 
-    async def _planned(self, row: _Row, claim: Claim) -> Planned | None:
+    async def _plan(self, row: ManifestRow, draft: RowDraft) -> RowPlan | None:
         params = row.request
         if "model" not in params:
             images = int("image_url" in params) or _length(params.get("image_list"))
             others = params.keys() - {"image_url", "image_list"}
             params["model"] = fitting_model(others, images=images)
         try:
-            request = build_request({k: self._moved(v) for k, v in params.items()})
+            request = build_request({k: self._rebase(v) for k, v in params.items()})
             stored = await to_stored(request, inline=False, check=self.check_media)
         except InvalidRequestError as error:
             for it in error.problems:
                 self._problem(row.line, it.field, it.given, it.allowed, it.hint)
             return None
         mark = await anyio.to_thread.run_sync(fingerprint, stored)
-        return Planned(
-            line=claim.line,
-            key=claim.key,
-            output=claim.output,
+        return RowPlan(
+            line=draft.line,
+            key=draft.key,
+            output=draft.output,
             mark=mark,
             request=request,
         )
 
-    def _own(self, row: _Row, name: str) -> str:
+    def _own(self, row: ManifestRow, name: str) -> str:
         value = row.given.get(name, "")
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
@@ -169,7 +169,7 @@ class Manifest:
             return ""
         return value
 
-    def _key(self, row: _Row) -> str:
+    def _key(self, row: ManifestRow) -> str:
         key = self._own(row, "key")
         if len(key) > LONGEST_KEY:
             allowed = f"at most {LONGEST_KEY} characters"
@@ -177,7 +177,7 @@ class Manifest:
             return ""
         return key
 
-    def _output(self, row: _Row) -> Path:
+    def _output(self, row: ManifestRow) -> Path:
         given = self._own(row, "output")
         path = Path(given)
         leaves = path.is_absolute() or ".." in path.parts
@@ -189,24 +189,24 @@ class Manifest:
             return Path()
         return path
 
-    def _moved(self, value: object) -> object:
+    def _rebase(self, value: object) -> object:
         """Let the paths in a value begin beside the manifest."""
         match value:
             case Path():
                 return self.base / value
             case list() | tuple():
-                return [self._moved(it) for it in cast("list[object]", value)]
+                return [self._rebase(it) for it in cast("list[object]", value)]
             case Mapping():
                 inner = cast("Mapping[str, object]", value)
-                return {name: self._moved(it) for name, it in inner.items()}
+                return {name: self._rebase(it) for name, it in inner.items()}
             case _:
                 return value
 
-    def _refuse_twins(self, claims: Sequence[Claim]) -> None:
+    def _refuse_twins(self, drafts: Sequence[RowDraft]) -> None:
         """Refuse two requests under one key, and two jobs for one file."""
-        by_key: dict[str, Claim] = {}
-        by_file: dict[Path, Claim] = {}
-        for it in claims:
+        by_key: dict[str, RowDraft] = {}
+        by_file: dict[Path, RowDraft] = {}
+        for it in drafts:
             first = by_key.setdefault(it.key, it)
             if first.mark != it.mark:
                 given = f"{it.key!r}, as in line {first.line} for another request"
@@ -217,23 +217,23 @@ class Manifest:
                 given = f"{it.output}, as in line {other.line}"
                 self._problem(it.line, "output", given, "one file for each job")
 
-    def _file(self, claim: Claim) -> Path:
-        return (self.folder / claim.output).absolute()
+    def _file(self, draft: RowDraft) -> Path:
+        return (self.folder / draft.output).absolute()
 
 
-def _with_keys(claims: Sequence[Claim]) -> list[Claim]:
+def _with_keys(unnamed: Sequence[RowDraft]) -> list[RowDraft]:
     """Give those a key and a file that name none: the same at each run."""
     counts = Counter[str]()
-    named: list[Claim] = []
-    for it in claims:
+    drafts: list[RowDraft] = []
+    for it in unnamed:
         key = it.key
         if not key:
             counts[it.mark] += 1
             number = f"-{counts[it.mark]}" if counts[it.mark] > 1 else ""
             key = f"{it.mark[:_SHORT]}{number}"
         output = it.output if it.output != Path() else Path(f"{_safe(key)}.mp4")
-        named.append(evolve(it, key=key, output=output))
-    return named
+        drafts.append(evolve(it, key=key, output=output))
+    return drafts
 
 
 def _safe(key: str) -> str:
@@ -263,7 +263,7 @@ def _text(path: str) -> str:
         raise InvalidRequestError([problem]) from error
 
 
-def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[_Row]:
+def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
     is_json = path.endswith((".jsonl", ".ndjson", ".json"))
     if is_json or (path == STDIN and text.lstrip().startswith("{")):
         yield from _json_rows(text, complain)
@@ -271,7 +271,7 @@ def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[_Row]
         yield from _csv_rows(text, complain)
 
 
-def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
+def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
     # A line ends nowhere else: what `splitlines` takes for ends may be in a text.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -288,10 +288,10 @@ def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
         if is_deep(given):
             complain(number, "row", shown(line), f"at most {DEEPEST} levels of nesting")
             continue
-        yield _Row(number, _read(given, given.get("model"), texts=False))
+        yield ManifestRow(number, _read(given, given.get("model"), texts=False))
 
 
-def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
+def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     while True:
@@ -315,7 +315,7 @@ def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[_Row]:
         else:
             named = dict(zip(header, cells, strict=False))
             texts = {name: it for name, it in named.items() if it.strip()}
-            yield _Row(begins, _read(texts, texts.get("model"), texts=True))
+            yield ManifestRow(begins, _read(texts, texts.get("model"), texts=True))
 
 
 def _is_header(header: list[str], line: int, complain: Callable[..., None]) -> bool:

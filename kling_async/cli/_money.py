@@ -16,7 +16,7 @@ from rich.text import Text
 from kling_async import AsyncKling, LogRow, Price, models as catalogue
 from kling_async.cli import _options as options
 from kling_async.cli._output import Exit, Screen, as_json, as_lines, one_line
-from kling_async.cli._running import Ledger, run
+from kling_async.cli._running import SeenGenerations, run
 
 
 def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
@@ -33,7 +33,7 @@ def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
             screen.result(f"{held.usd:,.2f} {held.currency} ({held.credits:,} credits)")
         return Exit.DONE
 
-    return run(work, screen=screen, ledger=Ledger())
+    return run(work, screen=screen, generations=SeenGenerations())
 
 
 # The lengths that all models together are shown with, and what else a price may
@@ -115,7 +115,7 @@ def price(
             screen.result(f"the vendor quotes no price ({quotes[0].price.kind})")
         return Exit.DONE
 
-    return run(work, screen=screen, ledger=Ledger())
+    return run(work, screen=screen, generations=SeenGenerations())
 
 
 async def _quoted(
@@ -255,7 +255,7 @@ def log(
             screen.show(table)
         return Exit.DONE
 
-    return run(work, screen=screen, ledger=Ledger())
+    return run(work, screen=screen, generations=SeenGenerations())
 
 
 def _tell(screen: Screen, row: LogRow, table: Table, *, is_json: bool) -> None:
@@ -332,7 +332,8 @@ def reconcile(
     read and lists no generation: the create failed, which costs nothing, or it never
     came.
     """
-    screen, ledger, start = Screen.of(ctx), Ledger(), options.moment(since)
+    screen, generations = Screen.of(ctx), SeenGenerations()
+    start = options.moment(since)
 
     async def work(kling: AsyncKling) -> Exit:
         found = await kling.reconcile(client_request_id, since=start, timeout=timeout)
@@ -348,7 +349,7 @@ def reconcile(
         for line in as_lines(found):
             screen.show(line)
         if not found.is_terminal:
-            screen.note(f"go on with: {ledger.resume_command(found.id)}", "")
+            screen.note(f"go on with: {generations.resume_command(found.id)}", "")
         return Exit.DONE
 
-    return run(work, screen=screen, ledger=ledger)
+    return run(work, screen=screen, generations=generations)

@@ -408,7 +408,7 @@ _CLASSES = (
 
 
 @frozen(kw_only=True)
-class Wish:
+class RequestOptions:
     """What was asked for on the command line.
 
     Attributes:

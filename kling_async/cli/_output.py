@@ -170,7 +170,7 @@ def worst(codes: Sequence[Exit]) -> Exit:
     return max(codes, key=_WEIGHTS.index, default=Exit.DONE)
 
 
-def told(error: KlingError) -> Iterator[str]:
+def format_error(error: KlingError) -> Iterator[str]:
     """Give what to say of an error: a line each for the problems of a request."""
     if not isinstance(error, InvalidRequestError):
         # Without the clause on the generation, which speaks of Python.

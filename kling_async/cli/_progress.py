@@ -25,7 +25,7 @@ from kling_async.durable import JobState, JobStatus
 
 
 @define(eq=False)
-class Moving:
+class LiveDisplay:
     """Draws a picture again and again.
 
     Attributes:
@@ -83,7 +83,7 @@ _MARKS: dict[State, tuple[str, str]] = {
 
 
 @define(eq=False, kw_only=True)
-class Row:
+class GenerationRow:
     """One generation as it is shown.
 
     Attributes:
@@ -160,14 +160,16 @@ class Progress:
     """
 
     console: Console
-    _rows: dict[str, Row] = field(factory=dict[str, Row], init=False)
-    _moving: Moving = field(init=False)
+    _rows: dict[str, GenerationRow] = field(
+        factory=dict[str, GenerationRow], init=False
+    )
+    _display: LiveDisplay = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._moving = Moving(self.console, self._table, _REFRESHES_PER_SECOND)
+        self._display = LiveDisplay(self.console, self._table, _REFRESHES_PER_SECOND)
 
     def __enter__(self) -> Self:
-        self._moving.start()
+        self._display.start()
         return self
 
     def __exit__(
@@ -183,7 +185,7 @@ class Progress:
         for row in self._rows.values():
             if row.state == "pending":
                 row.end("left")
-        self._moving.stop()
+        self._display.stop()
 
     def add(self, key: str, *, label: str = "", typical: float | None = None) -> None:
         """Begin to show a generation.
@@ -193,7 +195,7 @@ class Progress:
             label: What to call it, if there are several.
             typical: How long it usually takes, in seconds, where that is known.
         """
-        self._rows[key] = Row(label=one_line(label), typical=typical)
+        self._rows[key] = GenerationRow(label=one_line(label), typical=typical)
 
     def drop(self, key: str) -> None:
         """Show no more of a generation."""
@@ -210,14 +212,14 @@ class Progress:
         """Show what is done about a generation."""
         self._tell(self._row_of(generation), status)
 
-    def _row_of(self, generation: Generation) -> Row:
+    def _row_of(self, generation: Generation) -> GenerationRow:
         by_create = self._rows.get(generation.client_request_id or "")
         return by_create or self._rows[generation.id]
 
-    def _tell(self, row: Row, status: str) -> None:
+    def _tell(self, row: GenerationRow, status: str) -> None:
         is_news, row.status = status != row.status, status
-        if self._moving.is_on:
-            self._moving.refresh()
+        if self._display.is_on:
+            self._display.refresh()
         elif is_news:
             label = f"{row.label} " if row.label else ""
             line = f"{clock(row.elapsed)} {label}{row.status}"
@@ -255,7 +257,7 @@ STYLES = {
 
 
 @define(eq=False)
-class Tally:
+class BatchProgress:
     """The jobs of one batch, shown while the block lasts.
 
     Attributes:
@@ -268,13 +270,13 @@ class Tally:
     statuses: dict[str, JobStatus] = field(factory=dict[str, JobStatus], init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _ended_before: int | None = field(default=None, init=False)
-    _moving: Moving = field(init=False)
+    _display: LiveDisplay = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._moving = Moving(self.console, self._picture, _SUMMARIES_PER_SECOND)
+        self._display = LiveDisplay(self.console, self._picture, _SUMMARIES_PER_SECOND)
 
     def __enter__(self) -> Self:
-        self._moving.start()
+        self._display.start()
         return self
 
     def __exit__(
@@ -283,13 +285,13 @@ class Tally:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._moving.stop()
+        self._display.stop()
 
-    def begin(self) -> None:
+    def start_pace(self) -> None:
         """Count what has ended by now as done by earlier runs."""
         self._ended_before = self.ended
 
-    def see(self, status: JobStatus) -> None:
+    def update(self, status: JobStatus) -> None:
         """Take in how a job is."""
         before = self.statuses.get(status.key)
         self.statuses[status.key] = status

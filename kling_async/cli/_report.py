@@ -18,7 +18,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from kling_async._billing.money import usd_of
-from kling_async.cli._manifest import REPORT, RESULTS, Planned
+from kling_async.cli._manifest import REPORT, RESULTS, RowPlan
 from kling_async.cli._output import as_json, in_words
 from kling_async.durable import JobState, JobStatus
 
@@ -56,7 +56,7 @@ class Card:
         )
 
 
-def page_of(name: str, cards: Sequence[Card], folder: Path) -> str:
+def render_page(name: str, cards: Sequence[Card], folder: Path) -> str:
     """Give the page of a batch.
 
     Args:
@@ -227,7 +227,7 @@ _PAGE = """<!doctype html>
 def write_results(
     name: str,
     folder: Path,
-    planned: Sequence[Planned],
+    rows: Sequence[RowPlan],
     statuses: Mapping[str, JobStatus],
 ) -> list[Path]:
     """Write both files, and give their paths.
@@ -235,10 +235,10 @@ def write_results(
     Args:
         name: What the batch is called.
         folder: Where to write.
-        planned: The rows of the manifest.
+        rows: The rows of the manifest.
         statuses: Its jobs, by key.
     """
-    found = [(it, statuses[it.key]) for it in planned if it.key in statuses]
+    found = [(it, statuses[it.key]) for it in rows if it.key in statuses]
     lines = [json.dumps(_line(it, status)) for it, status in found]
     cards = [
         Card(status=status, prompt=_prompt(it), file=_file(status))
@@ -246,16 +246,16 @@ def write_results(
     ]
     return [
         _write(folder / RESULTS, "".join(f"{line}\n" for line in lines)),
-        _write(folder / REPORT, page_of(name, cards, folder)),
+        _write(folder / REPORT, render_page(name, cards, folder)),
     ]
 
 
-def _line(planned: Planned, status: JobStatus) -> dict[str, object]:
+def _line(row: RowPlan, status: JobStatus) -> dict[str, object]:
     file = _file(status)
     generation = status.generation
     return {
-        "key": planned.key,
-        "line": planned.line,
+        "key": row.key,
+        "line": row.line,
         "state": status.state,
         "file": None if file is None else str(file),
         "error": status.error,
@@ -281,8 +281,8 @@ def _file(status: JobStatus) -> Path | None:
     return output if output is not None and output.is_file() else None
 
 
-def _prompt(planned: Planned) -> str:
-    body = planned.request.to_body()
+def _prompt(row: RowPlan) -> str:
+    body = row.request.to_body()
     told = body.get("prompt") or body.get("multi_prompt") or ""
     return told if isinstance(told, str) else json.dumps(told)
 

@@ -37,17 +37,17 @@ from kling_async.cli._output import (
     as_json,
     cost_in_words,
     exit_for,
+    format_error,
     one_line,
     resume_command,
     size_in_words,
-    told,
     worst,
 )
 from kling_async.cli._progress import Progress
 
 
 @define(eq=False)
-class Ledger:
+class SeenGenerations:
     """The generations that one command has to do with, as last seen.
 
     Attributes:
@@ -83,7 +83,7 @@ class Ledger:
 
     @property
     def hooks(self) -> Hooks:
-        """What a client has to be given for the ledger to be kept."""
+        """What a client has to be given for the generations to be kept."""
         return Hooks(on_created=self.see, on_status=self.see)
 
     @property
@@ -118,7 +118,7 @@ def run(
     work: Callable[[AsyncKling], Awaitable[Exit]],
     *,
     screen: Screen,
-    ledger: Ledger,
+    generations: SeenGenerations,
     check_media: bool = True,
 ) -> Exit:
     """Do a command's work with a client, and return the code to end with.
@@ -126,77 +126,79 @@ def run(
     Args:
         work: What to do.
         screen: Where errors and interruptions are told.
-        ledger: What is kept of the generations.
+        generations: What is kept of the generations.
         check_media: As for `AsyncKling`.
     """
 
     async def with_client() -> Exit:
-        async with AsyncKling(hooks=ledger.hooks, check_media=check_media) as kling:
+        async with AsyncKling(
+            hooks=generations.hooks, check_media=check_media
+        ) as kling:
             try:
                 return await work(kling)
             except anyio.get_cancelled_exc_class():
-                _leave_next_time(screen, ledger)
-                if ledger.create_under_way is not None:
+                _leave_next_time(screen, generations)
+                if generations.create_under_way is not None:
                     screen.note(
                         "waiting for the answer to a create that is under way; "
                         "Ctrl-C again leaves at once"
                     )
                 raise
 
-    return until_interrupted(with_client, screen=screen, ledger=ledger)
+    return until_interrupted(with_client, screen=screen, generations=generations)
 
 
 def until_interrupted(
-    work: Callable[[], Awaitable[Exit]], *, screen: Screen, ledger: Ledger
+    work: Callable[[], Awaitable[Exit]], *, screen: Screen, generations: SeenGenerations
 ) -> Exit:
     """Do some work in an event loop until it ends, fails, or a signal ends it."""
     with _terminated_like_interrupted() as terminated:
         try:
             return anyio.run(work)
         except KeyboardInterrupt:
-            tell_unfinished(screen, ledger)
+            tell_unfinished(screen, generations)
             return Exit.TERMINATED if terminated else Exit.INTERRUPTED
         except KlingError as error:
-            return report(error, screen=screen, ledger=ledger)
+            return report(error, screen=screen, generations=generations)
 
 
-def report(error: KlingError, *, screen: Screen, ledger: Ledger) -> Exit:
+def report(error: KlingError, *, screen: Screen, generations: SeenGenerations) -> Exit:
     """Tell an error and the way back to its generation; return its exit code."""
-    goes_on = ledger.goes_on_after(error)
+    goes_on = generations.goes_on_after(error)
     unknown_end = goes_on and not error.is_settled
     billed = "; it may still be running and billed" if unknown_end else ""
-    for line in told(error):
+    for line in format_error(error):
         screen.error(line + billed)
     if goes_on:
         screen.note(
-            f"resume with: {ledger.resume_command(str(error.generation_id))}", ""
+            f"resume with: {generations.resume_command(str(error.generation_id))}", ""
         )
     return exit_for(error)
 
 
-def tell_unfinished(screen: Screen, ledger: Ledger) -> None:
+def tell_unfinished(screen: Screen, generations: SeenGenerations) -> None:
     """Tell what goes on at the server after an interruption."""
-    if unfinished := ledger.unfinished:
+    if unfinished := generations.unfinished:
         screen.note("interrupted; at the server it goes on, and is billed:", "yellow")
         for generation_id, status in unfinished.items():
             screen.note(f"{generation_id} ({status})", "bold")
-        screen.note(f"resume with: {ledger.resume_command(*unfinished)}", "")
-    if ledger.create_under_way is not None:
+        screen.note(f"resume with: {generations.resume_command(*unfinished)}", "")
+    if generations.create_under_way is not None:
         screen.note(
             "interrupted before a create was answered: it may be running and billed; "
             "the vendor's request log lists it under client request id "
-            f"{ledger.create_under_way}",
+            f"{generations.create_under_way}",
             "yellow",
         )
-        found = shlex.join(["kling-async", "reconcile", ledger.create_under_way])
+        found = shlex.join(["kling-async", "reconcile", generations.create_under_way])
         screen.note(f"find it with: {found}", "")
 
 
-def _leave_next_time(screen: Screen, ledger: Ledger) -> None:
+def _leave_next_time(screen: Screen, generations: SeenGenerations) -> None:
     """Let a second Ctrl-C end the process: the client waits for a create's answer."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
-        tell_unfinished(screen, ledger)
+        tell_unfinished(screen, generations)
         os._exit(Exit.INTERRUPTED)  # the event loop would wait on
 
     signal.signal(signal.SIGINT, leave)
@@ -305,14 +307,14 @@ class Delivery:
     target: Target | None
     timeout: float | None
     progress: Progress = field(init=False)
-    ledger: Ledger = field(init=False)
+    generations: SeenGenerations = field(init=False)
     _files: dict[str, Path] = field(factory=dict[str, Path], init=False)
     _errors: list[KlingError] = field(factory=list[KlingError], init=False)
 
     def __attrs_post_init__(self) -> None:
         self.progress = Progress(self.screen.err)
         options = ("--no-download",) if self.target is None else self.target.options
-        self.ledger = Ledger(self.progress.show, resume_options=options)
+        self.generations = SeenGenerations(self.progress.show, resume_options=options)
 
     async def bring(self, kling: AsyncKling, *these: Generation | str) -> Exit:
         """Wait for generations, write their videos, and tell what went wrong."""
@@ -321,14 +323,14 @@ class Delivery:
                 tasks.start_soon(self._bring, kling, it)
         self.progress.stop()
         codes = [
-            report(error, screen=self.screen, ledger=self.ledger)
+            report(error, screen=self.screen, generations=self.generations)
             for error in self._errors
         ]
         return worst(codes)
 
     def print_results(self) -> None:
         """Print what is known of each generation, whatever has become of it."""
-        for generation_id, generation in self.ledger.last.items():
+        for generation_id, generation in self.generations.last.items():
             file = self._files.get(generation_id)
             if self.is_json and generation is not None:
                 told = {"file": None if file is None else str(file)}
@@ -341,7 +343,7 @@ class Delivery:
             done = await kling.wait(this, timeout=self.timeout)
             if self.target is not None:
                 await self._write(kling, done, self.target)
-            self.ledger.done.add(done.id)
+            self.generations.done.add(done.id)
         except KlingError as error:
             self._errors.append(error)
 

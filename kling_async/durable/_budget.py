@@ -29,7 +29,7 @@ class Account:
 
 
 @define(eq=False)
-class Budget:
+class BudgetStore:
     """The ledger of all batches of a database. Its methods block."""
 
     engine: sa.Engine
@@ -58,11 +58,11 @@ class Budget:
     def _is_sqlite(self) -> bool:
         return self.engine.dialect.name == "sqlite"
 
-    def allow(self, batch: str, credits_: float | None) -> None:
+    def set_limit(self, batch: str, credits_: float | None) -> None:
         """Set what a batch may cost in all, or lift the bound."""
         table = self._budgets
         with self.engine.begin() as connection:
-            self._take_turn(connection, batch)
+            self._lock_batch(connection, batch)
             connection.execute(sa.delete(table).where(table.c.batch == batch))
             if credits_ is not None:
                 row = {"batch": batch, "credits": credits_}
@@ -71,16 +71,16 @@ class Budget:
     def account(self, batch: str) -> Account:
         """Tell how a batch stands."""
         with self.engine.begin() as connection:
-            return self._account(connection, batch)
+            return self._read_account(connection, batch)
 
-    def enter(self, batch: str, workflow_id: str) -> bool:
+    def open_entry(self, batch: str, workflow_id: str) -> bool:
         """Open an attempt's entry, unless the batch has a budget: tell which.
 
         What it costs is then entered at its end.
         """
         with self.engine.begin() as connection:
-            self._take_turn(connection, batch)
-            if self._account(connection, batch).budget is not None:
+            self._lock_batch(connection, batch)
+            if self._read_account(connection, batch).budget is not None:
                 return False
             self._put(connection, batch, workflow_id, 0.0)
             return True
@@ -93,10 +93,10 @@ class Budget:
         entries = self._entries
         mine = sa.select(entries).where(entries.c.workflow_id == workflow_id)
         with self.engine.begin() as connection:
-            self._take_turn(connection, batch)
+            self._lock_batch(connection, batch)
             if connection.execute(mine).first() is not None:
                 return None
-            account = self._account(connection, batch)
+            account = self._read_account(connection, batch)
             if account.budget is not None:
                 spent = account.committed >= account.budget
                 if spent or account.committed + price > account.budget:
@@ -138,7 +138,7 @@ class Budget:
             sa.delete(entries).where(entries.c.workflow_id == workflow_id)
         )
 
-    def _account(self, connection: sa.Connection, batch: str) -> Account:
+    def _read_account(self, connection: sa.Connection, batch: str) -> Account:
         budgets, entries = self._budgets, self._entries
         bound = sa.select(budgets.c.credits).where(budgets.c.batch == batch)
         total = sa.select(sa.func.sum(entries.c.credits)).where(
@@ -149,7 +149,7 @@ class Budget:
             committed=connection.execute(total).scalar() or 0.0,
         )
 
-    def _take_turn(self, connection: sa.Connection, batch: str) -> None:
+    def _lock_batch(self, connection: sa.Connection, batch: str) -> None:
         """Let one transaction at a time decide on a batch's money."""
         if self._is_sqlite:
             # The driver begins a transaction, and so takes the lock, at a write.

@@ -31,12 +31,12 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
-from kling_async.durable._budget import Account, Budget
+from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._database import Database
-from kling_async.durable._engine import Engine, FleetPace, Limits
-from kling_async.durable._store import Board, JobState, JobStatus, Store
-from kling_async.durable._submit import Intake, NewJob, decide, give_up
-from kling_async.durable._worker import Running, Uncertain, Work
+from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
+from kling_async.durable._store import JobState, JobStatus, StatusCache, Store
+from kling_async.durable._submit import NewJob, Submitter, give_up, retry_job
+from kling_async.durable._worker import Uncertain, Worker, WorkerContext
 
 DEFAULT_DATABASE = "sqlite:///kling-jobs.db"
 
@@ -116,7 +116,7 @@ class DurableKling:
         self._database = Database.at(database)
         self._client = client
         self._batch = batch
-        self._limits = Limits(
+        self._limits = FleetLimits(
             max_in_flight=max_in_flight, creates_per_minute=creates_per_minute
         )
         self._on_uncertain: Uncertain = on_uncertain
@@ -152,11 +152,11 @@ class DurableKling:
     async def _open(self, stack: AsyncExitStack) -> _Parts:
         engine = await to_thread.run_sync(self._database.prepare)
         stack.callback(engine.dispose)
-        store = Store.over(engine, self._batch)
+        store = Store.open(engine, self._batch)
         parts = _Parts(
             store=store,
-            budget=await to_thread.run_sync(Budget, engine),
-            board=Board(store, _LOOK),
+            budget=await to_thread.run_sync(BudgetStore, engine),
+            cache=StatusCache(store, _LOOK),
         )
         if self._client is not None:
             await self._start(stack, parts, self._client)
@@ -167,21 +167,21 @@ class DurableKling:
     ) -> None:
         """Become a worker; what is pushed last is undone first."""
         store = parts.store
-        paced = self._limits.creates_per_minute is not None
-        work = Work(
+        is_limited = self._limits.creates_per_minute is not None
+        worker = Worker(
             client=client,
             store=store,
             budget=parts.budget,
-            pace=FleetPace(store.client) if paced else None,
+            pace=FleetRateLimiter(store.client) if is_limited else None,
             on_uncertain=self._on_uncertain,
             wait_timeout=self._wait_timeout,
             reconcile_timeout=self._reconcile_timeout,
         )
         portal = await stack.enter_async_context(BlockingPortal())
-        running = Running(work=work, portal=portal)
+        context = WorkerContext(worker=worker, portal=portal)
         engine = Engine(self._database, store.engine, self._limits, store.client)
-        await engine.start(running)
-        stack.push_async_callback(_stop, running, engine)
+        await engine.start(context)
+        stack.push_async_callback(_stop, context, engine)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(engine.look_out)
@@ -229,8 +229,10 @@ class DurableKling:
             JobConflictError: A key is taken by another request; none is submitted.
             InvalidRequestError: A local file cannot be sent; none is submitted.
         """
-        intake = Intake(self._store, inline=self._inline_files, check=self._check_media)
-        return [Job(self, key) for key in await intake.take(jobs)]
+        submitter = Submitter(
+            self._store, inline=self._inline_files, check=self._check_media
+        )
+        return [Job(self, key) for key in await submitter.submit(jobs)]
 
     async def status(self, key: str) -> JobStatus:
         """Tell how a job is.
@@ -262,26 +264,26 @@ class DurableKling:
 
         A change is another state or attempt, or that its generation is known.
         """
-        told: dict[str, tuple[object, ...]] = {}
-        board = self._board
+        reported: dict[str, tuple[object, ...]] = {}
+        cache = self._cache
         while True:
-            await board.news()
-            statuses = list(board.statuses.values())
+            await cache.refresh()
+            statuses = list(cache.statuses.values())
             for status in statuses:
                 now = (status.state, status.attempt, status.generation_id)
-                if told.get(status.key) != now:
-                    told[status.key] = now
+                if reported.get(status.key) != now:
+                    reported[status.key] = now
                     yield status
             if all(status.state.is_final for status in statuses):
                 return
 
     async def result(self, key: str, *, timeout: float | None = None) -> Generation:
         """Wait for a job's video; see `Job.result`."""
-        board, status = self._board, await self.status(key)
+        cache, status = self._cache, await self.status(key)
         with anyio.move_on_after(timeout):
             while not status.state.is_final:
-                await board.news()
-                status = board.statuses.get(key, status)
+                await cache.refresh()
+                status = cache.statuses.get(key, status)
         if status.state.is_final:
             return _result_of(status)
         raise JobError(
@@ -308,7 +310,7 @@ class DurableKling:
             JobConflictError: The job is under way, or done.
         """
         generation_id = require_generation_id(generation_id)
-        await decide(self._store, await self.status(key), adopt=generation_id)
+        await retry_job(self._store, await self.status(key), adopt=generation_id)
 
     async def resubmit(self, key: str) -> None:
         """Try a job that has ended without a video once more.
@@ -319,7 +321,7 @@ class DurableKling:
         Raises:
             JobConflictError: The job is under way, or done.
         """
-        await decide(self._store, await self.status(key))
+        await retry_job(self._store, await self.status(key))
 
     async def recheck(self, key: str) -> None:
         """Ask the vendor's log again for an uncertain job; nothing is sent.
@@ -327,7 +329,7 @@ class DurableKling:
         Raises:
             JobConflictError: The job is not uncertain.
         """
-        await decide(self._store, await self.status(key), settle=True)
+        await retry_job(self._store, await self.status(key), resolve=True)
 
     async def give_up(self, key: str) -> None:
         """Let an uncertain job fail. It may have been billed all the same.
@@ -351,7 +353,7 @@ class DurableKling:
             raise ConfigurationError(
                 f"budget: given {credits!r}; allowed: credits, 0 or more, or None"
             )
-        await to_thread.run_sync(self._budget.allow, self._batch, credits)
+        await to_thread.run_sync(self._budget.set_limit, self._batch, credits)
 
     async def account(self) -> Account:
         """Tell what the batch may cost, and what is spent or set aside."""
@@ -362,12 +364,12 @@ class DurableKling:
         return self._opened.store
 
     @property
-    def _budget(self) -> Budget:
+    def _budget(self) -> BudgetStore:
         return self._opened.budget
 
     @property
-    def _board(self) -> Board:
-        return self._opened.board
+    def _cache(self) -> StatusCache:
+        return self._opened.cache
 
     @property
     def _opened(self) -> _Parts:
@@ -381,8 +383,8 @@ class DurableKling:
 @frozen(eq=False, kw_only=True)
 class _Parts:
     store: Store
-    budget: Budget
-    board: Board
+    budget: BudgetStore
+    cache: StatusCache
 
 
 @frozen(eq=False)
@@ -419,13 +421,13 @@ class Job:
         await self._jobs.cancel(self.key)
 
 
-async def _stop(running: Running, engine: Engine) -> None:
+async def _stop(context: WorkerContext, engine: Engine) -> None:
     """Let creates get their ids, leave the waits to others, and stop."""
     with anyio.CancelScope(shield=True):
-        running.work.drain()
+        context.worker.drain()
         with anyio.move_on_after(_GRACE):
-            await running.no_create()
-        await engine.stop(running)
+            await context.no_create()
+        await engine.stop(context)
 
 
 def _result_of(status: JobStatus) -> Generation:

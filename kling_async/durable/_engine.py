@@ -36,7 +36,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async.durable._database import APPLICATION, SCHEMA, Database, version_name
 from kling_async.durable._store import QUEUE, WORKFLOW
-from kling_async.durable._worker import PERMIT, RUNNING, Running
+from kling_async.durable._worker import CONTEXTS, PERMIT, WorkerContext
 
 
 def new_worker_id() -> str:
@@ -45,45 +45,45 @@ def new_worker_id() -> str:
     return f"{host[:40]}-{secrets.token_hex(4)}"
 
 
-class Presence(Protocol):
+class WorkerLocks(Protocol):
     """The locks of the workers on one database. Its methods block."""
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Show that this worker lives; to be repeated, which heals a lost session."""
         ...
 
-    def gone(self, worker: str) -> contextlib.AbstractContextManager[bool]:
-        """Tell whether a worker is gone; while inside, nobody else is told so."""
+    def try_claim(self, worker: str) -> contextlib.AbstractContextManager[bool]:
+        """Tell whether a worker is gone; while inside, nobody else can."""
         ...
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let go."""
         ...
 
 
-def presence_on(database: Database, engine: sa.Engine, worker: str) -> Presence:
+def locks_on(database: Database, engine: sa.Engine, worker: str) -> WorkerLocks:
     """Give the kind of locks that a database goes with."""
     if database.is_sqlite:
-        return FilePresence(database.file, worker)
-    return SessionPresence(engine, worker)
+        return FileLocks(database.file, worker)
+    return SessionLocks(engine, worker)
 
 
 @define(eq=False)
-class FilePresence:
+class FileLocks:
     """Locks on files beside an SQLite database: all workers are on this machine."""
 
     file: Path
     worker: str
     _own: FileLock | None = None
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Lock the worker's own file."""
         if self._own is None:
             self._own = self._lock(self.worker)
             self._own.acquire(blocking=False)
 
     @contextlib.contextmanager
-    def gone(self, worker: str) -> Generator[bool]:
+    def try_claim(self, worker: str) -> Generator[bool]:
         """Try another's file; the file of one that is gone is removed."""
         lock = self._lock(worker)
         try:
@@ -96,7 +96,7 @@ class FilePresence:
         finally:
             self._remove(lock)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Remove the worker's own file."""
         own, self._own = self._own, None
         if own is not None:
@@ -113,20 +113,20 @@ class FilePresence:
 
 
 @define(eq=False)
-class SessionPresence:
+class SessionLocks:
     """Advisory locks of PostgreSQL sessions, as wide as the database."""
 
     engine: sa.Engine
     worker: str
     _session: sa.Connection | None = field(default=None)
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Lock the worker's own name, again if the session was lost."""
         if self._session is not None:
             try:
                 self._session.execute(sa.text("SELECT 1"))
             except SQLAlchemyError:
-                self.leave()
+                self.release()
             else:
                 return
         session = self._connect()
@@ -136,7 +136,7 @@ class SessionPresence:
             session.close()
 
     @contextlib.contextmanager
-    def gone(self, worker: str) -> Generator[bool]:
+    def try_claim(self, worker: str) -> Generator[bool]:
         """Try another's name."""
         with self._connect() as session:
             taken = self._try(session, worker)
@@ -146,7 +146,7 @@ class SessionPresence:
                 if taken:
                     self._unlock(session, worker)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let go of the worker's own name, and of the session."""
         session, self._session = self._session, None
         if session is None:
@@ -196,7 +196,7 @@ logging.getLogger("dbos").addHandler(logging.NullHandler())
 
 
 @frozen(kw_only=True)
-class Limits:
+class FleetLimits:
     """What all workers on a database keep to together.
 
     Attributes:
@@ -214,44 +214,44 @@ class Engine:
 
     database: Database
     connections: sa.Engine
-    limits: Limits
+    limits: FleetLimits
     client: DBOSClient
     worker: str = field(factory=new_worker_id)
-    _presence: Presence = field(init=False)
+    _locks: WorkerLocks = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._presence = presence_on(self.database, self.connections, self.worker)
+        self._locks = locks_on(self.database, self.connections, self.worker)
 
-    async def start(self, running: Running) -> None:
+    async def start(self, context: WorkerContext) -> None:
         """Begin to take jobs from the queue.
 
         Args:
-            running: What they run with.
+            context: What they run with.
 
         Raises:
             ConfigurationError: DBOS is in use in this process already.
         """
         _refuse_second()
-        await to_thread.run_sync(self._presence.enter)
-        RUNNING.append(running)
+        await to_thread.run_sync(self._locks.acquire)
+        CONTEXTS.append(context)
         try:
             await to_thread.run_sync(self._launch)
         except BaseException:
-            await self.stop(running)
+            await self.stop(context)
             raise
 
-    async def stop(self, running: Running) -> None:
+    async def stop(self, context: WorkerContext) -> None:
         """Stop, and let others have what is not done."""
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(_stop_engine)
-            RUNNING.remove(running)
-            await to_thread.run_sync(self._presence.leave)
+            CONTEXTS.remove(context)
+            await to_thread.run_sync(self._locks.release)
 
     async def look_out(self) -> None:
         """Take over from workers that are gone, until cancelled."""
         while True:
             try:
-                await to_thread.run_sync(self._presence.enter)
+                await to_thread.run_sync(self._locks.acquire)
                 await self._take_over()
             except Exception as error:  # noqa: BLE001 (the next look may succeed)
                 logger.warning("could not look for workers that are gone: %s", error)
@@ -269,7 +269,7 @@ class Engine:
             await to_thread.run_sync(self._take_over_from, other)
 
     def _take_over_from(self, other: str) -> None:
-        with self._presence.gone(other) as is_gone:
+        with self._locks.try_claim(other) as is_gone:
             if is_gone:
                 # Back into the queue, if they are still that worker's.
                 jobs = recover_pending_workflows(_get_dbos_instance(), [other])
@@ -311,14 +311,14 @@ class Engine:
 
 
 @define(eq=False)
-class FleetPace:
+class FleetRateLimiter:
     """Creates at the rate of the whole fleet: each takes a permit from a queue."""
 
     client: DBOSClient
     # Those that wait ask the database: a few do, the others wait for them.
     _turns: anyio.Semaphore = field(factory=lambda: anyio.Semaphore(16))
 
-    async def turn(self, workflow_id: str, number: int) -> None:
+    async def acquire(self, workflow_id: str, number: int) -> None:
         """Wait until the queue lets one more create begin."""
         async with self._turns:
             handle: WorkflowHandleAsync[str] = await self.client.enqueue_async(
@@ -334,7 +334,7 @@ class FleetPace:
 
 def _stop_engine() -> None:
     """Let the queues end first: DBOS would close the loop that they start jobs on."""
-    running = _running_engine()
+    running = _current_engine()
     if running is not None:
         for ended in running.background_thread_stop_events:
             ended.set()
@@ -345,7 +345,7 @@ def _stop_engine() -> None:
     DBOS.destroy()
 
 
-def _running_engine() -> DBOS | None:
+def _current_engine() -> DBOS | None:
     try:
         return _get_dbos_instance()
     except dbos_error.DBOSException:
@@ -353,7 +353,7 @@ def _running_engine() -> DBOS | None:
 
 
 def _refuse_second() -> None:
-    if _running_engine() is None:
+    if _current_engine() is None:
         return
     raise ConfigurationError(
         "DBOS is running in this process already, and it can only run once: use the "

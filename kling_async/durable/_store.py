@@ -82,7 +82,7 @@ class Intent:
 
 
 @frozen(kw_only=True)
-class Order:
+class JobInput:
     """One attempt at a job: what a worker is to do.
 
     Attributes:
@@ -91,7 +91,7 @@ class Order:
         request: The request as `_stored` keeps it.
         output: The file to write the video to.
         adopt: The id of a generation that is there already: none is created.
-        settle: A create whose answer was lost: the vendor's log is asked for it,
+        resolve: A create whose answer was lost: the vendor's log is asked for it,
             and nothing is sent.
         instead_of: The attempt whose generation this one goes on with, and whose
             place it takes in the batch's account.
@@ -102,7 +102,7 @@ class Order:
     request: JSON
     output: str | None = None
     adopt: str | None = None
-    settle: Intent | None = None
+    resolve: Intent | None = None
     instead_of: str | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -113,12 +113,12 @@ class Order:
             "request": self.request,
             "output": self.output,
             "adopt": self.adopt,
-            "settle": self.settle.to_json() if self.settle else None,
+            "settle": self.resolve.to_json() if self.resolve else None,
             "instead_of": self.instead_of,
         }
 
     @classmethod
-    def from_json(cls, value: JSON) -> Order:
+    def from_json(cls, value: JSON) -> JobInput:
         """Read what `to_json` gave."""
         return cls(
             workflow_id=str(value["workflow_id"]),
@@ -126,13 +126,13 @@ class Order:
             request=_mapping(value.get("request")) or {},
             output=_text(value.get("output")),
             adopt=_text(value.get("adopt")),
-            settle=_intent(value.get("settle")),
+            resolve=_intent(value.get("settle")),
             instead_of=_text(value.get("instead_of")),
         )
 
 
 @frozen(kw_only=True)
-class Outcome:
+class AttemptResult:
     """What became of an attempt.
 
     Attributes:
@@ -169,7 +169,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_json(cls, value: JSON) -> Outcome:
+    def from_json(cls, value: JSON) -> AttemptResult:
         """Read what `to_json` gave."""
         return cls(
             state=JobState(str(value["state"])),
@@ -266,16 +266,16 @@ class JobStatus:
 
 
 @frozen(kw_only=True)
-class Entry:
+class QueueItem:
     """A job to be enqueued.
 
     Attributes:
-        order: What is to be done.
+        job_input: What is to be done.
         fingerprint: What an equal request shares with it.
         model: The model asked for.
     """
 
-    order: Order
+    job_input: JobInput
     fingerprint: str
     model: str
 
@@ -289,7 +289,7 @@ class Store:
     batch: str
 
     @classmethod
-    def over(cls, engine: sa.Engine, batch: str) -> Store:
+    def open(cls, engine: sa.Engine, batch: str) -> Store:
         """Open the jobs of a batch."""
         return cls(engine, client_over(engine), batch)
 
@@ -297,23 +297,23 @@ class Store:
         """Name an attempt at a job, as the engine knows it."""
         return f"kling:{self.batch}:{key}:{attempt}"
 
-    async def enqueue(self, entries: Sequence[Entry]) -> None:
+    async def enqueue(self, items: Sequence[QueueItem]) -> None:
         """Put jobs into the queue in one transaction; what is there stays."""
-        await to_thread.run_sync(self._enqueue, entries)
+        await to_thread.run_sync(self._enqueue, items)
 
-    def _enqueue(self, entries: Iterable[Entry]) -> None:
+    def _enqueue(self, items: Iterable[QueueItem]) -> None:
         with self.engine.begin() as connection:
-            for entry in entries:
+            for item in items:
                 self.client.enqueue_in_transaction(
-                    connection, _options(entry), entry.order.to_json()
+                    connection, _options(item), item.job_input.to_json()
                 )
 
-    async def enqueue_first(self, entry: Entry) -> bool:
+    async def enqueue_first(self, item: QueueItem) -> bool:
         """Put an attempt into the queue, or tell that it is there already."""
-        options = _options(entry)
+        options = _options(item)
         options["workflow_id_reuse_policy"] = "reject"
         try:
-            await self.client.enqueue_async(options, entry.order.to_json())
+            await self.client.enqueue_async(options, item.job_input.to_json())
         except dbos_error.DBOSWorkflowIDInUseError:
             return False
         return True
@@ -360,28 +360,28 @@ class Store:
         )
         return sorted({row.workflow_id.split(":")[1] for row in found})
 
-    async def changed(self, since: dt.datetime | None) -> dict[str, JobStatus]:
+    async def changed_since(self, since: dt.datetime | None) -> dict[str, JobStatus]:
         """Give the jobs that run, or were submitted or have ended since."""
         if since is None:
             return await self.statuses()
-        news = [
+        parts = [
             await self.statuses(start_time=since.isoformat()),
             await self.statuses(status="PENDING", load_output=False),
             await self.statuses(completed_after=since.isoformat()),
         ]
         latest: dict[str, JobStatus] = {}
-        for status in itertools.chain.from_iterable(it.values() for it in news):
+        for status in itertools.chain.from_iterable(it.values() for it in parts):
             known = latest.get(status.key)
             if known is None or known.attempt <= status.attempt:
                 latest[status.key] = status
         return latest
 
-    async def order_of(self, status: JobStatus) -> Order:
+    async def input_of(self, status: JobStatus) -> JobInput:
         """Give what an attempt was to do."""
         workflow_id = self.workflow_id(status.key, status.attempt)
         (row,) = await self.client.list_workflows_async(workflow_ids=[workflow_id])
         given = cast("Mapping[str, Sequence[JSON]]", row.input)
-        return Order.from_json(given["args"][0])
+        return JobInput.from_json(given["args"][0])
 
     async def cancel(self, status: JobStatus) -> None:
         """Call an attempt off, unless it has ended."""
@@ -395,30 +395,30 @@ class Store:
             workflow_id, {"given_up": "yes"}, merge=True
         )
 
-    async def note(self, workflow_id: str, generation_id: str) -> None:
+    async def record_id(self, workflow_id: str, generation_id: str) -> None:
         """Write down that an attempt has its generation."""
         await self.client.update_workflow_attributes_async(
             workflow_id, {"generation_id": generation_id}, merge=True
         )
 
-    async def noted(self, workflow_id: str) -> str | None:
-        """Give the generation that was noted for an attempt."""
+    async def recorded_id(self, workflow_id: str) -> str | None:
+        """Give the generation that was recorded for an attempt."""
         rows = await self.client.list_workflows_async(
             workflow_ids=[workflow_id], load_input=False, load_output=False
         )
         return _attribute(rows[0], "generation_id") if rows else None
 
 
-def _options(entry: Entry) -> EnqueueOptions:
+def _options(item: QueueItem) -> EnqueueOptions:
     return {
         "workflow_name": WORKFLOW,
         "queue_name": QUEUE,
-        "workflow_id": entry.order.workflow_id,
+        "workflow_id": item.job_input.workflow_id,
         "application_name": APPLICATION,
         "attributes": {
-            "fingerprint": entry.fingerprint,
-            "model": entry.model,
-            "output": entry.order.output,
+            "fingerprint": item.fingerprint,
+            "model": item.model,
+            "output": item.job_input.output,
         },
     }
 
@@ -448,19 +448,19 @@ def status_of(row: WorkflowStatus) -> JobStatus:
     )
     if not isinstance(row.output, Mapping):
         return status
-    outcome = Outcome.from_json(row.output)
+    result = AttemptResult.from_json(row.output)
     if _attribute(row, "given_up"):
-        outcome = evolve(
-            outcome, state=JobState.FAILED, error=f"given up: {outcome.error}"
+        result = evolve(
+            result, state=JobState.FAILED, error=f"given up: {result.error}"
         )
     return evolve(
         status,
-        state=outcome.state,
-        generation_id=outcome.generation_id or status.generation_id,
-        generation=outcome.generation,
-        intent=outcome.intent,
-        error=outcome.error,
-        kind=outcome.kind,
+        state=result.state,
+        generation_id=result.generation_id or status.generation_id,
+        generation=result.generation,
+        intent=result.intent,
+        error=result.error,
+        kind=result.kind,
     )
 
 
@@ -488,7 +488,7 @@ _SHARE = 0.05
 
 
 @define(eq=False)
-class Board:
+class StatusCache:
     """What is known of each job.
 
     Attributes:
@@ -499,20 +499,20 @@ class Board:
     store: Store
     interval: float
     statuses: dict[str, JobStatus] = field(factory=dict[str, JobStatus])
-    looks: int = 0
+    version: int = 0
     _due: float = -math.inf
     _since: dt.datetime | None = None
     _turn: anyio.Lock = field(factory=anyio.Lock)
 
-    async def news(self) -> None:
+    async def refresh(self) -> None:
         """Wait for the next look at the database, or take it."""
-        seen = self.looks
+        version = self.version
         async with self._turn:
-            if self.looks > seen:
+            if self.version > version:
                 return
             await anyio.sleep(max(0.0, self._due - anyio.current_time()))
             now, began = dt.datetime.now(dt.UTC), anyio.current_time()
-            changed = await self.store.changed(self._since)
+            changed = await self.store.changed_since(self._since)
             self.statuses |= {
                 key: status
                 for key, status in changed.items()
@@ -521,7 +521,7 @@ class Board:
             self._since = now - _OVERLAP
             took = anyio.current_time() - began
             self._due = anyio.current_time() + max(self.interval, took / _SHARE)
-            self.looks += 1
+            self.version += 1
 
     def _is_older(self, status: JobStatus) -> bool:
         known = self.statuses.get(status.key)

@@ -27,10 +27,10 @@ from kling_async._requests.classes import Request, build_request
 from kling_async._requests.media import inline_media
 from kling_async.durable._store import (
     JSON,
-    Entry,
+    JobInput,
     JobState,
     JobStatus,
-    Order,
+    QueueItem,
     Store,
     fingerprint_of,
     status_of,
@@ -61,7 +61,7 @@ async def to_stored(request: Request, *, inline: bool, check: bool) -> JSON:
     """
     if _has_local_media(request.to_body()):
         await inline_media(request.to_body(), check=check)
-    return await to_thread.run_sync(_stored, request, inline)
+    return await to_thread.run_sync(_serialize, request, inline)
 
 
 async def from_stored(stored: JSON) -> Request:
@@ -76,12 +76,12 @@ async def from_stored(stored: JSON) -> Request:
 
 def fingerprint(stored: JSON) -> str:
     """Give what two equal requests share: files by content, wherever they lie."""
-    alike = _walked(stored, _is_kept, lambda kept: {_DIGEST: _entry(kept)[_DIGEST]})
+    alike = _map_nested(stored, _is_kept, lambda kept: {_DIGEST: _entry(kept)[_DIGEST]})
     text = json.dumps(alike, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differing(one: JSON, other: JSON) -> list[str]:
+def differing_fields(one: JSON, other: JSON) -> list[str]:
     """Name the fields in which two stored requests differ."""
     first, second = _by_field(one), _by_field(other)
     return sorted(
@@ -97,19 +97,19 @@ def _by_field(stored: JSON) -> dict[str, str]:
     return {name: fingerprint({name: it}) for name, it in flat.items()}
 
 
-def _stored(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
+def _serialize(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
     values = {it.name: getattr(request, it.name) for it in fields(type(request))}
     given = {name: value for name, value in values.items() if value is not None}
-    kept = _walked(given, _is_local, lambda it: _kept(it, inline=inline))
+    kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)
 
 
 def _request(stored: JSON) -> Request:
-    params = _walked(stored, _is_kept, _content)
+    params = _map_nested(stored, _is_kept, _content)
     return build_request(cast("Mapping[str, object]", params))
 
 
-def _kept(value: object, *, inline: bool) -> object:
+def _store_media(value: object, *, inline: bool) -> object:
     if isinstance(value, os.PathLike):
         path = Path(cast("os.PathLike[str]", value)).absolute()
         content = path.read_bytes()
@@ -151,22 +151,24 @@ def _is_local(value: object) -> bool:
 
 def _has_local_media(body: object) -> bool:
     found: list[object] = []
-    _walked(body, _is_local, found.append)
+    _map_nested(body, _is_local, found.append)
     return bool(found)
 
 
-def _walked(
+def _map_nested(
     value: object,
-    is_meant: Callable[[object], bool],
-    changed: Callable[[object], object],
+    matches: Callable[[object], bool],
+    change: Callable[[object], object],
 ) -> object:
     """Copy a nest of mappings and lists, with some of its values changed."""
-    if is_meant(value):
-        return changed(value)
+    if matches(value):
+        return change(value)
     if isinstance(value, Mapping):
-        return {str(name): _walked(it, is_meant, changed) for name, it in value.items()}
+        return {
+            str(name): _map_nested(it, matches, change) for name, it in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_walked(it, is_meant, changed) for it in value]
+        return [_map_nested(it, matches, change) for it in value]
     return value
 
 
@@ -192,7 +194,7 @@ class NewJob:
 
 
 @frozen
-class Intake:
+class Submitter:
     """Takes jobs into a batch.
 
     Attributes:
@@ -205,49 +207,51 @@ class Intake:
     inline: bool
     check: bool
 
-    async def take(self, jobs: Iterable[NewJob]) -> list[str]:
+    async def submit(self, jobs: Iterable[NewJob]) -> list[str]:
         """Enqueue what is new, and give all keys.
 
         Raises:
             JobConflictError: A key is taken by another request.
             InvalidRequestError: A local file cannot be sent.
         """
-        entries: dict[str, Entry] = {}
+        items: dict[str, QueueItem] = {}
         for job in jobs:
-            entry = await self._entry(job)
-            self._refuse_other(job.key, entries.get(job.key), entry)
-            entries[job.key] = entry
-        known = await self._refuse_conflicts(entries, entries.keys())
-        new = [entry for key, entry in entries.items() if key not in known]
+            item = await self._item(job)
+            self._refuse_other(job.key, items.get(job.key), item)
+            items[job.key] = item
+        known = await self._refuse_conflicts(items, items.keys())
+        new = [item for key, item in items.items() if key not in known]
         for start in range(0, len(new), _CHUNK):
             await self.store.enqueue(new[start : start + _CHUNK])
         # Somebody else may have taken a key since.
-        await self._refuse_conflicts(entries, entries.keys() - known)
-        return list(entries)
+        await self._refuse_conflicts(items, items.keys() - known)
+        return list(items)
 
-    async def _entry(self, job: NewJob) -> Entry:
+    async def _item(self, job: NewJob) -> QueueItem:
         _require_key(job.key)
         stored = await to_stored(job.request, inline=self.inline, check=self.check)
         output = None if job.output is None else os.fspath(job.output)
-        order = Order(
+        job_input = JobInput(
             workflow_id=self.store.workflow_id(job.key, 1),
             batch=self.store.batch,
             request=stored,
             output=None if output is None else str(_absolute(output)),
         )
-        return Entry(
-            order=order,
+        return QueueItem(
+            job_input=job_input,
             fingerprint=await to_thread.run_sync(fingerprint, stored),
             model=job.request.model,
         )
 
-    def _refuse_other(self, key: str, first: Entry | None, second: Entry) -> None:
+    def _refuse_other(
+        self, key: str, first: QueueItem | None, second: QueueItem
+    ) -> None:
         if first is not None and first.fingerprint != second.fingerprint:
-            fields = differing(first.order.request, second.order.request)
+            fields = differing_fields(first.job_input.request, second.job_input.request)
             raise self._conflict([(key, fields)])
 
     async def _refuse_conflicts(
-        self, entries: Mapping[str, Entry], keys: Collection[str]
+        self, items: Mapping[str, QueueItem], keys: Collection[str]
     ) -> set[str]:
         """Compare with what the batch holds, and give the keys that it knows."""
         if not keys:
@@ -256,22 +260,24 @@ class Intake:
         known = rows.keys() & set(keys)
         taken: list[tuple[str, list[str]]] = []
         for key in sorted(known):
-            if fingerprint_of(rows[key]) != entries[key].fingerprint:
-                order = await self.store.order_of(status_of(rows[key]))
-                fields = differing(order.request, entries[key].order.request)
+            if fingerprint_of(rows[key]) != items[key].fingerprint:
+                job_input = await self.store.input_of(status_of(rows[key]))
+                fields = differing_fields(
+                    job_input.request, items[key].job_input.request
+                )
                 taken.append((key, fields))
         if taken:
             raise self._conflict(taken)
         return known
 
     def _conflict(self, taken: Sequence[tuple[str, list[str]]]) -> JobConflictError:
-        told = "; ".join(
+        message = "; ".join(
             f"job {key!r} of batch {self.store.batch!r} is there already with another "
             f"request (they differ in: {', '.join(fields)})"
             for key, fields in taken
         )
         return JobConflictError(
-            f"{told}; take another key, or give the same request again",
+            f"{message}; take another key, or give the same request again",
             key=taken[0][0],
         )
 
@@ -296,12 +302,12 @@ _UNSUCCESSFUL = (
 )
 
 
-async def decide(
+async def retry_job(
     store: Store,
     status: JobStatus,
     *,
     adopt: str | None = None,
-    settle: bool = False,
+    resolve: bool = False,
 ) -> None:
     """Let a job be tried once more.
 
@@ -310,25 +316,25 @@ async def decide(
         status: The job.
         adopt: The generation to go on with; by default its own, if it has one that
             has not failed.
-        settle: Whether the vendor's log is only asked again.
+        resolve: Whether the vendor's log is only asked again.
 
     Raises:
         JobConflictError: It is in another state, or somebody else was quicker.
     """
-    _require(status, (JobState.UNCERTAIN,) if settle else _UNSUCCESSFUL)
+    _require(status, (JobState.UNCERTAIN,) if resolve else _UNSUCCESSFUL)
     failed = status.generation is not None and status.generation.failed
     adopt = adopt or (None if failed else status.generation_id)
-    before = await store.order_of(status)
-    order = evolve(
+    before = await store.input_of(status)
+    job_input = evolve(
         before,
         workflow_id=store.workflow_id(status.key, status.attempt + 1),
         adopt=adopt,
-        settle=status.intent if settle else None,
-        instead_of=before.workflow_id if settle or adopt else None,
+        resolve=status.intent if resolve else None,
+        instead_of=before.workflow_id if resolve or adopt else None,
     )
-    mark = await to_thread.run_sync(fingerprint, order.request)
-    entry = Entry(order=order, fingerprint=mark, model=status.model or "")
-    if not await store.enqueue_first(entry):
+    mark = await to_thread.run_sync(fingerprint, job_input.request)
+    item = QueueItem(job_input=job_input, fingerprint=mark, model=status.model or "")
+    if not await store.enqueue_first(item):
         raise JobConflictError(
             f"job {status.key!r}: somebody else has just decided on it",
             key=status.key,

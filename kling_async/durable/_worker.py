@@ -39,14 +39,14 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation
 from kling_async._hooks import logger
-from kling_async.durable._budget import Account, Budget
+from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._store import (
     JSON,
     WORKFLOW,
+    AttemptResult,
     Intent,
+    JobInput,
     JobState,
-    Order,
-    Outcome,
     Store,
 )
 from kling_async.durable._submit import MissingFileError, from_stored
@@ -63,21 +63,21 @@ class HandedOverError(Exception):
     """The worker stops; another one goes on with this job."""
 
 
-class Pace(Protocol):
+class CreateLimiter(Protocol):
     """Lets a create begin when the fleet's rate allows it."""
 
-    async def turn(self, workflow_id: str, number: int) -> None:
+    async def acquire(self, workflow_id: str, number: int) -> None:
         """Wait for it."""
         ...
 
 
 @define(eq=False, kw_only=True)
-class Work:
+class Worker:
     """A worker's means, and the jobs it is busy with.
 
     Attributes:
         client: Who talks to the API.
-        store: Where it is noted what was created.
+        store: Where it is recorded what was created.
         budget: Who may still spend.
         pace: How often a create may begin; None for as often as there are jobs.
         on_uncertain: What is done when nothing tells whether a create arrived.
@@ -89,8 +89,8 @@ class Work:
 
     client: AsyncKling
     store: Store
-    budget: Budget
-    pace: Pace | None
+    budget: BudgetStore
+    pace: CreateLimiter | None
     on_uncertain: Uncertain
     wait_timeout: float
     reconcile_timeout: float
@@ -104,35 +104,41 @@ class Work:
             wait.cancel()
 
     async def intend(
-        self, order: Order, request_id: str, number: int
-    ) -> Intent | Outcome:
+        self, job_input: JobInput, request_id: str, number: int
+    ) -> Intent | AttemptResult:
         """Decide to send a create, as soon as pace and budget allow it."""
-        return await self._leaving(lambda: self._intend(order, request_id, number))
+        return await self._interruptible(
+            lambda: self._intend(job_input, request_id, number)
+        )
 
-    async def create(self, order: Order, intent: Intent, *, is_own: bool) -> Outcome:
+    async def create(
+        self, job_input: JobInput, intent: Intent, *, is_own: bool
+    ) -> AttemptResult:
         """Send the create that was decided on, once.
 
         Args:
-            order: What to create.
+            job_input: What to create.
             intent: The decision.
             is_own: Whether this run took it. If not, a worker died since, and may
                 have sent it: it is looked for, never sent again.
         """
         if is_own:
             with anyio.CancelScope(shield=True):
-                return self._by_policy(await self._create(order, intent))
-        settled = await self._leaving(lambda: self._settle(order, intent))
-        return self._by_policy(settled)
+                return self._by_policy(await self._create(job_input, intent))
+        resolved = await self._interruptible(lambda: self._resolve(job_input, intent))
+        return self._by_policy(resolved)
 
-    async def follow(self, order: Order, created: Outcome) -> Outcome:
+    async def follow(
+        self, job_input: JobInput, created: AttemptResult
+    ) -> AttemptResult:
         """Wait for the end of a generation."""
-        return await self._leaving(lambda: self._follow(order, created))
+        return await self._interruptible(lambda: self._follow(job_input, created))
 
-    async def deliver(self, outcome: Outcome, output: str) -> Outcome:
+    async def deliver(self, result: AttemptResult, output: str) -> AttemptResult:
         """Write the video to its file."""
-        return await self._leaving(lambda: self._deliver(outcome, Path(output)))
+        return await self._interruptible(lambda: self._deliver(result, Path(output)))
 
-    async def _leaving(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _interruptible(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what may be left at any moment, since another worker can repeat it."""
         if self.is_draining:
             raise HandedOverError
@@ -147,54 +153,54 @@ class Work:
         raise HandedOverError
 
     async def _intend(
-        self, order: Order, request_id: str, number: int
-    ) -> Intent | Outcome:
+        self, job_input: JobInput, request_id: str, number: int
+    ) -> Intent | AttemptResult:
         if self.pace is not None:
-            await self.pace.turn(order.workflow_id, number)
+            await self.pace.acquire(job_input.workflow_id, number)
         try:
-            refused = await self._reserve(order)
+            refused = await self._reserve(job_input)
         except MissingFileError as error:
-            return _held(f"a file is not on this machine: {error}", error)
+            return _hold(f"a file is not on this machine: {error}", error)
         except InvalidRequestError as error:
-            return _ended(JobState.FAILED, error)
+            return _end(JobState.FAILED, error)
         if refused is not None:
-            return _held(_out_of_budget(order.batch, refused))
+            return _hold(_out_of_budget(job_input.batch, refused))
         return Intent(client_request_id=request_id, at=dt.datetime.now(dt.UTC))
 
-    async def _reserve(self, order: Order) -> Account | None:
-        batch, workflow_id = order.batch, order.workflow_id
-        if await to_thread.run_sync(self.budget.enter, batch, workflow_id):
+    async def _reserve(self, job_input: JobInput) -> Account | None:
+        batch, workflow_id = job_input.batch, job_input.workflow_id
+        if await to_thread.run_sync(self.budget.open_entry, batch, workflow_id):
             return None
-        price = await self._price(order)
+        price = await self._price(job_input)
         return await to_thread.run_sync(self.budget.reserve, batch, workflow_id, price)
 
-    async def _price(self, order: Order) -> float:
+    async def _price(self, job_input: JobInput) -> float:
         """Ask what it will cost; where the vendor is silent, nothing is set aside."""
-        request = await from_stored(order.request)
+        request = await from_stored(job_input.request)
         try:
             quote = await self.client.price(request)
         except KlingError as error:
-            logger.warning("no price for %s: %s", order.workflow_id, error)
+            logger.warning("no price for %s: %s", job_input.workflow_id, error)
             return 0.0
         return float(quote.credits or 0)
 
-    async def _create(self, order: Order, intent: Intent) -> Outcome:
+    async def _create(self, job_input: JobInput, intent: Intent) -> AttemptResult:
         try:
-            request = await from_stored(order.request)
+            request = await from_stored(job_input.request)
             generation = await self.client.create(
                 request, client_request_id=intent.client_request_id
             )
         except MissingFileError as error:
-            return _held(f"a file is not on this machine: {error}", error)
+            return _hold(f"a file is not on this machine: {error}", error)
         except KlingError as error:
-            return _not_created(error, intent)
-        return await self._created(order, intent, generation.id)
+            return _classify_create_error(error, intent)
+        return await self._record_created(job_input, intent, generation.id)
 
-    async def _settle(self, order: Order, intent: Intent) -> Outcome:
+    async def _resolve(self, job_input: JobInput, intent: Intent) -> AttemptResult:
         """Find out what became of a create that another worker may have sent."""
-        noted = await self.store.noted(order.workflow_id)
-        if noted is not None:
-            return await self._created(order, intent, noted)
+        recorded_id = await self.store.recorded_id(job_input.workflow_id)
+        if recorded_id is not None:
+            return await self._record_created(job_input, intent, recorded_id)
         try:
             found = await self.client.reconcile(
                 intent.client_request_id,
@@ -210,28 +216,30 @@ class Work:
             found.id,
             intent.client_request_id,
         )
-        return await self._created(order, intent, found.id)
+        return await self._record_created(job_input, intent, found.id)
 
-    async def _created(
-        self, order: Order, intent: Intent, generation_id: str
-    ) -> Outcome:
+    async def _record_created(
+        self, job_input: JobInput, intent: Intent, generation_id: str
+    ) -> AttemptResult:
         # Before the engine's own entry: also a job that was called off meanwhile
         # knows its id, and a worker that dies between the two need not search.
-        await self.store.note(order.workflow_id, generation_id)
-        return Outcome(
+        await self.store.record_id(job_input.workflow_id, generation_id)
+        return AttemptResult(
             state=JobState.RUNNING, generation_id=generation_id, intent=intent
         )
 
-    def _by_policy(self, outcome: Outcome) -> Outcome:
-        if outcome.state is not JobState.UNCERTAIN or self.on_uncertain == "ask":
-            return outcome
+    def _by_policy(self, result: AttemptResult) -> AttemptResult:
+        if result.state is not JobState.UNCERTAIN or self.on_uncertain == "ask":
+            return result
         if self.on_uncertain == "give_up":
             return evolve(
-                outcome, state=JobState.FAILED, error=f"given up: {outcome.error}"
+                result, state=JobState.FAILED, error=f"given up: {result.error}"
             )
-        return evolve(outcome, unsent=True)
+        return evolve(result, unsent=True)
 
-    async def _follow(self, order: Order, created: Outcome) -> Outcome:
+    async def _follow(
+        self, job_input: JobInput, created: AttemptResult
+    ) -> AttemptResult:
         generation_id = str(created.generation_id)
         last: Generation | None = None
         changes = self.client.watch(generation_id, timeout=self.wait_timeout)
@@ -243,48 +251,54 @@ class Work:
             raise
         except KlingError as error:
             state = JobState.HELD if isinstance(error, _MENDABLE) else JobState.FAILED
-            return _ended(state, error, generation_id, last)
+            return _end(state, error, generation_id, last)
         if last is None or not last.is_terminal:
             raise HandedOverError
         if created.intent is not None:
             last = evolve(last, client_request_id=created.intent.client_request_id)
-        return await self._finished(order, last)
+        return await self._settle_cost(job_input, last)
 
-    async def _finished(self, order: Order, generation: Generation) -> Outcome:
+    async def _settle_cost(
+        self, job_input: JobInput, generation: Generation
+    ) -> AttemptResult:
         spent = 0.0 if generation.failed else generation.credits_used
         if spent is not None:
-            settle = functools.partial(self.budget.settle, instead_of=order.instead_of)
-            await to_thread.run_sync(settle, order.batch, order.workflow_id, spent)
-        outcome = Outcome(
+            settle = functools.partial(
+                self.budget.settle, instead_of=job_input.instead_of
+            )
+            await to_thread.run_sync(
+                settle, job_input.batch, job_input.workflow_id, spent
+            )
+        result = AttemptResult(
             state=JobState.DONE, generation_id=generation.id, generation=generation
         )
         if generation.succeeded:
-            return outcome
+            return result
         why = str(generation.error or "") or "the server gave no reason"
         return evolve(
-            outcome,
+            result,
             state=JobState.FAILED,
             error=f"the generation failed: {why}",
             kind="GenerationFailedError",
         )
 
-    async def _deliver(self, outcome: Outcome, output: Path) -> Outcome:
-        generation = outcome.generation
+    async def _deliver(self, result: AttemptResult, output: Path) -> AttemptResult:
+        generation = result.generation
         if generation is None:
-            return outcome
+            return result
         try:
             await anyio.Path(output.parent).mkdir(parents=True, exist_ok=True)
             await self._download(generation, output)
         except ClientClosedError:
             raise
         except OSError as error:
-            told = f"cannot write {output}: {error.strerror or error}"
+            message = f"cannot write {output}: {error.strerror or error}"
             return evolve(
-                outcome, state=JobState.HELD, error=told, kind="DownloadError"
+                result, state=JobState.HELD, error=message, kind="DownloadError"
             )
         except KlingError as error:
-            return _ended(JobState.HELD, error, generation.id, generation)
-        return outcome
+            return _end(JobState.HELD, error, generation.id, generation)
+        return result
 
     async def _download(self, generation: Generation, output: Path) -> None:
         try:
@@ -297,18 +311,18 @@ class Work:
             await self.client.download(fresh, output)
 
 
-def _held(why: str, error: Exception | None = None) -> Outcome:
+def _hold(why: str, error: Exception | None = None) -> AttemptResult:
     kind = type(error).__name__ if error else None
-    return Outcome(state=JobState.HELD, error=why, kind=kind)
+    return AttemptResult(state=JobState.HELD, error=why, kind=kind)
 
 
-def _ended(
+def _end(
     state: JobState,
     error: KlingError,
     generation_id: str | None = None,
     generation: Generation | None = None,
-) -> Outcome:
-    return Outcome(
+) -> AttemptResult:
+    return AttemptResult(
         state=state,
         error=str(error),
         kind=type(error).__name__,
@@ -317,22 +331,22 @@ def _ended(
     )
 
 
-def _not_created(error: KlingError, intent: Intent) -> Outcome:
+def _classify_create_error(error: KlingError, intent: Intent) -> AttemptResult:
     if isinstance(error, SubmissionUncertainError):
         return _uncertain(intent, error)
-    outcome = _ended(JobState.HELD, error)
+    result = _end(JobState.HELD, error)
     if isinstance(error, TransportError | RateLimitError | ClientClosedError):
-        return evolve(outcome, unsent=True)
+        return evolve(result, unsent=True)
     if isinstance(error, AuthenticationError | PermissionDeniedError):
-        return outcome
-    return evolve(outcome, state=JobState.FAILED)
+        return result
+    return evolve(result, state=JobState.FAILED)
 
 
-def _uncertain(intent: Intent, error: KlingError | None = None) -> Outcome:
-    told = str(error) if error else "a worker died while it sent the create"
-    return Outcome(
+def _uncertain(intent: Intent, error: KlingError | None = None) -> AttemptResult:
+    message = str(error) if error else "a worker died while it sent the create"
+    return AttemptResult(
         state=JobState.UNCERTAIN,
-        error=told,
+        error=message,
         kind="SubmissionUncertainError",
         intent=intent,
     )
@@ -355,16 +369,16 @@ _LONGEST_PAUSE = 60.0
 
 
 @define(eq=False)
-class Running:
+class WorkerContext:
     """What the jobs of this process run with; the engine allows one at a time.
 
     Attributes:
-        work: The steps.
+        worker: The steps.
         portal: The way to the client's event loop.
         creating: How many jobs are between intent and id.
     """
 
-    work: Work
+    worker: Worker
     portal: BlockingPortal
     creating: int = 0
 
@@ -396,22 +410,24 @@ class Running:
             await anyio.sleep(0.02)
 
 
-RUNNING: list[Running] = []
+CONTEXTS: list[WorkerContext] = []
 
 
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 async def run_job(given: dict[str, object]) -> dict[str, object]:
     """Do one attempt at a job."""
-    running = _running()
-    order = Order.from_json(given)
-    outcome = await _created(running, order)
-    if outcome.state is JobState.RUNNING:
-        outcome = await _step("follow", running, running.work.follow, order, outcome)
-    if outcome.state is JobState.DONE and order.output:
-        outcome = await _step(
-            "deliver", running, running.work.deliver, outcome, order.output
+    context = _current_context()
+    job_input = JobInput.from_json(given)
+    result = await _obtain_id(context, job_input)
+    if result.state is JobState.RUNNING:
+        result = await _step(
+            "follow", context, context.worker.follow, job_input, result
         )
-    return outcome.to_json()
+    if result.state is JobState.DONE and job_input.output:
+        result = await _step(
+            "deliver", context, context.worker.deliver, result, job_input.output
+        )
+    return result.to_json()
 
 
 @DBOS.workflow(name=PERMIT, max_recovery_attempts=None)
@@ -420,28 +436,30 @@ async def permit() -> str:
     return "granted"
 
 
-async def _created(running: Running, order: Order) -> Outcome:
+async def _obtain_id(context: WorkerContext, job_input: JobInput) -> AttemptResult:
     """Get to a generation's id, or to the reason why there is none."""
-    if order.adopt is not None:
-        return Outcome(state=JobState.RUNNING, generation_id=order.adopt)
-    if order.settle is not None:
-        outcome = await _sent(running, order, order.settle, is_own=False)
-        if not outcome.unsent:
-            return outcome
+    if job_input.adopt is not None:
+        return AttemptResult(state=JobState.RUNNING, generation_id=job_input.adopt)
+    if job_input.resolve is not None:
+        result = await _run_create(context, job_input, job_input.resolve, is_own=False)
+        if not result.unsent:
+            return result
     for number in itertools.count(1):
-        with running.between_intent_and_id():
-            outcome = await _attempt(running, order, number)
-        if not outcome.unsent or number >= _ATTEMPTS:
-            return outcome
+        with context.between_intent_and_id():
+            result = await _attempt(context, job_input, number)
+        if not result.unsent or number >= _ATTEMPTS:
+            return result
         await DBOS.sleep_async(min(_LONGEST_PAUSE, 2.0**number))
     raise AssertionError
 
 
-async def _attempt(running: Running, order: Order, number: int) -> Outcome:
-    request_id = _request_id(order)
+async def _attempt(
+    context: WorkerContext, job_input: JobInput, number: int
+) -> AttemptResult:
+    request_id = _request_id(job_input)
 
     async def intend() -> dict[str, JSON]:
-        answer = await running.do(running.work.intend, order, request_id, number)
+        answer = await context.do(context.worker.intend, job_input, request_id, number)
         is_intent = isinstance(answer, Intent)
         return {"intent" if is_intent else "held": answer.to_json()}
 
@@ -449,42 +467,42 @@ async def _attempt(running: Running, order: Order, number: int) -> Outcome:
     options: StepOptions = {"name": "intent", "preemptible": True}
     written = await DBOS.run_step_async(options, intend)
     if "held" in written:
-        return Outcome.from_json(written["held"])
+        return AttemptResult.from_json(written["held"])
     intent = Intent.from_json(written["intent"])
     # The id is drawn anew in each run: one that reads back another's is not the
     # run that decided, and does not know whether the create was sent.
-    return await _sent(
-        running, order, intent, is_own=intent.client_request_id == request_id
+    return await _run_create(
+        context, job_input, intent, is_own=intent.client_request_id == request_id
     )
 
 
-async def _sent(
-    running: Running, order: Order, intent: Intent, *, is_own: bool
-) -> Outcome:
-    create = functools.partial(running.work.create, is_own=is_own)
-    return await _step("create", running, create, order, intent)
+async def _run_create(
+    context: WorkerContext, job_input: JobInput, intent: Intent, *, is_own: bool
+) -> AttemptResult:
+    create = functools.partial(context.worker.create, is_own=is_own)
+    return await _step("create", context, create, job_input, intent)
 
 
 async def _step(
     name: str,
-    running: Running,
-    work: Callable[..., Awaitable[Outcome]],
+    context: WorkerContext,
+    work: Callable[..., Awaitable[AttemptResult]],
     *args: object,
-) -> Outcome:
+) -> AttemptResult:
     async def do() -> JSON:
-        return (await running.do(work, *args)).to_json()
+        return (await context.do(work, *args)).to_json()
 
     options: StepOptions = {"name": name, "preemptible": name != "create"}
-    return Outcome.from_json(await DBOS.run_step_async(options, do))
+    return AttemptResult.from_json(await DBOS.run_step_async(options, do))
 
 
-def _request_id(order: Order) -> str:
+def _request_id(job_input: JobInput) -> str:
     """Draw an id that the vendor keeps, and that a person finds the job by."""
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", order.workflow_id)[:80]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", job_input.workflow_id)[:80]
     return f"{readable}-{client_request_id_from(None).removeprefix('kling-')}"
 
 
-def _running() -> Running:
-    if not RUNNING:
+def _current_context() -> WorkerContext:
+    if not CONTEXTS:
         raise asyncio.CancelledError
-    return RUNNING[0]
+    return CONTEXTS[0]

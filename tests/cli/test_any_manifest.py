@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from kling_async import InvalidRequestError
-from kling_async.cli._manifest import Manifest, Planned
+from kling_async.cli._manifest import Manifest, RowPlan
 
 Row = Mapping[str, object]
 
@@ -73,7 +73,7 @@ good_rows = st.lists(
 )
 
 
-def planned(folder: Path, name: str, content: bytes) -> list[Planned]:
+def planned(folder: Path, name: str, content: bytes) -> list[RowPlan]:
     """Read a manifest."""
     path = folder / name
     path.write_bytes(content)

@@ -13,7 +13,7 @@ from shell import NEVER, environment, errors_in, invoke, serving, started
 from typer.testing import CliRunner, Result
 
 from kling_async.cli._app import app
-from kling_async.cli._report import page_of
+from kling_async.cli._report import render_page
 from kling_async.emulator import Emulator
 
 MODEL = "kling-video/v1/standard/text-to-video"
@@ -89,7 +89,7 @@ def test_the_page_shows_each_job_and_plays_its_video(
 
 def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
     """An interrupted batch may have no job yet."""
-    assert "<h1>scenes</h1>" in page_of("scenes", [], tmp_path)
+    assert "<h1>scenes</h1>" in render_page("scenes", [], tmp_path)
 
 
 def test_json_lines_come_from_standard_input_too(

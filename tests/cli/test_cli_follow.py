@@ -27,7 +27,7 @@ from kling_async import (
 )
 from kling_async.cli._output import Exit, one_line, worst
 from kling_async.cli._progress import Progress
-from kling_async.cli._running import Ledger
+from kling_async.cli._running import SeenGenerations
 from kling_async.emulator import Emulator
 
 
@@ -224,7 +224,7 @@ def test_of_several_the_worst_code_counts() -> None:
 
 def test_there_is_no_way_back_to_what_nobody_knows() -> None:
     """What was asked for and is unknown is not said to be billed."""
-    ledger = Ledger()
+    ledger = SeenGenerations()
     ledger.follow(["some-id"])
     unknown = NotFoundError("no", status_code=404).concerning("some-id")
     outage = ServerError("no", status_code=500).concerning("some-id")

@@ -23,7 +23,7 @@ from kling_async import (
     InvalidRequestError,
     SubmissionUncertainError,
 )
-from kling_async.cli._options import Wish, fitting_model
+from kling_async.cli._options import RequestOptions, fitting_model
 from kling_async.cli._running import Target
 from kling_async.emulator import Emulator
 
@@ -128,7 +128,7 @@ def test_what_is_said_by_name_reaches_the_model(emulator: Emulator) -> None:
 
 def wished(*settings: str, images: tuple[str, ...] = (), **fields: object) -> object:
     """Give the body that a command line asks for."""
-    wish = Wish(model=None, images=images, fields=fields, settings=settings)
+    wish = RequestOptions(model=None, images=images, fields=fields, settings=settings)
     return wish.to_request().to_body()
 
 

@@ -18,7 +18,7 @@ from durable_worker import worker
 from kling_async import AsyncKling, ConfigurationError, Fixed, TextToVideo
 from kling_async.durable import DurableKling, JobState, NewJob
 from kling_async.durable._database import FORMAT, Database, version_name
-from kling_async.durable._engine import presence_on
+from kling_async.durable._engine import locks_on
 from kling_async.emulator import Emulator
 
 
@@ -101,13 +101,13 @@ def test_a_worker_is_gone_when_its_lock_is(
         url = request.getfixturevalue("postgres")
     database = Database.at(url)
     engine = database.prepare()
-    one, other = (presence_on(database, engine, name) for name in ("one", "other"))
-    one.enter()
-    one.enter()
-    with other.gone("one") as is_gone:
+    one, other = (locks_on(database, engine, name) for name in ("one", "other"))
+    one.acquire()
+    one.acquire()
+    with other.try_claim("one") as is_gone:
         assert not is_gone
-    one.leave()
-    with other.gone("one") as is_gone, one.gone("one") as is_seen_twice:
+    one.release()
+    with other.try_claim("one") as is_gone, one.try_claim("one") as is_seen_twice:
         assert is_gone
         assert not is_seen_twice
     engine.dispose()

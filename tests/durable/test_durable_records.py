@@ -22,12 +22,18 @@ from kling_async import (
     Video,
 )
 from kling_async.durable import JobState
-from kling_async.durable._budget import Budget
+from kling_async.durable._budget import BudgetStore
 from kling_async.durable._database import Database
-from kling_async.durable._store import Board, Intent, JobStatus, Order, Outcome
+from kling_async.durable._store import (
+    AttemptResult,
+    Intent,
+    JobInput,
+    JobStatus,
+    StatusCache,
+)
 from kling_async.durable._submit import (
     MissingFileError,
-    differing,
+    differing_fields,
     fingerprint,
     from_stored,
     to_stored,
@@ -110,8 +116,8 @@ async def test_two_requests_are_told_apart_by_their_fields(image: Path) -> None:
         inline=False,
         check=False,
     )
-    assert differing(one, other) == ["b", "duration", "image_url"]
-    assert differing(one, one) == []
+    assert differing_fields(one, other) == ["b", "duration", "image_url"]
+    assert differing_fields(one, one) == []
 
 
 async def test_a_file_that_is_gone_or_changed_is_told(image: Path) -> None:
@@ -135,12 +141,12 @@ async def test_a_file_that_is_no_image_is_not_taken(image: Path) -> None:
 @pytest.mark.parametrize(
     "outcome",
     [
-        Outcome(state=JobState.HELD, error="no", kind="KlingError", unsent=True),
-        Outcome(
+        AttemptResult(state=JobState.HELD, error="no", kind="KlingError", unsent=True),
+        AttemptResult(
             state=JobState.UNCERTAIN,
             intent=Intent(client_request_id="kling-1", at=NOW),
         ),
-        Outcome(
+        AttemptResult(
             state=JobState.DONE,
             generation_id="id:route/x",
             generation=Generation(
@@ -159,35 +165,35 @@ async def test_a_file_that_is_no_image_is_not_taken(image: Path) -> None:
         ),
     ],
 )
-def test_an_outcome_comes_back_as_it_was(outcome: Outcome) -> None:
+def test_an_outcome_comes_back_as_it_was(outcome: AttemptResult) -> None:
     """Through JSON; a generation from the server's own words."""
-    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    assert AttemptResult.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
 
 
 def test_an_order_comes_back_as_it_was() -> None:
     """Through JSON."""
-    order = Order(
+    order = JobInput(
         workflow_id="kling:default:a:1",
         batch="default",
         request={"model": V3},
         output="/videos/a.mp4",
         adopt="id",
-        settle=Intent(client_request_id="kling-1", at=NOW),
+        resolve=Intent(client_request_id="kling-1", at=NOW),
         instead_of="kling:default:a:0",
     )
-    assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
+    assert JobInput.from_json(json.loads(json.dumps(order.to_json()))) == order
 
 
 @pytest.fixture
-def budget(tmp_path: Path) -> Budget:
+def budget(tmp_path: Path) -> BudgetStore:
     """Open a ledger."""
     engine = Database.at(tmp_path / "jobs.db").prepare()
-    return Budget(engine)
+    return BudgetStore(engine)
 
 
-def test_money_is_set_aside_until_the_budget_is_reached(budget: Budget) -> None:
+def test_money_is_set_aside_until_the_budget_is_reached(budget: BudgetStore) -> None:
     """The last one that fits is let through, the next one is told the account."""
-    budget.allow("b", 10)
+    budget.set_limit("b", 10)
     assert budget.reserve("b", "1", 6) is None
     assert budget.reserve("b", "2", 4) is None
     refused = budget.reserve("b", "3", 1)
@@ -196,48 +202,48 @@ def test_money_is_set_aside_until_the_budget_is_reached(budget: Budget) -> None:
     assert budget.reserve("b", "2", 4) is None  # it has its money already
 
 
-def test_what_was_not_spent_is_free_again(budget: Budget) -> None:
+def test_what_was_not_spent_is_free_again(budget: BudgetStore) -> None:
     """A failed generation costs nothing, a cheaper one less."""
-    budget.allow("b", 10)
+    budget.set_limit("b", 10)
     budget.reserve("b", "1", 6)
     assert budget.reserve("b", "2", 6) is not None
     budget.settle("b", "1", 0)
     assert budget.reserve("b", "2", 6) is None
 
 
-def test_without_prices_what_is_spent_counts(budget: Budget) -> None:
+def test_without_prices_what_is_spent_counts(budget: BudgetStore) -> None:
     """Nothing is set aside for an unknown price, but a spent budget is spent."""
-    budget.allow("b", 10)
+    budget.set_limit("b", 10)
     assert budget.reserve("b", "1", 0) is None
     budget.settle("b", "1", 11)
     assert budget.reserve("b", "2", 0) is not None
-    budget.allow("b", 12)
+    budget.set_limit("b", 12)
     assert budget.reserve("b", "2", 0) is None
-    budget.allow("b", None)
+    budget.set_limit("b", None)
     assert budget.reserve("b", "3", 1000) is None
     assert budget.account("other").committed == 0
 
 
-def test_an_attempt_that_goes_on_with_another_is_one_bill(budget: Budget) -> None:
+def test_an_attempt_that_goes_on_with_another_is_one_bill(budget: BudgetStore) -> None:
     """What was set aside for the first is spent by the second, once."""
-    budget.allow("b", 10)
+    budget.set_limit("b", 10)
     budget.reserve("b", "a:1", 6)
     budget.settle("b", "a:2", 5, instead_of="a:1")
     assert budget.account("b").committed == 5
 
 
-def test_without_a_budget_nobody_is_asked_for_prices(budget: Budget) -> None:
+def test_without_a_budget_nobody_is_asked_for_prices(budget: BudgetStore) -> None:
     """An entry is opened all the same, for what will have been spent."""
-    assert budget.enter("b", "1")
+    assert budget.open_entry("b", "1")
     budget.settle("b", "1", 4)
-    budget.allow("b", 10)
-    assert not budget.enter("b", "2")
+    budget.set_limit("b", 10)
+    assert not budget.open_entry("b", "2")
     assert budget.account("b").committed == 4
 
 
-def test_many_at_once_do_not_overdraw(budget: Budget) -> None:
+def test_many_at_once_do_not_overdraw(budget: BudgetStore) -> None:
     """The check and the setting aside are one step."""
-    budget.allow("b", 10)
+    budget.set_limit("b", 10)
     refused: list[object] = []
 
     def reserve(name: str) -> None:
@@ -260,7 +266,7 @@ def test_the_account_is_the_sum_of_its_entries(
 ) -> None:
     """Whatever was set aside and settled, in whatever order."""
     engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    budget = Budget(engine)
+    budget = BudgetStore(engine)
     for n, (price, _) in enumerate(costs):
         budget.reserve("b", f"{n}", price)
     for n, (_, spent) in enumerate(costs):
@@ -275,7 +281,7 @@ class Log:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def changed(self, since: dt.datetime | None) -> dict[str, JobStatus]:
+    async def changed_since(self, since: dt.datetime | None) -> dict[str, JobStatus]:
         """Give one job, done."""
         del since
         self.asked += 1
@@ -287,12 +293,12 @@ class Log:
 async def test_all_who_wait_for_news_share_one_look() -> None:
     """A thousand waits for results are one question a second, not a thousand."""
     log = Log()
-    board = Board(log, 1.0)  # type: ignore[arg-type]
+    board = StatusCache(log, 1.0)  # type: ignore[arg-type]
     started = anyio.current_time()
     async with anyio.create_task_group() as tasks:
         for _ in range(1000):
-            tasks.start_soon(board.news)
+            tasks.start_soon(board.refresh)
     assert log.asked == 1
-    await board.news()
+    await board.refresh()
     assert log.asked == 2
     assert anyio.current_time() - started == pytest.approx(1, abs=0.1)

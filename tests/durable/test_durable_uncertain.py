@@ -18,8 +18,8 @@ from kling_async import (
     TextToVideo,
 )
 from kling_async.durable import DurableKling, JobState, NewJob
-from kling_async.durable._store import Intent, Order
-from kling_async.durable._worker import RUNNING, Uncertain
+from kling_async.durable._store import Intent, JobInput
+from kling_async.durable._worker import CONTEXTS, Uncertain
 from kling_async.emulator import Emulator, Fault
 
 REQUEST = TextToVideo(prompt="A storm", model="kling-video/v1/standard/text-to-video")
@@ -192,9 +192,9 @@ async def test_a_run_that_did_not_decide_does_not_send(database: Path) -> None:
         client_of(emulator.base_url) as kling,
         DurableKling(database, kling, reconcile_timeout=2),
     ):
-        (running,) = RUNNING
-        work = running.work
-        order = Order(workflow_id="kling:default:a:1", batch="default", request={})
+        (running,) = CONTEXTS
+        work = running.worker
+        order = JobInput(workflow_id="kling:default:a:1", batch="default", request={})
         intent = await work.intend(order, "another-run", 1)
         assert isinstance(intent, Intent)
         outcome = await work.create(order, intent, is_own=False)
