@@ -152,6 +152,16 @@ class Generation:
         """
         return self.succeeded or self.failed
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> object:
+        """Let FastAPI answer with it, as `kling_async.web.describe` does."""
+        from pydantic_core import core_schema  # noqa: PLC0415 (there if this is called)
+
+        as_json = core_schema.plain_serializer_function_ser_schema(
+            describe, return_schema=core_schema.dict_schema()
+        )
+        return core_schema.is_instance_schema(cls, serialization=as_json)
+
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Show the video in a notebook, and a line elsewhere."""
         return {"text/plain": repr(self), "text/html": self._as_html()}
@@ -165,3 +175,26 @@ class Generation:
         return (
             f"<figure>{player}<figcaption><code>{caption}</code></figcaption></figure>"
         )
+
+
+def describe(generation: Generation) -> dict[str, object]:
+    """Give a generation as what a browser needs of it, for JSON.
+
+    Holds ``id``, ``status``, ``is_terminal``, ``succeeded``, ``error`` as a text or
+    None, and ``video``: None, or its ``url``, ``content_type`` and ``file_size`` in
+    bytes.
+    """
+    video = generation.video
+    return {
+        "id": generation.id,
+        "status": str(generation.status),
+        "is_terminal": generation.is_terminal,
+        "succeeded": generation.succeeded,
+        "error": str(generation.error) if generation.error else None,
+        "video": video
+        and {
+            "url": video.url,
+            "content_type": video.content_type,
+            "file_size": video.file_size,
+        },
+    }

@@ -1,30 +1,68 @@
-"""A generation's progress in a browser: Server-Sent Events for Starlette and FastAPI.
+"""A generation's progress in a browser, as Server-Sent Events, in any async framework.
 
-`kling_lifespan` opens one client for an app, `progress_events` answers with the
-stream of one generation. However many browsers look at a generation, the client
-polls for it once. Needs the extra ``web``.
+`progress` yields the events; `progress_events` is the answer made of them for
+Starlette and FastAPI, `kling_lifespan` opens one client for such an app. However
+many browsers look at a generation, the client polls for it once. Only
+`progress_events` needs the extra ``web``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
-from typing import TypedDict
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal, TypedDict
+from urllib.parse import quote
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
+import anyio
+from attrs import field, frozen
 
-from kling_async import AsyncKling, Generation, KlingError
+from kling_async import (
+    APIStatusError,
+    AsyncKling,
+    Generation,
+    InvalidRequestError,
+    KlingError,
+    NotFoundError,
+    OutOfCreditsError,
+    RateLimitError,
+    ServerError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
 from kling_async._checks import require_timeout
+from kling_async._generation import describe
+from kling_async._runtime.shutdown import stop_requested
 
-__all__ = ["KlingState", "describe", "kling_lifespan", "progress_events"]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
 
-# An id that says: do not come back. HTTP 204 then stops the browser's reconnecting
-# (WHATWG HTML, section 9.2.3).
-_END = "end"
+__all__ = [
+    "EVENT_STREAM_HEADERS",
+    "KlingState",
+    "ProgressEvent",
+    "describe",
+    "has_ended",
+    "kling_lifespan",
+    "progress",
+    "progress_events",
+    "public_message",
+]
+
+EVENT_STREAM_HEADERS: Mapping[str, str] = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # nginx would hold the events back
+}
+"""The headers of an answer that is a stream of events."""
+
+_END = "end"  # no id of a status: those begin with _STATUS
+_STATUS = "status:"
+
+_log = logging.getLogger("kling_async.web")
 
 
 class KlingState(TypedDict):
@@ -34,18 +72,148 @@ class KlingState(TypedDict):
 
 
 @asynccontextmanager
-async def kling_lifespan(_: Starlette) -> AsyncGenerator[KlingState]:
-    """Open one client for an app, as ``request.state.kling``, and close it at the end.
+async def kling_lifespan(_: object) -> AsyncGenerator[KlingState]:
+    """Open one client for a Starlette app, as ``request.state.kling``.
 
-    It is set up by the environment (``AIMLAPI_KEY``, ``AIMLAPI_BASE_URL``). For
-    other options write your own: ``async with AsyncKling(...) as kling: yield
-    {"kling": kling}``.
+    It is set up by the environment (``AIMLAPI_KEY``, ``AIMLAPI_BASE_URL``) and closed
+    with the app. For other options write your own: ``async with AsyncKling(...) as
+    kling: yield {"kling": kling}``.
 
     Raises:
         ConfigurationError: There is no key; the app does not start.
     """
     async with AsyncKling() as kling:
         yield {"kling": kling}
+
+
+def public_message(error: KlingError) -> str:
+    """Say in plain words, for the users of a website, what went wrong.
+
+    Names no id, no address and nothing of Python, unlike ``str(error)``.
+    """
+    return next(words for kinds, words in _PUBLIC if isinstance(error, kinds))
+
+
+_PUBLIC: list[tuple[type[KlingError] | tuple[type[KlingError], ...], str]] = [
+    (WaitTimeoutError, "This takes longer than usual. Come back later to see it."),
+    (
+        SubmissionUncertainError,
+        "It is not clear yet whether the video was started. Do not send it again.",
+    ),
+    ((NotFoundError, InvalidRequestError), "The video service knows no such video."),
+    (OutOfCreditsError, "The video service asks to be paid: no credits are left."),
+    (RateLimitError, "The video service is busy. Try again in a minute."),
+    (ServerError, "The video service has a problem. Try again in a few minutes."),
+    (APIStatusError, "The video service refused this request."),
+    (KlingError, "The video service cannot be reached. Try again in a few minutes."),
+]
+
+
+@frozen(kw_only=True)
+class ProgressEvent:
+    """One event of a stream.
+
+    Attributes:
+        event: ``status`` with a generation, ``trouble`` where the watch ended before
+            the generation did, or ``heartbeat``, which keeps proxies from hanging up.
+        data: For ``status`` what `describe` gives; for ``trouble`` a ``type`` and a
+            ``message``; for ``heartbeat`` nothing.
+        id: What a browser that reconnects sends as ``Last-Event-ID``.
+    """
+
+    event: Literal["status", "trouble", "heartbeat"]
+    data: Mapping[str, object] = field(factory=dict[str, object])
+    id: str | None = None
+
+    def encode(self) -> bytes:
+        """Give the event as it is sent to a browser."""
+        if self.event == "heartbeat":
+            return b": heartbeat\n\n"
+        lines = f"event: {self.event}\nid: {self.id}\ndata: {json.dumps(self.data)}\n\n"
+        return lines.encode()
+
+
+def has_ended(last_event_id: str | None) -> bool:
+    """Whether a browser has seen the end of a stream.
+
+    Answer it with HTTP 204, which stops it from coming back.
+    """
+    return last_event_id == _END
+
+
+async def progress(
+    kling: AsyncKling,
+    generation_or_id: Generation | str,
+    *,
+    last_event_id: str | None = None,
+    heartbeat: float = 15.0,
+    timeout: float | None = None,
+    message: Callable[[KlingError], str] = public_message,
+) -> AsyncGenerator[ProgressEvent, None]:
+    """Yield the events of a generation until it ends, for any framework of asyncio.
+
+    The first status comes at once, then each change. The stream ends with the
+    generation, with an event ``trouble``, or as soon as the server is told to stop
+    (SIGTERM, Ctrl-C): the browser then reconnects to the next one.
+
+    Args:
+        kling: The client.
+        generation_or_id: Which generation.
+        last_event_id: The browser's ``Last-Event-ID``: what it has seen already is
+            not sent again.
+        heartbeat: Seconds between two heartbeats while nothing changes.
+        timeout: How long to watch, in seconds; by default as the client does.
+        message: What the browser is told of an error; the log has the whole of it.
+
+    Raises:
+        ConfigurationError: ``heartbeat`` or ``timeout`` is not a number of seconds.
+    """
+    require_timeout("heartbeat", heartbeat)
+    if timeout is not None:
+        require_timeout("timeout", timeout)
+    if has_ended(last_event_id):
+        return
+    changes = kling.watch(generation_or_id, timeout=timeout)
+    change: asyncio.Future[Generation] | None = None
+    with stop_requested() as stop:
+        try:
+            while not stop.done():
+                change = change or asyncio.ensure_future(anext(changes))
+                await asyncio.wait(
+                    (change, stop),
+                    timeout=heartbeat,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not change.done():
+                    yield ProgressEvent(event="heartbeat")
+                    continue
+                event = _status_event(change.result())
+                change = None
+                if event.id != last_event_id:
+                    yield event
+                if has_ended(event.id):
+                    return
+        except KlingError as error:
+            _log.warning("a stream of progress ended early: %s", error)
+            data = {"type": type(error).__name__, "message": message(error)}
+            yield ProgressEvent(event="trouble", data=data, id=_END)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _cancel(change)
+                await changes.aclose()
+
+
+async def _cancel(change: asyncio.Future[Generation] | None) -> None:
+    if change is not None:
+        change.cancel()
+        await asyncio.gather(change, return_exceptions=True)
+
+
+def _status_event(generation: Generation) -> ProgressEvent:
+    # Quoted, since a line break in an id would break the stream's framing.
+    status = _STATUS + quote(generation.status, safe="")
+    event_id = _END if generation.is_terminal else status
+    return ProgressEvent(event="status", data=describe(generation), id=event_id)
 
 
 def progress_events(
@@ -55,80 +223,47 @@ def progress_events(
     kling: AsyncKling | None = None,
     heartbeat: float = 15.0,
     timeout: float | None = None,
+    message: Callable[[KlingError], str] = public_message,
 ) -> Response:
-    """Answer with a stream of what becomes of a generation, until its end.
+    """Answer a Starlette or FastAPI request with the events of `progress`.
 
-    Each event ``status`` holds a generation as JSON (see `describe`), the first at
-    once. An event ``trouble`` holds ``{"type", "message"}`` where the watch ended
-    before the generation did. A browser that reconnects is not told again what it
-    has seen (``Last-Event-ID``), and one that has seen the end is told to stop.
+    A browser that has seen the end is told not to come back.
 
     Args:
         request: The browser's request.
         generation_or_id: Which generation.
         kling: The client; by default that of `kling_lifespan`.
-        heartbeat: Seconds between two comments that keep proxies from hanging up;
-            they also show when a browser has left without a word.
-        timeout: How long to go on, in seconds; by default the client's own.
+        heartbeat: As for `progress`.
+        timeout: As for `progress`.
+        message: As for `progress`.
 
     Raises:
-        ConfigurationError: ``heartbeat`` or ``timeout`` is no span of time.
+        ConfigurationError: ``heartbeat`` or ``timeout`` is not a number of seconds.
     """
+    from sse_starlette import EventSourceResponse  # noqa: PLC0415 (an extra)
+    from starlette.responses import Response  # noqa: PLC0415 (an extra)
+
     require_timeout("heartbeat", heartbeat)
-    seen = request.headers.get("last-event-id", "")
-    if seen == _END:
+    last_event_id = request.headers.get("last-event-id")
+    if has_ended(last_event_id):
         return Response(status_code=204)
     client: AsyncKling = request.state.kling if kling is None else kling
-    return EventSourceResponse(
-        _events(client, generation_or_id, seen, timeout), ping=heartbeat
+    events = progress(
+        client,
+        generation_or_id,
+        last_event_id=last_event_id,
+        heartbeat=heartbeat,
+        timeout=timeout,
+        message=message,
     )
+    return EventSourceResponse(_encode(events), ping=0)
 
 
-def describe(generation: Generation) -> dict[str, object]:
-    """Give a generation as what a browser needs of it, for JSON.
-
-    Holds ``id``, ``status``, ``is_terminal``, ``succeeded``, ``error`` as a text or
-    None, and ``video``: None, or its ``url``, ``content_type`` and ``file_size`` in
-    bytes.
-    """
-    video = generation.video
-    return {
-        "id": generation.id,
-        "status": str(generation.status),
-        "is_terminal": generation.is_terminal,
-        "succeeded": generation.succeeded,
-        "error": str(generation.error) if generation.error else None,
-        "video": video
-        and {
-            "url": video.url,
-            "content_type": video.content_type,
-            "file_size": video.file_size,
-        },
-    }
-
-
-async def _events(
-    kling: AsyncKling,
-    generation_or_id: Generation | str,
-    seen: str,
-    timeout: float | None,
-) -> AsyncGenerator[ServerSentEvent, None]:
-    watching = kling.watch(generation_or_id, timeout=timeout)
+async def _encode(
+    events: AsyncGenerator[ProgressEvent, None],
+) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(watching) as changes:
-            async for generation in changes:
-                if generation.is_terminal:
-                    yield _event("status", describe(generation), _END)
-                elif generation.status != seen:
-                    yield _event("status", describe(generation), generation.status)
-    except KlingError as error:
-        told = {"type": type(error).__name__, "message": str(error)}
-        yield _event("trouble", told, _END)
-
-
-def _event(name: str, data: Mapping[str, object], event_id: str) -> ServerSentEvent:
-    # An id with a line break or NUL would break the stream's framing.
-    is_clean = event_id.isprintable()
-    return ServerSentEvent(
-        json.dumps(data), event=name, id=event_id if is_clean else None
-    )
+        async for event in events:
+            yield event.encode()
+    finally:
+        await events.aclose()

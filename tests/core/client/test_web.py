@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -18,10 +19,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kling_async import AsyncKling, ConfigurationError, Generation, Polling
-from kling_async.emulator import Emulator
+import kling_async
+from kling_async import (
+    AsyncKling,
+    ConfigurationError,
+    Fixed,
+    Generation,
+    KlingError,
+    Polling,
+)
+from kling_async.emulator import Emulator, Fault
 from kling_async.emulator._server import Listener
-from kling_async.web import kling_lifespan, progress_events
+from kling_async.web import (
+    describe,
+    has_ended,
+    kling_lifespan,
+    progress,
+    progress_events,
+    public_message,
+)
 
 MODEL = "klingai/v2-master-text-to-video"
 AT_ONCE = 1e9
@@ -118,6 +134,12 @@ async def created(emulator: Emulator) -> str:
         return (await kling.create(model=MODEL, prompt="A cat")).id
 
 
+def still_generating(generation_id: str, times: int) -> Fault:
+    """Answer some polls as if the work were not done yet."""
+    body = {"id": generation_id, "status": "generating"}
+    return Fault("status", status=200, method="GET", body=body, times=times)
+
+
 @APPS
 async def test_a_browser_is_told_each_status_and_then_the_video(
     make_app: Callable[[], Starlette], environment: Callable[[Emulator], None]
@@ -131,7 +153,8 @@ async def test_a_browser_is_told_each_status_and_then_the_video(
             told = [event async for event in read(browser, path)]
     assert {event.name for event in told} == {"status"}
     assert [event.data["id"] for event in told] == [generation_id] * len(told)
-    assert told[0].data["status"] in {"queued", "generating"}
+    statuses = [event.data["status"] for event in told]
+    assert statuses == sorted(set(statuses), key=statuses.index)
     last = told[-1].data
     assert (last["status"], last["succeeded"], last["error"]) == (
         "completed",
@@ -170,7 +193,7 @@ async def test_who_comes_back_is_not_told_again(
         generation_id = await created(emulator)
         async with serving(starlette_app()) as browser:
             path = f"/videos/{generation_id}/events"
-            (end,) = [event async for event in read(browser, path, "generating")]
+            (end,) = [event async for event in read(browser, path, "status:active")]
             headers = {"Last-Event-ID": end.id}
             again = await browser.get(path, headers=headers)
     assert end.data["status"] == "completed"
@@ -181,17 +204,17 @@ async def test_a_status_that_was_seen_is_passed_over(
     environment: Callable[[Emulator], None],
 ) -> None:
     """A reconnect in the middle begins with what is new."""
-    async with Emulator(speed=300, size=64) as emulator:
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
         environment(emulator)
         generation_id = await created(emulator)
+        emulator.faults.add(still_generating(generation_id, times=2))
         async with serving(starlette_app()) as browser:
             path = f"/videos/{generation_id}/events"
             async with aclosing(read(browser, path)) as stream:
                 first = await anext(stream)
             rest = [event async for event in read(browser, path, first.id)]
-    assert first.id == first.data["status"] != "completed"
-    assert first.data["status"] not in {event.data["status"] for event in rest}
-    assert rest[-1].data["status"] == "completed"
+    assert (first.id, first.data["status"]) == ("status:generating", "generating")
+    assert [event.data["status"] for event in rest] == ["completed"]
 
 
 @pytest.mark.parametrize("generation_id", ["nobodys", "%20"])
@@ -207,6 +230,63 @@ async def test_what_ends_a_watch_early_is_told_as_trouble(
             (only,) = [event async for event in read(browser, path)]
     assert (only.name, only.id) == ("trouble", "end")
     assert only.data["type"] in {"WaitTimeoutError", "InvalidRequestError"}
+    assert only.data["message"] in {
+        "This takes longer than usual. Come back later to see it.",
+        "The video service knows no such video.",
+    }
+
+
+def every_error() -> list[KlingError]:
+    """Make one of each class of error, with all that a visitor is not to see."""
+    secret = f"{SECRET} error.generation_id kling.wait()"
+    kinds = [it for it in vars(kling_async).values() if isinstance(it, type)]
+    errors = []
+    for kind in kinds:
+        if issubclass(kind, KlingError):
+            error = kind.__new__(kind, secret)
+            error.args = (secret,)
+            errors.append(error.concerning(SECRET))
+    return errors
+
+
+SECRET = "req-4711"
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda it: type(it).__name__)
+def test_a_public_message_names_no_id_and_nothing_of_python(error: KlingError) -> None:
+    """What is for the developer goes to the log, whatever the error."""
+    words = public_message(error)
+    assert SECRET in str(error)
+    assert SECRET not in words
+    assert re.fullmatch(r"([A-Z][a-z ]+[:.]? ?([a-z ]+[.])? ?)+", words), words
+
+
+async def test_an_app_words_a_trouble_in_its_own_way(emulated: AsyncKling) -> None:
+    """It gives a function; the log has the error as it was."""
+    stream = progress(emulated, "nobodys", timeout=0.2, message=lambda _: "Oh dear")
+    (only,) = [event async for event in stream]
+    assert only.data == {"type": "WaitTimeoutError", "message": "Oh dear"}
+
+
+@pytest.mark.parametrize("odd", ["end", "status:", "a\nb", "a\r\n\r\nb", "\0", "ä"])
+async def test_no_status_of_the_server_breaks_or_ends_a_stream(odd: str) -> None:
+    """One that is spelt like the mark of the end, or like the stream's own syntax."""
+    statuses = [odd, "generating"]
+    answers = [{"id": "some-id", "status": status} for status in statuses]
+    done = {"id": "some-id", "status": "completed", "video": {"url": "https://a.b/c"}}
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=answers.pop(0) if answers else done)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    polling = Fixed(0.001)
+    async with AsyncKling("k", http_client=client, polling=polling) as kling:
+        told = [event async for event in progress(kling, "some-id")]
+    assert [event.data["status"] for event in told] == [*statuses, "completed"]
+    assert [has_ended(event.id) for event in told] == [False, False, True]
+    for event in told:
+        assert event.encode().count(b"\n") == 4
+        assert event.encode().isascii()
 
 
 async def test_many_browsers_of_one_generation_share_its_polls(
@@ -320,3 +400,33 @@ async def test_the_client_is_closed_with_the_app(
         async with kling_lifespan(Starlette()) as state:
             assert not state["kling"].is_closed
         assert state["kling"].is_closed
+
+
+async def test_a_route_of_fastapi_returns_a_generation(emulated: AsyncKling) -> None:
+    """By itself and in a list, as `describe` shows it; the app's schema is whole."""
+    app = FastAPI()
+    generation = await emulated.create(model=MODEL, prompt="A cat")
+
+    @app.get("/one")
+    async def one() -> Generation:
+        return generation
+
+    @app.get("/all")
+    async def several() -> list[Generation]:
+        return [generation]
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
+        assert (await browser.get("/one")).json() == describe(generation)
+        assert (await browser.get("/all")).json() == [describe(generation)]
+        assert (await browser.get("/openapi.json")).is_success
+
+
+@pytest.fixture
+async def emulated() -> AsyncGenerator[AsyncKling]:
+    """Give a client of an emulator."""
+    async with (
+        Emulator() as emulator,
+        AsyncKling("any-key", base_url=emulator.base_url) as kling,
+    ):
+        yield kling
