@@ -1,12 +1,19 @@
-"""Which failure may be tried again, and when.
+"""What a failure means, and when to try again: one table, read by everyone.
 
-The decisions are here; tenacity does the repeating, *inside* the mapping of
-foreign errors, so that what it sees is what it decides on.
+Whoever repeats, resumes, waits, gives up or picks an exit code asks here. tenacity
+does the repeating, *inside* the mapping of foreign errors, so that what it sees is
+what the table decides on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import datetime as dt
+import email.utils
+import math
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
 from typing import Literal, TypeVar, get_args
 
 import anyio
@@ -16,31 +23,151 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     stop_after_attempt,
-    wait_random_exponential,
 )
 
 from kling_async._checks import is_whole, require
 from kling_async._errors import (
     APIStatusError,
+    BudgetExceededError,
+    ClientClosedError,
     ConfigurationError,
     DecodeError,
+    DownloadError,
+    GenerationFailedError,
+    InvalidRequestError,
+    JobConflictError,
     KlingError,
-    RateLimitError,
-    ServerError,
     SubmissionUncertainError,
     TransportError,
+    WaitTimeoutError,
 )
 
 T = TypeVar("T")
 
-Uncertain = Literal["reconcile", "raise", "retry"]
+OnUncertain = Literal["reconcile", "raise", "retry"]
 
-_UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
+_ON_UNCERTAIN: tuple[OnUncertain, ...] = get_args(OnUncertain)
 
-_REQUEST_TIMEOUT = 408
 
-# To a POST it says: done, look there (RFC 9110, section 15.4.4).
-_SEE_OTHER = 303
+class Healing(Enum):
+    """What makes a failure go away."""
+
+    TIME = "time"
+    """It passes: an outage, a limit, a broken answer. The same again may succeed."""
+
+    SOMEBODY = "somebody"
+    """Somebody has to act: set a key, top up the account, raise a budget."""
+
+    NOTHING = "nothing"
+    """The same request ends the same way."""
+
+
+class Fate(Enum):
+    """What became of a create that ended in a failure."""
+
+    UNSENT = "unsent"
+    """Refused here, or lost before its first byte: the server saw nothing."""
+
+    REFUSED = "refused"
+    """The server said no: nothing is queued, nothing is billed."""
+
+    UNKNOWN = "unknown"
+    """It may have been accepted, and may be running and billed."""
+
+    ACCEPTED = "accepted"
+    """It was: what failed came after it."""
+
+
+@frozen
+class Meaning:
+    """A row of the table.
+
+    Attributes:
+        fate: What became of a create that ended so.
+        healing: What makes the failure go away.
+    """
+
+    fate: Fate
+    healing: Healing
+
+
+# Statuses that mean something else than their class does (RFC 9110, section 15,
+# where nothing else is named).
+_BY_STATUS: Mapping[int, Meaning] = {
+    303: Meaning(Fate.UNKNOWN, Healing.NOTHING),  # to a POST: done, look there
+    401: Meaning(Fate.REFUSED, Healing.SOMEBODY),
+    402: Meaning(Fate.REFUSED, Healing.SOMEBODY),
+    403: Meaning(Fate.REFUSED, Healing.SOMEBODY),  # out of credits, among others
+    407: Meaning(Fate.UNSENT, Healing.SOMEBODY),  # said by a proxy in between
+    408: Meaning(Fate.UNKNOWN, Healing.TIME),
+    425: Meaning(Fate.REFUSED, Healing.TIME),  # not processed: RFC 8470, section 5.2
+    429: Meaning(Fate.REFUSED, Healing.TIME),  # RFC 6585, section 4
+}
+
+_BY_CLASS: Mapping[int, Meaning] = {
+    5: Meaning(Fate.UNKNOWN, Healing.TIME),
+}
+
+_ANY_OTHER_STATUS = Meaning(Fate.REFUSED, Healing.NOTHING)
+
+_LOST = Meaning(Fate.UNKNOWN, Healing.TIME)
+
+_NEVER_SENT = Meaning(Fate.UNSENT, Healing.TIME)
+
+# The most particular class first.
+_BY_KIND: tuple[tuple[type[KlingError], Meaning], ...] = (
+    (DecodeError, _LOST),
+    (SubmissionUncertainError, Meaning(Fate.UNKNOWN, Healing.SOMEBODY)),
+    (WaitTimeoutError, Meaning(Fate.ACCEPTED, Healing.SOMEBODY)),
+    (GenerationFailedError, Meaning(Fate.ACCEPTED, Healing.NOTHING)),
+    (DownloadError, Meaning(Fate.ACCEPTED, Healing.NOTHING)),
+    (ClientClosedError, Meaning(Fate.UNSENT, Healing.SOMEBODY)),
+    (BudgetExceededError, Meaning(Fate.UNSENT, Healing.SOMEBODY)),
+    (ConfigurationError, Meaning(Fate.UNSENT, Healing.NOTHING)),
+    (InvalidRequestError, Meaning(Fate.UNSENT, Healing.NOTHING)),
+    (JobConflictError, Meaning(Fate.UNSENT, Healing.NOTHING)),
+)
+
+_ANY_OTHER_KIND = Meaning(Fate.REFUSED, Healing.NOTHING)
+
+
+def meaning_of(failure: BaseException | int) -> Meaning:
+    """Look a failure up in the table: an error, or the status of an answer."""
+    if isinstance(failure, APIStatusError):
+        failure = failure.status_code
+    if isinstance(failure, int):
+        by_class = _BY_CLASS.get(failure // 100, _ANY_OTHER_STATUS)
+        return _BY_STATUS.get(failure, by_class)
+    if isinstance(failure, TransportError):
+        return _LOST if failure.request_sent else _NEVER_SENT
+    return next(
+        (row for kind, row in _BY_KIND if isinstance(failure, kind)), _ANY_OTHER_KIND
+    )
+
+
+def may_repeat_get(failure: BaseException | int) -> bool:
+    """Reading twice harms nobody, so a GET is repeated wherever time may heal."""
+    return meaning_of(failure).healing is Healing.TIME
+
+
+def may_repeat_create(failure: BaseException | int) -> bool:
+    """A create costs money: it goes again only if it certainly was not accepted."""
+    return may_repeat_get(failure) and not may_be_accepted(failure)
+
+
+def may_repeat_create_at_own_risk(failure: BaseException | int) -> bool:
+    """As above, and lost answers too: the caller chose to risk a second bill."""
+    return may_repeat_create(failure) or isinstance(failure, SubmissionUncertainError)
+
+
+def may_be_accepted(failure: BaseException | int) -> bool:
+    """Whether a create that ended so may be running and billed."""
+    return meaning_of(failure).fate is Fate.UNKNOWN
+
+
+def may_resume_download(status: int) -> bool:
+    """Whether a download that was answered so may go on after a while."""
+    return meaning_of(status).healing is Healing.TIME
 
 
 @frozen(kw_only=True)
@@ -74,7 +201,7 @@ class RetryPolicy:
     factor: float = 2.0
     maximum: float = 30.0
     max_retry_after: float = 60.0
-    uncertain: Uncertain = field(default="reconcile")
+    uncertain: OnUncertain = field(default="reconcile")
     reconcile_timeout: float = 60.0
 
     def __attrs_post_init__(self) -> None:
@@ -82,8 +209,8 @@ class RetryPolicy:
             raise ConfigurationError(
                 f"attempts: given {self.attempts!r}; allowed: 1 or more",
             )
-        if self.uncertain not in _UNCERTAIN:
-            allowed = ", ".join(map(repr, _UNCERTAIN))
+        if self.uncertain not in _ON_UNCERTAIN:
+            allowed = ", ".join(map(repr, _ON_UNCERTAIN))
             raise ConfigurationError(
                 f"uncertain: given {self.uncertain!r}; allowed: {allowed}",
             )
@@ -94,36 +221,64 @@ class RetryPolicy:
         require("reconcile_timeout", self.reconcile_timeout, least=0)
 
 
-def may_repeat_get(error: BaseException) -> bool:
-    """Reading twice harms nobody: all that a later answer could heal."""
-    return isinstance(error, RateLimitError | TransportError) or _is_unclear(error)
+def retry_after_from(headers: Mapping[str, str]) -> float | None:
+    """Read how many seconds a server asks to wait (RFC 9110, section 10.2.3).
+
+    Seconds or a date, by the server's own clock where it tells it. A header that comes
+    twice is one list (section 5.3): the longest wait counts.
+    """
+    value = headers.get("retry-after", "")
+    now = _date_from(headers.get("date", "")) or dt.datetime.now(dt.UTC)
+    waits = [
+        seconds
+        for part in _RETRY_AFTER.findall(value)
+        if (seconds := _seconds_from(part, now)) is not None
+    ]
+    return max(waits, default=None)
 
 
-def may_repeat_create(error: BaseException) -> bool:
-    """A create costs money: only what certainly never reached the queue."""
-    if isinstance(error, TransportError):
-        return not error.request_sent
-    return isinstance(error, RateLimitError)
+# Seconds, or a date: its weekday has a comma of its own (RFC 9110, section 5.6.7).
+_RETRY_AFTER = re.compile(r"(?:[A-Za-z]+,)?[^,]+")
 
 
-def may_repeat_create_at_own_risk(error: BaseException) -> bool:
-    """As above, and lost answers too: the caller chose to risk a second bill."""
-    return may_repeat_create(error) or isinstance(error, SubmissionUncertainError)
+def _seconds_from(text: str, now: dt.datetime) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        date = _date_from(text)
+        if date is None:
+            return None
+        seconds = (date - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def is_uncertain(error: BaseException) -> bool:
-    """Whether a create that ended so may have been accepted."""
-    if isinstance(error, TransportError):
-        return error.request_sent
-    is_done = isinstance(error, APIStatusError) and error.status_code == _SEE_OTHER
-    return is_done or _is_unclear(error)
+def _date_from(text: str) -> dt.datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(text.strip())
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
 
 
-def _is_unclear(error: BaseException) -> bool:
-    """Whether the server answered without telling what it did."""
-    if isinstance(error, APIStatusError):
-        return isinstance(error, ServerError) or error.status_code == _REQUEST_TIMEOUT
-    return isinstance(error, DecodeError)
+def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None) -> float:
+    """Draw how many seconds to wait after so many attempts failed in a row.
+
+    Args:
+        policy: The bounds.
+        attempt: How many failed, from 1.
+        retry_after: What the server asked for, in seconds.
+    """
+    try:
+        bound = min(policy.initial * policy.factor ** (attempt - 1), policy.maximum)
+    except OverflowError:
+        bound = policy.maximum
+    asked = min(retry_after or 0.0, policy.max_retry_after)
+    return max(random.uniform(0, bound), asked)  # noqa: S311 (jitter is no secret)
+
+
+def wait_after(error: BaseException, attempt: int, policy: RetryPolicy) -> float:
+    """Draw how many seconds to wait after an error that was the nth in a row."""
+    return backoff(policy, attempt, getattr(error, "retry_after", None))
 
 
 async def repeat(
@@ -140,60 +295,16 @@ async def repeat(
         may_repeat: Which errors may be tried again.
         before_wait: Told the attempt's number, the wait in seconds, the error.
     """
-    try:
-        return await attempt()
-    except KlingError as error:
-        if not may_repeat(error):
-            raise
-        failed = error
-    # Only now: most calls never need it. Its state is not to be shared by tasks.
-    return await _repeat(failed, attempt, _retrying(policy, may_repeat, before_wait))
-
-
-async def _repeat(
-    error: KlingError, attempt: Callable[[], Awaitable[T]], retrying: AsyncRetrying
-) -> T:
-    """Go on after a first attempt that failed."""
-    failed = [error]
-
-    async def next_attempt() -> T:
-        if failed:
-            raise failed.pop()
-        return await attempt()
-
-    return await retrying(next_attempt)
-
-
-def wait_after(error: KlingError, attempt: int, policy: RetryPolicy) -> float:
-    """Tell how many seconds to wait after so many attempts that failed in a row."""
-    retrying = _retrying(policy, lambda _: True, lambda *_: None)
-    state = RetryCallState(retrying, None, (), {})
-    state.attempt_number = attempt
-    state.set_exception((type(error), error, None))
-    return retrying.wait(state)
-
-
-def _retrying(
-    policy: RetryPolicy,
-    may_repeat: Callable[[BaseException], bool],
-    before_wait: Callable[[int, float, KlingError], None],
-) -> AsyncRetrying:
-    backoff = wait_random_exponential(
-        multiplier=policy.initial,
-        max=policy.maximum,
-        exp_base=policy.factor,
-    )
 
     def wait(state: RetryCallState) -> float:
-        asked = getattr(_error_of(state), "retry_after", None) or 0.0
-        return max(backoff(state), min(asked, policy.max_retry_after))
+        return wait_after(_error_of(state), state.attempt_number, policy)
 
     def tell(state: RetryCallState) -> None:
         error = _error_of(state)
         if isinstance(error, KlingError):
             before_wait(state.attempt_number, state.upcoming_sleep, error)
 
-    return AsyncRetrying(
+    retrying = AsyncRetrying(
         stop=stop_after_attempt(policy.attempts),
         wait=wait,
         retry=retry_if_exception(may_repeat),
@@ -201,7 +312,11 @@ def _retrying(
         sleep=anyio.sleep,
         reraise=True,
     )
+    return await retrying(attempt)
 
 
-def _error_of(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+def _error_of(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    if error is None:
+        raise TypeError("tenacity waits after failures alone")
+    return error

@@ -25,7 +25,7 @@ from kling_async._errors import (
 )
 from kling_async._failures import (
     RetryPolicy,
-    is_uncertain,
+    may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
 )
@@ -251,7 +251,7 @@ class Submission:
         """Find out what became of it, in the client's own task too."""
         if isinstance(error, _TwoIdsError):
             return await self._told_apart(session, error.told, error.traced)
-        if not is_uncertain(error):
+        if not may_be_accepted(error):
             raise error
         self._lost = self._uncertain(error)
         self._tell("lost")

@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 from kling_async._addresses import Reach
 from kling_async._checks import is_whole
 from kling_async._errors import DownloadError, KlingError, TransportError
-from kling_async._failures import RetryPolicy, repeat
+from kling_async._failures import RetryPolicy, may_resume_download, repeat
 from kling_async._files.fetch import get
 from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_of
 from kling_async._hooks import Reporter, RetryEvent
@@ -32,8 +32,6 @@ from kling_async._http.session import Session
 from kling_async._http.transport import translate
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
-
-_MAY_HEAL = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _GONE = frozenset({401, 403, 404, 410})
 
@@ -218,7 +216,7 @@ class Download:
     ) -> None:
         """Check what is about to come, and where it belongs."""
         code = response.status_code
-        if code in _MAY_HEAL or code == _UNSATISFIABLE:
+        if may_resume_download(code) or code == _UNSATISFIABLE:
             self._etag = None if code == _UNSATISFIABLE else self._etag
             raise _InterruptedError(f"{self.url} answered {code}")
         if code not in (_OK, _PARTIAL):

@@ -26,7 +26,7 @@ from kling_async._errors import (
     RequestTimeoutError,
     TransportError,
 )
-from kling_async._failures import is_uncertain, may_repeat_get, repeat, wait_after
+from kling_async._failures import may_be_accepted, may_repeat_get, repeat, wait_after
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
 from kling_async._http.sender import (
@@ -284,7 +284,7 @@ class Transport:
         error = decode_error(answer)
         if paused and isinstance(error, RateLimitError) and error.retry_after:
             paused.pause(min(error.retry_after, self.settings.retry.max_retry_after))
-        if is_uncertain(error) and answer.inference_id:
+        if may_be_accepted(error) and answer.inference_id:
             error.concerning(answer.inference_id)
         return error
 

@@ -6,10 +6,7 @@ mix up a generation. Knows nothing of HTTP clients: bytes and headers come in.
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -29,6 +26,7 @@ from kling_async._errors import (
     RateLimitError,
     ServerError,
 )
+from kling_async._failures import retry_after_from
 from kling_async._generation import Generation, GenerationError, Status, Video
 
 _SHOWN = 500
@@ -172,7 +170,7 @@ def decode_error(answer: Answer) -> APIStatusError:
         status_code=code,
         request_id=request_id and answer.redact(request_id),
         body=answer.text,
-        retry_after=_retry_after(answer.headers),
+        retry_after=retry_after_from(answer.headers),
     )
 
 
@@ -294,30 +292,6 @@ def _plain(answer: Answer) -> str:
     page = answer.content[:_SEARCHED].decode(errors="replace")
     title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
     return " ".join((title[1] if title else answer.text).split())
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read RFC 9110, section 10.2.3: seconds, or a date (by the server's clock)."""
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        date = _date(value)
-        if date is None:
-            return None
-        now = _date(headers.get("date", "")) or dt.datetime.now(dt.UTC)
-        seconds = (date - now).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _date(value: str) -> dt.datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
 
 
 def at(value: object, *keys: str) -> object:

@@ -20,15 +20,13 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from kling_async import (
-    ConfigurationError,
     Generation,
     InvalidRequestError,
     KlingError,
     Problem,
-    SubmissionUncertainError,
-    WaitTimeoutError,
 )
 from kling_async._billing.money import usd_of
+from kling_async._failures import Fate, Healing, Meaning, meaning_of
 
 _MINUTE, _KILO = 60, 1000
 
@@ -117,13 +115,6 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
-_CODES: tuple[tuple[type[KlingError], Exit], ...] = (
-    (ConfigurationError, Exit.USAGE),
-    (InvalidRequestError, Exit.USAGE),
-    (SubmissionUncertainError, Exit.UNSETTLED),
-    (WaitTimeoutError, Exit.UNSETTLED),
-)
-
 _HEAD, _TAIL = 300, 120  # characters that are shown of a long message
 
 _WEIGHTS = (Exit.DONE, Exit.UNSETTLED, Exit.USAGE, Exit.FAILED)
@@ -161,8 +152,13 @@ _WORDS = {
 
 def exit_for(error: KlingError) -> Exit:
     """Return the code that a command ends with after an error."""
-    fits = (code for cls, code in _CODES if isinstance(error, cls))
-    return next(fits, Exit.FAILED)
+    match meaning_of(error):
+        case Meaning(fate=Fate.UNSENT, healing=Healing.NOTHING):
+            return Exit.USAGE
+        case Meaning(fate=Fate.UNKNOWN | Fate.ACCEPTED, healing=Healing.SOMEBODY):
+            return Exit.UNSETTLED
+        case _:
+            return Exit.FAILED
 
 
 def worst(codes: Sequence[Exit]) -> Exit:

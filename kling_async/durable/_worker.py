@@ -32,11 +32,9 @@ from kling_async._errors import (
     InvalidRequestError,
     KlingError,
     PermissionDeniedError,
-    RateLimitError,
-    SubmissionUncertainError,
-    TransportError,
     WaitTimeoutError,
 )
+from kling_async._failures import Fate, Healing, meaning_of
 from kling_async._generation import Generation
 from kling_async._hooks import logger
 from kling_async.durable._budget import Account, BudgetStore
@@ -332,14 +330,13 @@ def _end(
 
 
 def _classify_create_error(error: KlingError, intent: Intent) -> AttemptResult:
-    if isinstance(error, SubmissionUncertainError):
+    meaning = meaning_of(error)
+    if meaning.fate is Fate.UNKNOWN:
         return _uncertain(intent, error)
-    result = _end(JobState.HELD, error)
-    if isinstance(error, TransportError | RateLimitError | ClientClosedError):
-        return evolve(result, unsent=True)
-    if isinstance(error, AuthenticationError | PermissionDeniedError):
-        return result
-    return evolve(result, state=JobState.FAILED)
+    if meaning.healing is Healing.NOTHING:
+        return _end(JobState.FAILED, error)
+    goes_again = meaning.healing is Healing.TIME or meaning.fate is Fate.UNSENT
+    return evolve(_end(JobState.HELD, error), unsent=goes_again)
 
 
 def _uncertain(intent: Intent, error: KlingError | None = None) -> AttemptResult:

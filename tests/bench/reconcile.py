@@ -25,13 +25,13 @@ from kling_async import (
     TextToVideo,
     UncertainEvent,
 )
-from kling_async._failures import Uncertain
+from kling_async._failures import OnUncertain
 from kling_async.emulator import Emulator, Fault
 
 MODEL = "klingai/v2-master-text-to-video"
 SLOW = 0.01  # nothing ends while it is measured
 TIMEOUT = 5.0
-POLICIES: tuple[Uncertain, ...] = ("reconcile", "raise", "retry")
+POLICIES: tuple[OnUncertain, ...] = ("reconcile", "raise", "retry")
 
 
 def faults(share: float) -> list[Fault]:
@@ -120,7 +120,7 @@ HEAD = (
 
 
 async def run(
-    uncertain: Uncertain, *, creates: int, share: float, delay: float, at_once: int
+    uncertain: OnUncertain, *, creates: int, share: float, delay: float, at_once: int
 ) -> Report:
     """Create so many, so many at once, and count."""
     tally, numbers = Tally(), iter(range(creates))

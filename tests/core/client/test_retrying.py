@@ -38,7 +38,7 @@ from kling_async._errors import (
 )
 from kling_async._failures import (
     RetryPolicy,
-    is_uncertain,
+    may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
     may_repeat_get,
@@ -77,6 +77,7 @@ HARMLESS = tuple(  # never reached the queue: any call may go again
     Decision(error, get=True, create=True, uncertain=False)
     for error in (
         answered(RateLimitError, 429),
+        answered(APIStatusError, 425),
         *(cls("refused", request_sent=False) for cls in NETWORK),
     )
 )
@@ -88,6 +89,9 @@ UNCERTAIN = tuple(  # may have been accepted: reading again is free, creating is
         answered(APIStatusError, 408),
         DecodeError("not JSON", status_code=200),
     )
+)
+OPEN = tuple(  # nothing to repeat, and work may be going on
+    Decision(error, get=False, create=False, uncertain=True) for error in (LOST,)
 )
 DONE = (  # to a create it says: look there; a GET would be sent there again
     Decision(answered(APIStatusError, 303), get=False, create=False, uncertain=True),
@@ -105,7 +109,6 @@ FINAL = tuple(  # the same again would end the same
         answered(PermissionDeniedError, 403),
         answered(OutOfCreditsError, 403),
         answered(NotFoundError, 404),
-        LOST,
         GenerationFailedError(FAILED),
         WaitTimeoutError("g-1", timeout=1.0),
         DownloadError("disk full"),
@@ -119,7 +122,7 @@ FINAL = tuple(  # the same again would end the same
         KeyboardInterrupt(),
     )
 )
-DECISIONS = (*HARMLESS, *UNCERTAIN, *DONE, *FINAL)
+DECISIONS = (*HARMLESS, *UNCERTAIN, *OPEN, *DONE, *FINAL)
 
 
 def tree_below(cls: type[KlingError]) -> Iterator[type[KlingError]]:
@@ -154,13 +157,13 @@ def test_a_create_is_uncertain_wherever_it_may_have_been_accepted(
     row: Decision,
 ) -> None:
     """Sent and unanswered, answered without sense, or by a failing server."""
-    assert is_uncertain(row.error) is row.uncertain
+    assert may_be_accepted(row.error) is row.uncertain
 
 
 @pytest.mark.parametrize("row", DECISIONS, ids=str)
 def test_what_is_uncertain_is_never_repeated(row: Decision) -> None:
     """The billing rule itself: no error is both uncertain and safe to repeat."""
-    assert not (may_repeat_create(row.error) and is_uncertain(row.error))
+    assert not (may_repeat_create(row.error) and may_be_accepted(row.error))
 
 
 @pytest.mark.parametrize("row", DECISIONS, ids=str)
