@@ -23,10 +23,11 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
-from kling_async._checks import is_whole, shown
+from kling_async._checks import is_whole
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._generation import Generation
 from kling_async._runtime.tasks import Scope
+from kling_async._text import short_repr
 
 RequestT = TypeVar("RequestT")
 
@@ -106,8 +107,8 @@ class Batch(Generic[RequestT]):
             )
         if not _are_many(self.requests):
             raise ConfigurationError(
-                f"requests: given {shown(self.requests)}; allowed: a list of requests, "
-                "or any other iterable of them, sync or async",
+                f"requests: given {short_repr(self.requests)}; allowed: a list of "
+                "requests, or any other iterable of them, sync or async",
             )
 
     async def outcomes(self, scope: Scope) -> AsyncGenerator[Outcome[RequestT], None]:

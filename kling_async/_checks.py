@@ -8,11 +8,8 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from collections.abc import Mapping
 
 from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
-
-_SHOWN_CHARACTERS = 60
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -61,21 +58,6 @@ def require_timeout(name: str, value: object) -> None:
             f"{name}: given {value!r}; allowed: seconds, more than 0, "
             "or math.inf for no limit",
         )
-
-
-def shown(value: object, limit: int = _SHOWN_CHARACTERS) -> str:
-    """Return a short text that tells a reader which value was given."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return f"<{len(value)} bytes>"
-    if isinstance(value, str):
-        more = len(value) - limit
-        return repr(value) if more <= 0 else f"{value[:limit]!r}… ({more} more)"
-    if isinstance(value, Mapping):
-        inner = (f"{name!r}: {shown(it, limit)}" for name, it in value.items())
-        return f"{{{', '.join(inner)}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(item, limit) for item in value)}]"
-    return repr(value)
 
 
 def is_whole(value: object) -> bool:

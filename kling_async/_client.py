@@ -28,7 +28,6 @@ from kling_async._checks import (
     client_request_id_from,
     require_generation_id,
     require_timeout,
-    shown,
 )
 from kling_async._config import (
     Endpoint,
@@ -62,6 +61,7 @@ from kling_async._requests.classes import Request, request_from, request_of_many
 from kling_async._requests.media import inline_media
 from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
+from kling_async._text import short_repr
 
 # "The window cannot exceed 92 days" (the vendor's page on usage).
 _LONGEST = dt.timedelta(days=92)
@@ -328,7 +328,7 @@ def _generation_from(given: object) -> Generation:
     if isinstance(given, Generation):
         return given
     raise DownloadError(
-        f"cannot download {shown(given)}: give a Generation or a Video, such as "
+        f"cannot download {short_repr(given)}: give a Generation or a Video, such as "
         "`await kling.get(generation_id)`",
     )
 

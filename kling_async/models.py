@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 
-from kling_async._checks import shown
 from kling_async._errors import InvalidRequestError, Problem
 from kling_async._requests.catalogue import KINDS, MODELS, Kind, Model, nearest_model
-from kling_async._requests.fields import Field, did_you_mean
+from kling_async._requests.fields import Field
+from kling_async._text import did_you_mean, short_repr
 
 __all__ = ["KINDS", "Field", "Kind", "Model", "get", "list"]
 
@@ -31,7 +31,7 @@ def list(  # noqa: A001 (reads as `models.list`)
     if kind is not None and kind not in KINDS:
         allowed = ", ".join(KINDS)
         hint = did_you_mean(kind, KINDS)
-        raise InvalidRequestError([Problem("kind", shown(kind), allowed, hint)])
+        raise InvalidRequestError([Problem("kind", short_repr(kind), allowed, hint)])
     return [
         model
         for model in MODELS.values()
@@ -50,7 +50,7 @@ def get(model_id: str) -> Model:
         return MODELS[model_id]
     near = nearest_model(model_id)
     hint = f"Did you mean {near!r}?" if near else "`kling-async models` lists them."
-    problem = Problem("model", shown(model_id), "the id of a known model", hint)
+    problem = Problem("model", short_repr(model_id), "the id of a known model", hint)
     raise InvalidRequestError([problem])
 
 

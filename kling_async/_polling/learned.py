@@ -11,7 +11,6 @@ import json
 import math
 import operator
 import os
-import secrets
 import statistics
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -26,6 +25,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling.schedules import Completion, Exponential, PollState
 from kling_async._requests.catalogue import MODELS
+from kling_async._runtime.disk import write_atomically
 
 Span: TypeAlias = tuple[float, float]
 """A duration as polls tell it: more than so many seconds, at most so many."""
@@ -499,23 +499,13 @@ def save_learned(learned: Learned, path: str | os.PathLike[str]) -> None:
         known[work] = (*known.pop(work, ()), *spans)
     newest = dict(list(known.items())[-KINDS_KEPT:])
     try:
-        _replace(Path(path), _encoded(newest))
+        write_atomically(path, _encoded(newest))
     except OSError as error:
         raise ConfigurationError(
             f"path: given {os.fspath(path)!r}; allowed: a file that can be written, "
             f"in a directory that is there ({error.strerror or error})",
         ) from error
     learned.mark_saved(news)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename: who reads sees the old file or the new one."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _encoded(durations: Mapping[Work, Sequence[Span]]) -> bytes:

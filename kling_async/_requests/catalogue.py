@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 from attrs import evolve, field, frozen
 
-from kling_async._checks import shown
 from kling_async._errors import Problem
-from kling_async._requests.fields import Field, did_you_mean, nearest, problems_with
+from kling_async._requests.fields import Field, problems_with
+from kling_async._text import closest_match, did_you_mean, short_repr
 
 _MEGABYTE = 1_000_000
 
@@ -663,7 +663,7 @@ def _not_taken(model: Model, name: str, given: Mapping[str, object]) -> Problem:
     hints = [hint for hint in (meant, _taken_by(name, model.kind)) if hint]
     return Problem(
         field=name,
-        given=shown(given[name]),
+        given=short_repr(given[name]),
         allowed=f"only {', '.join(model.fields)}",
         hint=" ".join(hints) or None,
     )
@@ -683,4 +683,4 @@ def _taken_by(name: str, kind: Kind) -> str | None:
 
 def nearest_model(model_id: object) -> str | None:
     """Return the known model id that was probably meant."""
-    return nearest(model_id, MODELS)
+    return closest_match(model_id, MODELS)

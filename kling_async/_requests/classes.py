@@ -12,7 +12,6 @@ from typing import ClassVar, Literal, Self, TypeVar, get_type_hints
 
 from attrs import NOTHING, field, fields, frozen
 
-from kling_async._checks import shown
 from kling_async._errors import InvalidRequestError, Problem
 from kling_async._hooks import logger
 from kling_async._requests.catalogue import (
@@ -46,6 +45,7 @@ from kling_async._requests.params import (
     TextToVideoModel,
     VideoToVideoModel,
 )
+from kling_async._text import short_repr
 
 
 @frozen(kw_only=True)
@@ -72,13 +72,13 @@ class Given:
         model, extra = params.get("model", NOTHING), params.get("extra", {})
         problems: list[Problem] = []
         if not isinstance(model, str) or not model.strip():
-            told = "nothing" if model is NOTHING else shown(model)
+            told = "nothing" if model is NOTHING else short_repr(model)
             allowed = "the id of a model, such as klingai/v2-master-image-to-video"
             hint = "`kling-async models` lists them."
             problems.append(Problem("model", told, allowed, hint))
         if not _is_by_name(extra):
             allowed = "a mapping of field to value"
-            problems.append(Problem("extra", shown(extra), allowed))
+            problems.append(Problem("extra", short_repr(extra), allowed))
         if problems:
             raise InvalidRequestError(problems)
         apart = {"model", "extra"}
@@ -90,7 +90,9 @@ class Given:
         """The problems with fields that stand in ``extra`` and beside it."""
         twice = sorted(self.extra.keys() & {"model", *self.body})
         allowed = "only what is not given beside it"
-        return [Problem(f"extra.{it}", shown(self.extra[it]), allowed) for it in twice]
+        return [
+            Problem(f"extra.{it}", short_repr(self.extra[it]), allowed) for it in twice
+        ]
 
     def problems_for_model(self) -> list[Problem]:
         """Return what the model does not take as it is given."""
@@ -116,7 +118,7 @@ class Given:
         return [
             *(Problem(it, "nothing", "a value", "It is required.") for it in missing),
             *(
-                Problem(name, shown(value), allowed, hint)
+                Problem(name, short_repr(value), allowed, hint)
                 for name, value in self.body.items()
                 if name not in names
             ),
@@ -217,7 +219,7 @@ class Request:
     def __repr__(self) -> str:
         """Show what was given, long texts and bytes in short."""
         given = dict(self._given()) | ({"extra": self.extra} if self.extra else {})
-        told = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
+        told = ", ".join(f"{name}={short_repr(value)}" for name, value in given.items())
         return f"{type(self).__name__}({told})"
 
 
@@ -558,4 +560,4 @@ def request_of_many(given: object) -> Request:
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
         return build_request(given)
     allowed = "a request object, or a mapping of field names to values"
-    raise InvalidRequestError([Problem("request", shown(given), allowed)])
+    raise InvalidRequestError([Problem("request", short_repr(given), allowed)])

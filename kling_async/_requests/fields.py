@@ -5,17 +5,16 @@ Knows no model and opens no file; what a field takes is said in `_fields`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from attrs import evolve, field, frozen
 
-from kling_async._checks import shown
 from kling_async._errors import Problem
+from kling_async._text import did_you_mean, pluralize, short_repr
 
 FieldType = Literal[
     "string", "integer", "number", "boolean", "media", "array", "object"
@@ -95,19 +94,6 @@ class Field:
         )
 
 
-def nearest(name: object, names: Collection[str]) -> str | None:
-    """Return the one of the names, all of them in lower case, that was meant."""
-    if not isinstance(name, str):
-        return None
-    return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
-
-
-def did_you_mean(name: object, names: Collection[str]) -> str | None:
-    """Return the nearest of the names as a question, if one is near."""
-    meant = nearest(name, names)
-    return f"Did you mean {meant!r}?" if meant else None
-
-
 def _choices_in_words(choices: Sequence[int | str]) -> str:
     words = ", ".join(map(repr, choices[:_SHOWN_CHOICES]))
     more = len(choices) - _SHOWN_CHOICES
@@ -124,11 +110,6 @@ def _range_in_words(noun: str, low: float | None, high: float | None) -> str:
             return f"{noun}, at least {low:g}"
         case _:
             return f"{noun} from {low:g} to {high:g}"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return the count with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _text_in_words(rule: Field) -> str:
@@ -238,7 +219,7 @@ def with_numbers(value: object, rule: Field) -> object:
 def _refused(
     where: str, value: object, rule: Field, hint: str | None = None
 ) -> Problem:
-    given = shown(value)
+    given = short_repr(value)
     if len(given) > _GIVEN_CHARACTERS:
         given = f"{given[:_GIVEN_CHARACTERS]}…"
     return Problem(where, given, rule.allowed, hint)
@@ -289,7 +270,7 @@ def _problems_of_array(
     items: Sequence[object] = value
     least, most = rule.min_items or 0, rule.max_items or math.inf
     if not least <= len(items) <= most:
-        yield Problem(where, counted(len(items), "item"), rule.allowed)
+        yield Problem(where, pluralize(len(items), "item"), rule.allowed)
     if rule.items is None:
         return
     for index, item in enumerate(items):
@@ -313,7 +294,7 @@ def _problems_of_object(
         if known is None:
             names = ", ".join(rule.properties)
             hint = did_you_mean(name, rule.properties)
-            yield Problem(place, shown(inner), f"only {names}", hint)
+            yield Problem(place, short_repr(inner), f"only {names}", hint)
         else:
             yield from problems_with(place, inner, known, local_media=local_media)
 
@@ -363,4 +344,4 @@ def _what_to_give_instead(value: str, rule: Field) -> str:
         return f"Bare base64? Put 'data:{rule.medium}/…;base64,' before it."
     if rule.medium == "video":
         return _LOCAL_VIDEO
-    return f"For a local file give pathlib.Path({shown(value)})."
+    return f"For a local file give pathlib.Path({short_repr(value)})."

@@ -17,10 +17,10 @@ from typing import cast
 from anyio import to_thread
 from attrs import frozen
 
-from kling_async._checks import shown
 from kling_async._errors import InvalidRequestError, Problem
 from kling_async._requests.catalogue import MODELS
 from kling_async._requests.fields import Field, Medium
+from kling_async._text import short_repr
 
 # What Kling and several resellers document; this vendor's pages name no limit.
 _SHORTEST_SIDE = 300
@@ -146,7 +146,7 @@ def _data_uri(place: _Place, given: object) -> str:
         data = _read(place, path)
     else:
         data = bytes(cast("bytes", given))
-        told = shown(data)
+        told = short_repr(data)
     media_type = _type_of(data)
     if media_type == "video/mp4" and told.lower().endswith(".m4a"):
         media_type = "audio/mp4"  # the same container; not every recorder brands it

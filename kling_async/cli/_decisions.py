@@ -14,14 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import KlingError
-from kling_async.cli._output import (
-    Exit,
-    Screen,
-    as_json,
-    cost_in_words,
-    format_error,
-    one_line,
-)
+from kling_async._text import safe_line
+from kling_async.cli._output import Exit, Screen, as_json, cost_in_words, format_error
 from kling_async.cli._progress import STYLES
 from kling_async.durable import Account, DurableKling, JobStatus
 
@@ -112,10 +106,10 @@ def _table(batch: str, statuses: Sequence[JobStatus]) -> Table:
     for it in statuses:
         what = it.error or (str(it.output) if it.output else "")
         table.add_row(
-            Text(one_line(it.key), "bold"),
+            Text(safe_line(it.key), "bold"),
             Text(it.state, STYLES[it.state]),
-            Text(one_line(it.generation_id or "")),
-            Text(one_line(what), "dim"),
+            Text(safe_line(it.generation_id or "")),
+            Text(safe_line(what), "dim"),
         )
     return table
 

@@ -19,6 +19,7 @@ from kling_async import (
     KlingError,
     Request,
 )
+from kling_async._text import safe_line
 from kling_async.cli import _options as options
 from kling_async.cli._options import RequestOptions, known_model
 from kling_async.cli._output import (
@@ -26,7 +27,6 @@ from kling_async.cli._output import (
     Screen,
     as_json,
     as_lines,
-    one_line,
     resume_command,
     worst,
 )
@@ -117,7 +117,7 @@ class _Order:
         resume = delivery.generations.resume_command(created.id)
         delivery.screen.note(f"fetch it with: {resume}", "")
         if not delivery.is_json:
-            delivery.screen.result(one_line(created.id))
+            delivery.screen.result(safe_line(created.id))
         return Exit.DONE
 
     async def _create(self, kling: AsyncKling) -> Generation:

@@ -20,10 +20,9 @@ import anyio
 from attrs import define, evolve, field, frozen
 
 from kling_async import InvalidRequestError, Problem, Request, models
-from kling_async._checks import shown
 from kling_async._http.wire import DEEPEST, is_deep
 from kling_async._requests.classes import build_request
-from kling_async._requests.fields import did_you_mean
+from kling_async._text import did_you_mean, short_repr
 from kling_async.cli._options import fitting_model, known_model, read_value
 from kling_async.durable._submit import LONGEST_KEY, fingerprint, to_stored
 
@@ -165,7 +164,7 @@ class Manifest:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.isprintable():
-            self._problem(row.line, name, shown(value), "a text on one line")
+            self._problem(row.line, name, short_repr(value), "a text on one line")
             return ""
         return value
 
@@ -279,14 +278,16 @@ def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow
         try:
             value: object = json.loads(line)
         except (ValueError, RecursionError) as error:
-            complain(number, "row", f"{shown(line)} ({error})", "a JSON object")
+            complain(number, "row", f"{short_repr(line)} ({error})", "a JSON object")
             continue
         if not isinstance(value, dict):
-            complain(number, "row", shown(value), "a JSON object")
+            complain(number, "row", short_repr(value), "a JSON object")
             continue
         given = cast("dict[str, object]", value)
         if is_deep(given):
-            complain(number, "row", shown(line), f"at most {DEEPEST} levels of nesting")
+            complain(
+                number, "row", short_repr(line), f"at most {DEEPEST} levels of nesting"
+            )
             continue
         yield ManifestRow(number, _read(given, given.get("model"), texts=False))
 

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import AsyncKling, LogRow, Price, models as catalogue
+from kling_async._text import safe_line
 from kling_async.cli import _options as options
-from kling_async.cli._output import Exit, Screen, as_json, as_lines, one_line
+from kling_async.cli._output import Exit, Screen, as_json, as_lines
 from kling_async.cli._running import SeenGenerations, run
 
 
@@ -271,7 +272,7 @@ def _tell(screen: Screen, row: LogRow, table: Table, *, is_json: bool) -> None:
         row.client_request_id or "",
         row.inference_id or "",
     ]
-    words = [one_line(it) for it in cells]
+    words = [safe_line(it) for it in cells]
     if screen.out.is_terminal:
         table.add_row(*map(Text, words), style="red" if row.failed else "")
     else:

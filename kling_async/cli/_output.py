@@ -27,14 +27,9 @@ from kling_async import (
 )
 from kling_async._billing.money import usd_of
 from kling_async._failures import Fate, Healing, Meaning, meaning_of
+from kling_async._text import safe_line
 
 _MINUTE, _KILO = 60, 1000
-
-
-def one_line(text: object) -> str:
-    """Return a text on one line, with what a terminal would obey spelt out."""
-    words = " ".join(str(text).split())
-    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in words)
 
 
 def clock(seconds: float) -> str:
@@ -84,9 +79,9 @@ def as_json(generation: Generation) -> dict[str, object]:
 
 def as_lines(generation: Generation) -> Iterator[Text]:
     """Give a generation as a user reads it."""
-    yield Text(one_line(generation.id), "bold")
+    yield Text(safe_line(generation.id), "bold")
     for name, value in _facts(generation).items():
-        yield Text.assemble((f"  {name:<7} ", "dim"), one_line(value))
+        yield Text.assemble((f"  {name:<7} ", "dim"), safe_line(value))
 
 
 def _facts(generation: Generation) -> Mapping[str, str]:
@@ -258,11 +253,11 @@ class Screen:
 
     def note(self, line: object, style: str = "dim") -> None:
         """Tell news, on one line."""
-        self.err.print(Text(one_line(line), style), soft_wrap=True)
+        self.err.print(Text(safe_line(line), style), soft_wrap=True)
 
     def error(self, line: object) -> None:
         """Tell what went wrong, on one line."""
-        text = Text.assemble(("error: ", "bold red"), one_line(line))
+        text = Text.assemble(("error: ", "bold red"), safe_line(line))
         self.err.print(text, soft_wrap=True)
 
 

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import Generation
-from kling_async.cli._output import clock, cost_in_words, in_words, one_line
+from kling_async._text import safe_line
+from kling_async.cli._output import clock, cost_in_words, in_words
 from kling_async.durable import JobState, JobStatus
 
 
@@ -195,7 +196,7 @@ class Progress:
             label: What to call it, if there are several.
             typical: How long it usually takes, in seconds, where that is known.
         """
-        self._rows[key] = GenerationRow(label=one_line(label), typical=typical)
+        self._rows[key] = GenerationRow(label=safe_line(label), typical=typical)
 
     def drop(self, key: str) -> None:
         """Show no more of a generation."""
@@ -203,7 +204,7 @@ class Progress:
 
     def show(self, generation: Generation) -> None:
         """Show what the server said of a generation."""
-        row, status = self._row_of(generation), one_line(generation.status)
+        row, status = self._row_of(generation), safe_line(generation.status)
         if generation.is_terminal:
             row.end("failed" if generation.failed else "done")
         self._tell(row, status)
@@ -334,8 +335,8 @@ class BatchProgress:
             what = f": {status.output}"
         text = Text.assemble(
             (f"{self.ended}/{self.total} ", "dim"),
-            (f"{one_line(status.key)} {status.state}", STYLES[status.state]),
-            one_line(what),
+            (f"{safe_line(status.key)} {status.state}", STYLES[status.state]),
+            safe_line(what),
         )
         self.console.print(text, soft_wrap=True)
 

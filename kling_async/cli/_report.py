@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from kling_async._billing.money import usd_of
+from kling_async._runtime.disk import write_atomically
 from kling_async.cli._manifest import REPORT, RESULTS, RowPlan
 from kling_async.cli._output import as_json, in_words
 from kling_async.durable import JobState, JobStatus
@@ -245,8 +245,8 @@ def write_results(
         for it, status in found
     ]
     return [
-        _write(folder / RESULTS, "".join(f"{line}\n" for line in lines)),
-        _write(folder / REPORT, render_page(name, cards, folder)),
+        write_atomically(folder / RESULTS, "".join(f"{line}\n" for line in lines)),
+        write_atomically(folder / REPORT, render_page(name, cards, folder)),
     ]
 
 
@@ -285,13 +285,3 @@ def _prompt(row: RowPlan) -> str:
     body = row.request.to_body()
     told = body.get("prompt") or body.get("multi_prompt") or ""
     return told if isinstance(told, str) else json.dumps(told)
-
-
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_text(text, "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

@@ -31,6 +31,7 @@ from kling_async import (
     NotFoundError,
     StatusEvent,
 )
+from kling_async._text import safe_line
 from kling_async.cli._output import (
     Exit,
     Screen,
@@ -38,7 +39,6 @@ from kling_async.cli._output import (
     cost_in_words,
     exit_for,
     format_error,
-    one_line,
     resume_command,
     size_in_words,
     worst,
@@ -366,4 +366,4 @@ class Delivery:
             self.screen.note(", ".join(about))
             self.screen.result(str(file))
         elif self.target is None and generation.video is not None:
-            self.screen.result(one_line(generation.video.url))
+            self.screen.result(safe_line(generation.video.url))

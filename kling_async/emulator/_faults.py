@@ -22,7 +22,7 @@ from attrs import asdict, define, evolve, field, fields_dict, frozen
 from starlette.datastructures import MutableHeaders
 
 from kling_async._errors import ConfigurationError
-from kling_async._requests.fields import did_you_mean
+from kling_async._text import did_you_mean
 from kling_async.emulator._protocol import PATHS_BY_NAME
 
 _LAST_PORT = 65535

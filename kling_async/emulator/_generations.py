@@ -23,10 +23,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from kling_async._addresses import is_loopback
-from kling_async._checks import shown
 from kling_async._errors import Problem
 from kling_async._generation import Status
 from kling_async._requests.catalogue import MODELS, problems_in
+from kling_async._text import short_repr
 from kling_async.emulator._account import LogRow, RequestLog
 from kling_async.emulator._ledger import price_of
 from kling_async.emulator._protocol import GENERATIONS, Clock, Refusal
@@ -268,12 +268,12 @@ def _object_in(text: bytes) -> dict[str, object]:
         problem = Problem("body", "something else", "JSON (RFC 8259)")
         raise Refusal.over([problem]) from error
     if not isinstance(body, dict):
-        raise Refusal.over([Problem("body", shown(body), "a JSON object")])
+        raise Refusal.over([Problem("body", short_repr(body), "a JSON object")])
     return cast("dict[str, object]", body)
 
 
 def _problems(model: object, body: Mapping[str, object]) -> list[Problem]:
     if isinstance(model, str) and model in MODELS:
         return problems_in(model, body)
-    given = shown(model) if "model" in body else "nothing"
+    given = short_repr(model) if "model" in body else "nothing"
     return [Problem("model", given, " | ".join(map(repr, MODELS)))]

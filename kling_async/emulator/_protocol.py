@@ -15,11 +15,11 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kling_async._checks import shown
 from kling_async._config import PATHS
 from kling_async._errors import Problem
 from kling_async._runtime.tasks import running_loop
 from kling_async._runtime.window import SlidingWindow
+from kling_async._text import short_repr
 
 
 @define(eq=False)
@@ -144,7 +144,7 @@ class Query:
 
     def reject(self, name: str, allowed: str) -> None:
         """Note that a parameter is wrong."""
-        given = shown(self.params[name]) if name in self.params else "nothing"
+        given = short_repr(self.params[name]) if name in self.params else "nothing"
         self.problems.append(Problem(name, given, allowed))
 
     def whole(self, name: str, low: int, high: int, default: int) -> int:

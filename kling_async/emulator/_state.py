@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from attrs import asdict, define, field
 
 from kling_async._errors import ConfigurationError
 from kling_async._generation import GenerationError
+from kling_async._runtime.disk import write_atomically
 from kling_async.emulator._account import LogRow, RequestLog
 from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._protocol import Clock
@@ -72,14 +72,14 @@ class StateFile:
             covered, text = self._asked, self._text()
             if self.in_threads:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(_replace, self.path, text)
+                    await to_thread.run_sync(write_atomically, self.path, text)
             else:
-                _replace(self.path, text)
+                write_atomically(self.path, text)
             self._written = covered
 
     def save_now(self) -> None:
         """Write all that is known, when nobody else does."""
-        _replace(self.path, self._text())
+        write_atomically(self.path, self._text())
 
     def load(self) -> None:
         """Take over what the file says; if there is none, begin it.
@@ -195,13 +195,3 @@ def _text(data: object) -> str:
     if not isinstance(data, str):
         raise TypeError(f"{data!r} is no text")
     return data
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, also when the power fails."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -25,8 +25,8 @@ from anyio import from_thread, lowlevel, to_thread
 from attrs import define, field, frozen
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from kling_async._checks import shown
 from kling_async._errors import Problem
+from kling_async._text import short_repr
 from kling_async.emulator._protocol import Refusal
 
 _DEFAULT_LENGTH = 5
@@ -141,7 +141,7 @@ def _decode(where: str, uri: str) -> Image.Image:
         return decode_image(base64.b64decode(uri.partition(",")[2], validate=True))
     except Exception as error:  # decoders fail in every way on what is no image
         allowed = "an image that can be decoded"
-        raise Refusal.over([Problem(where, shown(uri), allowed)]) from error
+        raise Refusal.over([Problem(where, short_repr(uri), allowed)]) from error
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -25,7 +25,8 @@ from kling_async import (
     Status,
     Video,
 )
-from kling_async.cli._output import Exit, one_line, worst
+from kling_async._text import safe_line
+from kling_async.cli._output import Exit, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import SeenGenerations
 from kling_async.emulator import Emulator
@@ -294,7 +295,7 @@ def test_a_servers_text_is_only_text(extra: list[str]) -> None:
 )
 def test_a_line_is_one_line(text: str, shown: str) -> None:
     """What a terminal would obey is spelt out."""
-    assert one_line(text) == shown
+    assert safe_line(text) == shown
 
 
 def generation(key: str, status: Status) -> Generation:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from kling_async._checks import shown
-from kling_async._requests.fields import Field, nearest, problems_with, with_numbers
+from kling_async._requests.fields import Field, problems_with, with_numbers
+from kling_async._text import closest_match, short_repr
 
 WHOLE = Field(type="integer")
 LENGTH = Field(type="integer", choices=(5, 10), default=5)
@@ -249,7 +249,7 @@ SHOWN: Sequence[tuple[object, str]] = [
 @pytest.mark.parametrize("value, text", SHOWN)
 def test_a_value_is_shown_in_short(value: object, text: str) -> None:
     """An error about a picture does not contain the picture."""
-    assert shown(value) == text
+    assert short_repr(value) == text
 
 
 def test_a_problem_with_megabytes_is_short() -> None:
@@ -258,9 +258,9 @@ def test_a_problem_with_megabytes_is_short() -> None:
         for rule in (TEXT if isinstance(value, bytes) else IMAGE, WHOLE):
             (problem,) = problems_with("it", value, rule)
             assert len(str(problem)) < 500
-            assert shown(value).startswith(problem.given.rstrip("…"))
+            assert short_repr(value).startswith(problem.given.rstrip("…"))
     (exact,) = problems_with("it", ["x" * 60] * 3 + [0] * 3, WHOLE)
-    assert exact.given == shown(["x" * 60] * 3 + [0] * 3)[:180] + "…"
+    assert exact.given == short_repr(["x" * 60] * 3 + [0] * 3)[:180] + "…"
 
 
 NUMBERS: Sequence[tuple[Field, object, object]] = [
@@ -311,7 +311,7 @@ def test_the_callers_value_is_left_alone() -> None:
 )
 def test_the_nearest_name(name: object, found: str | None) -> None:
     """Only what is likely to be meant."""
-    assert nearest(name, ["prompt", "duration"]) == found
+    assert closest_match(name, ["prompt", "duration"]) == found
 
 
 def test_a_field_of_any_size_keeps_its_types_alone() -> None:

@@ -1,0 +1,67 @@
+"""Texts for people: what a stranger said made safe, what was given made short.
+
+Prints nothing, and knows no markup: a page or a table escapes its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+
+_SHOWN_CHARACTERS = 60
+
+# Printable for all that matters, though Unicode calls them controls: they join the
+# letters of Persian and the parts of an emoji.
+_JOINERS = frozenset("\u200c\u200d")
+
+
+def safe_line(text: object, limit: int | None = None) -> str:
+    r"""Make foreign text safe for a terminal, a log or a page: one plain line.
+
+    Whatever a server, a manifest or a database said goes through here before it is
+    shown. Runs of white space become one blank; control characters, escape sequences,
+    bidirectional overrides and halves of characters are spelt out, as in ``\x1b``.
+
+    Args:
+        text: What was said; anything else than text as ``str`` shows it.
+        limit: The most characters to keep; None for all.
+    """
+    line = " ".join(str(text).split())
+    if limit is not None and len(line) > limit:
+        line = f"{line[: max(limit - 1, 0)]}…"
+    return "".join(
+        it if it.isprintable() or it in _JOINERS else ascii(it)[1:-1] for it in line
+    )
+
+
+def short_repr(value: object, limit: int = _SHOWN_CHARACTERS) -> str:
+    """Return a short text that tells a reader which value was given."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str):
+        more = len(value) - limit
+        return repr(value) if more <= 0 else f"{value[:limit]!r}… ({more} more)"
+    if isinstance(value, Mapping):
+        inner = (f"{name!r}: {short_repr(it, limit)}" for name, it in value.items())
+        return f"{{{', '.join(inner)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(short_repr(item, limit) for item in value)}]"
+    return repr(value)
+
+
+def pluralize(count: int, noun: str) -> str:
+    """Return the count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def closest_match(name: object, names: Collection[str]) -> str | None:
+    """Return the one of the names, all of them in lower case, that was meant."""
+    if not isinstance(name, str):
+        return None
+    return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
+
+
+def did_you_mean(name: object, names: Collection[str]) -> str | None:
+    """Return the closest of the names as a question, if one is close."""
+    meant = closest_match(name, names)
+    return f"Did you mean {meant!r}?" if meant else None
