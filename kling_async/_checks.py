@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
 
@@ -72,3 +74,25 @@ def require(name: str, value: object, *, least: float, above: bool = False) -> N
     if not (enough and math.isfinite(number)):
         allowed = f"more than {least:g}" if above else f"{least:g} or more"
         raise ConfigurationError(f"{name}: given {value!r}; allowed: {allowed}, finite")
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """Something needs an extra of this package that is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str, *packages: str) -> Generator[None]:
+    """Import what an extra brings; where it is missing, say how to install it.
+
+    Raises:
+        MissingExtraError: One of the packages is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in packages:
+            raise
+        raise MissingExtraError(
+            f'{error.name} is not installed: pip install "kling_async[{extra}]"',
+            name=error.name,
+        ) from error

@@ -142,7 +142,7 @@ class InvalidRequestError(KlingError):
     def __init__(
         self, problems: Sequence[Problem], *, model: str | None = None
     ) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
         self.model = model
         of = f" for {model}" if model else ""
         count = (
@@ -300,7 +300,7 @@ class SubmissionUncertainError(KlingError):
     """
 
     def __init__(self, *, client_request_id: str, since: dt.datetime) -> None:
-        self.client_request_id = client_request_id
+        self.client_request_id: str = client_request_id  # pyright: ignore[reportIncompatibleVariableOverride]  # here it is always known
         self.since = since
         super().__init__(
             "the answer to a create was lost, so it may be running and billed. Before "

@@ -32,7 +32,7 @@ from kling_async import (
     SubmissionUncertainError,
     WaitTimeoutError,
 )
-from kling_async._checks import require_timeout
+from kling_async._checks import needs_extra, require_timeout
 from kling_async._generation import describe
 from kling_async._runtime.shutdown import stop_requested
 
@@ -240,8 +240,9 @@ def progress_events(
     Raises:
         ConfigurationError: ``heartbeat`` or ``timeout`` is not a number of seconds.
     """
-    from sse_starlette import EventSourceResponse  # noqa: PLC0415 (an extra)
-    from starlette.responses import Response  # noqa: PLC0415 (an extra)
+    with needs_extra("web", "sse_starlette", "starlette"):
+        from sse_starlette import EventSourceResponse  # noqa: PLC0415 (an extra)
+        from starlette.responses import Response  # noqa: PLC0415 (an extra)
 
     require_timeout("heartbeat", heartbeat)
     last_event_id = request.headers.get("last-event-id")

@@ -277,7 +277,7 @@ class ImageToVideo(Request):
         external_task_id: Your own id; only in the older schema of two models.
     """
 
-    kinds = ("image-to-video",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("image-to-video",)
 
     model: ImageToVideoModel | str = "klingai/video-v3-pro-image-to-video"
     image_url: Media
@@ -322,7 +322,7 @@ class TextToVideo(Request):
         ratio: An older spelling of ``aspect_ratio``.
     """
 
-    kinds = ("text-to-video",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("text-to-video",)
 
     model: TextToVideoModel | str = "klingai/video-v3-pro-text-to-video"
     prompt: str | None = None
@@ -352,7 +352,7 @@ class MultiImageToVideo(Request):
         negative_prompt: What to avoid.
     """
 
-    kinds = ("multi-image-to-video",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("multi-image-to-video",)
 
     model: MultiImageToVideoModel | str = (
         "kling-video/v1.6/standard/multi-image-to-video"
@@ -379,7 +379,7 @@ class ReferenceToVideo(Request):
         provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
     """
 
-    kinds = ("reference-to-video",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("reference-to-video",)
 
     model: ReferenceToVideoModel | str = "klingai/video-o1-reference-to-video"
     prompt: str
@@ -407,7 +407,10 @@ class VideoToVideo(Request):
         provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
     """
 
-    kinds = ("video-to-video-edit", "video-to-video-reference")
+    kinds: ClassVar[tuple[Kind, ...]] = (
+        "video-to-video-edit",
+        "video-to-video-reference",
+    )
 
     model: VideoToVideoModel | str = "klingai/video-o1-video-to-video-edit"
     video_url: str
@@ -436,7 +439,7 @@ class MotionControl(Request):
         mode: ``std`` is cheaper, ``pro`` is better; the server's default is std.
     """
 
-    kinds = ("motion-control",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("motion-control",)
 
     model: MotionControlModel | str = "klingai/video-v3-motion-control"
     image_url: Media
@@ -458,7 +461,7 @@ class Effects(Request):
         duration: The video's length in seconds, 5 or 10.
     """
 
-    kinds = ("effects",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("effects",)
 
     model: EffectsModel | str = "klingai/kling-video-v1.6-pro-effects"
     image_url: Media | Sequence[Media]
@@ -478,7 +481,7 @@ class Avatar(Request):
         provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
     """
 
-    kinds = ("avatar",)
+    kinds: ClassVar[tuple[Kind, ...]] = ("avatar",)
 
     model: AvatarModel | str = "klingai/avatar-pro"
     image_url: Media

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import sys
 
+from kling_async._checks import MissingExtraError, needs_extra
+
 __all__ = ["main"]
 
 
@@ -22,14 +24,10 @@ def main() -> None:
     """Run the command that the arguments of this process name, and exit."""
     try:
         # Late, so that without typer there is a line to read and no traceback.
-        from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
-            raise
-        sys.stderr.write(
-            f"error: kling-async needs {error.name}, which is not installed: "
-            'pip install "kling_async[cli]"\n'
-        )
+        with needs_extra("cli", "rich", "typer"):
+            from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
+    except MissingExtraError as error:
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,16 +5,19 @@ Whatever happens below ends here in a code, and in a line on stderr if it is wro
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from kling_async import KlingError, __version__
+from kling_async._checks import MissingExtraError
 from kling_async.cli._emulator import demo, emulator
 from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
@@ -78,8 +81,8 @@ def _told(error: BaseException, screen: Screen) -> Exit:
         case typer.TyperException():
             screen.error(error.format_message())
             return Exit.USAGE
-        case ModuleNotFoundError():
-            screen.error(error)  # a missing extra, which it names
+        case MissingExtraError():
+            screen.error(error)
             return Exit.USAGE
         case BrokenPipeError():
             pass  # nobody reads the results, so nobody wants more of them
@@ -156,3 +159,17 @@ for _command in (
 
 
 app.add_typer(jobs)
+
+
+def _documented(command: Callable[..., object] | None) -> None:
+    """Give a command the description that `python -OO` has taken out of it."""
+    if command is not None and command.__doc__ is None:
+        (definition,) = ast.parse(inspect.getsource(command)).body
+        assert isinstance(definition, ast.FunctionDef)  # noqa: S101 (narrows)
+        command.__doc__ = ast.get_docstring(definition)
+
+
+_documented(kling_async)
+for _group in (app, jobs):
+    for _registered in _group.registered_commands:
+        _documented(_registered.callback)

@@ -11,20 +11,13 @@ its id after it, and what got lost in between is looked for, never sent again.
 
 from __future__ import annotations
 
-try:
-    import dbos as _dbos
-    import filelock as _filelock
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"kling_async.durable needs {error.name}, which is not installed: "
-        'pip install "kling_async[durable]"',
-        name=error.name,
-    ) from error
+from kling_async._checks import needs_extra
 
-from kling_async.durable._budget import Account
-from kling_async.durable._client import DurableKling, Job
-from kling_async.durable._store import Intent, JobState, JobStatus
-from kling_async.durable._submit import NewJob
+with needs_extra("durable", "dbos", "filelock"):
+    from kling_async.durable._budget import Account
+    from kling_async.durable._client import DurableKling, Job
+    from kling_async.durable._store import Intent, JobState, JobStatus
+    from kling_async.durable._submit import NewJob
 
 __all__ = [
     "Account",
@@ -35,8 +28,6 @@ __all__ = [
     "JobStatus",
     "NewJob",
 ]
-
-del _dbos, _filelock
 
 # Tracebacks, the docs and pickles are to show the names that users import.
 for _name in __all__:

@@ -9,24 +9,13 @@ Needs the extra ``emulator``. Imitates what is documented, and generates no art.
 
 from __future__ import annotations
 
-try:
+from kling_async._checks import needs_extra
+
+with needs_extra("emulator", "PIL", "av", "starlette", "uvicorn"):
     from kling_async.emulator._emulator import Emulator
     from kling_async.emulator._faults import ActiveFault, Fault, Faults, faults_in
     from kling_async.emulator._store import ChargeRecord, CreateRecord
     from kling_async.emulator._traffic import RequestRecord
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in {
-        "PIL",
-        "av",
-        "starlette",
-        "uvicorn",
-    }:
-        raise
-    raise ModuleNotFoundError(
-        f"the emulator needs {error.name}, which is not installed: "
-        'pip install "kling_async[emulator]"',
-        name=error.name,
-    ) from error
 
 __all__ = [
     "ActiveFault",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from pathlib import Path
+from importlib.resources import files
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from kling_async._addresses import is_loopback
@@ -142,7 +142,17 @@ def _is_from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.url.netloc
 
 
-_FOLDER = Path(__file__).with_name("page")
+_FOLDER = files("kling_async.emulator") / "page"
+
+# Read as the modules are, so from a zip as well; Windows' own table of types may lie.
+_PAGE = {
+    path: ((_FOLDER / name).read_bytes(), media_type)
+    for path, name, media_type in (
+        ("/", "index.html", "text/html"),
+        ("/_emulator/page.css", "page.css", "text/css"),
+        ("/_emulator/page.js", "page.js", "text/javascript"),
+    )
+}
 
 _EVENTS = "/_emulator/events"
 
@@ -177,13 +187,8 @@ class StatusPage:
     @property
     def routes(self) -> list[Route]:
         """Where the page and what it needs are found."""
-        files = {"/": "index.html"} | {
-            f"/_emulator/{name}": name for name in ("page.css", "page.js")
-        }
-        return [
-            *(Route(path, _serving(_FOLDER / name)) for path, name in files.items()),
-            Route(_EVENTS, self.events),
-        ]
+        parts = [Route(path, _serving(*part)) for path, part in _PAGE.items()]
+        return [*parts, Route(_EVENTS, self.events)]
 
     async def events(self, _: Request) -> Response:
         """Tell everything once, then what changes."""
@@ -212,9 +217,11 @@ class StatusPage:
         return {"": {"balance_usd": balance, "count": len(jobs)}, **shown}
 
 
-def _serving(path: Path) -> Callable[[Request], Awaitable[Response]]:
+def _serving(
+    content: bytes, media_type: str
+) -> Callable[[Request], Awaitable[Response]]:
     async def serve(_: Request) -> Response:
-        return FileResponse(path, headers=_HEADERS)
+        return Response(content, headers=_HEADERS, media_type=media_type)
 
     return serve
 

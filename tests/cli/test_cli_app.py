@@ -136,8 +136,7 @@ def test_without_typer_it_says_what_to_install(
         cli.main()
     assert ending.value.code == 2
     assert capsys.readouterr().err == (
-        "error: kling-async needs typer, which is not installed: "
-        'pip install "kling_async[cli]"\n'
+        'error: typer is not installed: pip install "kling_async[cli]"\n'
     )
 
 
