@@ -360,3 +360,18 @@ class JobError(KlingError):
 
 class JobConflictError(JobError):
     """A job is not what the caller takes it for: another request, another state."""
+
+
+def drop_frames(error: BaseException) -> None:
+    """Take the tracebacks off an error and all that led to it: locals hold secrets."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        it = left.pop()
+        if it is None or id(it) in seen:
+            continue
+        seen.add(id(it))
+        it.__traceback__ = None
+        left += [it.__cause__, it.__context__]
+        if isinstance(it, BaseExceptionGroup):
+            left += it.exceptions

@@ -25,6 +25,7 @@ from kling_async._errors import (
     RateLimitError,
     RequestTimeoutError,
     TransportError,
+    drop_frames,
 )
 from kling_async._failures import may_be_accepted, may_repeat_get, repeat, wait_after
 from kling_async._generation import Generation
@@ -360,7 +361,7 @@ class _Received:
         """Give the error as ours; None when all is well."""
         if self.error is None:
             return None
-        _drop_frames(self.error)
+        drop_frames(self.error)
         failure: KlingError
         url = urlsplit(call.url)
         what = f"{call.method} {url.hostname}{url.path}"
@@ -374,11 +375,3 @@ class _Received:
             failure.request_sent = True
         failure.__cause__ = self.error
         return failure
-
-
-def _drop_frames(error: BaseException) -> None:
-    """Take the tracebacks off a cause: the locals in them hold the key."""
-    seen: BaseException | None = error
-    while seen is not None and seen.__traceback__ is not None:
-        seen.__traceback__ = None
-        seen = seen.__cause__ or seen.__context__

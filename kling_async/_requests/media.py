@@ -48,6 +48,14 @@ _IN_WORDS: Mapping[Medium | None, str] = {
     None: "a JPEG or PNG image, an MP3, WAV, M4A or AAC sound, or an MP4 video",
 }
 
+# The most that is read where no limit is documented, or none is to be kept to.
+LARGEST_FILE = 256 * 1024 * 1024
+
+# Without waiting for a FIFO's other end, and without ending lines anew on Windows.
+_FOR_READING = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+)
+
 # The bytes that files begin with: where, which, and what it is. First fit counts.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -160,21 +168,54 @@ def _data_uri(place: _Place, given: object) -> str:
 def _read(place: _Place, path: Path) -> bytes:
     limit = place.rule.max_bytes if place.rule and place.check else None
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "no regular file"
-            raise place.refused(f"{path}, {kind}", "the path of a file")
-        if limit is not None and facts.st_size > limit:
-            raise _too_large(place, str(path), facts.st_size, limit)
-        return path.read_bytes()
+        return read_file(path, limit or LARGEST_FILE)
     except FileNotFoundError:
         missing = f"{path}, which is missing"
         raise place.refused(missing, "a file", _where_it_was_looked_for(path)) from None
+    except UnfitFileError as error:
+        joint = " " if str(error).startswith("of") else ", "
+        raise place.refused(f"{path}{joint}{error}", error.allowed) from None
     except OSError as error:
         why = error.strerror or str(error)
         raise place.refused(f"{path}: {why}", "a file that can be read") from error
     except ValueError as error:  # a NUL in the path
         raise place.refused(f"{path!r}: {error}", "the path of a file") from error
+
+
+class UnfitFileError(OSError):
+    """What a path leads to is not read: why, and what would be."""
+
+    def __init__(self, why: str, allowed: str) -> None:
+        super().__init__(why)
+        self.allowed = allowed
+
+
+def read_file(path: Path, limit: int = LARGEST_FILE) -> bytes:
+    """Read a file, and nothing else: a FIFO would hang, a device never end.
+
+    Raises:
+        UnfitFileError: It is no regular file, or larger than the limit.
+        OSError: It cannot be read.
+    """
+    _require_fit(path.stat(), limit)
+    with os.fdopen(os.open(path, _FOR_READING), "rb") as file:
+        # Once more: the path may lead elsewhere by now.
+        _require_fit(os.fstat(file.fileno()), limit)
+        content = file.read(limit + 1) or b""
+    _require_size(len(content), limit)
+    return content
+
+
+def _require_fit(facts: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+        raise UnfitFileError(kind, "the path of a file")
+    _require_size(facts.st_size, limit)
+
+
+def _require_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise UnfitFileError(f"of {size:,} bytes", f"at most {limit:,} bytes")
 
 
 def _where_it_was_looked_for(path: Path) -> str | None:

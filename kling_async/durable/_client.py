@@ -32,7 +32,7 @@ from kling_async._errors import (
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
 from kling_async.durable._budget import Account, BudgetStore
-from kling_async.durable._database import Database
+from kling_async.durable._database import Database, close
 from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
 from kling_async.durable._store import JobState, JobStatus, StatusCache, Store
 from kling_async.durable._submit import NewJob, Submitter, give_up, retry_job
@@ -102,6 +102,11 @@ class DurableKling:
         wait_timeout: float = 24 * 60 * 60.0,
         reconcile_timeout: float = 120.0,
     ) -> None:
+        try:
+            self._database = Database.at(database)
+        except ConfigurationError:
+            del database  # it may hold a password, and a traceback shows locals
+            raise
         _require_batch(batch)
         _require_count("max_in_flight", max_in_flight)
         if creates_per_minute is not None:
@@ -113,7 +118,6 @@ class DurableKling:
             )
         require_timeout("wait_timeout", wait_timeout)
         require_timeout("reconcile_timeout", reconcile_timeout)
-        self._database = Database.at(database)
         self._client = client
         self._batch = batch
         self._limits = FleetLimits(
@@ -151,7 +155,7 @@ class DurableKling:
 
     async def _open(self, stack: AsyncExitStack) -> _Parts:
         engine = await to_thread.run_sync(self._database.prepare)
-        stack.callback(engine.dispose)
+        stack.callback(close, engine)
         store = Store.open(engine, self._batch)
         parts = _Parts(
             store=store,

@@ -6,19 +6,23 @@ Holds no jobs: those are the engine's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
-from attrs import frozen
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from attrs import field, frozen
+from dbos import DBOSClient, DBOSPortableJSONSerializer
 from sqlalchemy import event
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.exc import SQLAlchemyError
 
-from kling_async._errors import ConfigurationError
+from kling_async._config import Secret
+from kling_async._errors import ConfigurationError, drop_frames
 
 APPLICATION = "kling_async"
 
@@ -28,7 +32,18 @@ SCHEMA = "kling_async"
 # it changes when a running job could not go on with the steps as they are now.
 FORMAT = 1
 
-_VERSION = re.compile(rf"{APPLICATION}-(\d+)")
+_JSON = DBOSPortableJSONSerializer().name()
+
+# Of the worker's own, and of DBOS's loop and threads.
+_CONNECTIONS = 13
+
+_IDLE_LIMIT = 60_000
+
+_VERSION = re.compile(rf"{APPLICATION}-([0-9]{{1,9}})")
+
+# What jobs ask for, and their videos' links, are their owner's alone.
+PRIVATE = 0o600
+
 
 _ALLOWED = "sqlite:///jobs.db, a path, or postgresql://user@host/name"
 
@@ -43,10 +58,12 @@ class Database:
     """A database that can hold jobs.
 
     Attributes:
-        url: Where it is, as SQLAlchemy writes it.
+        url: Where it is, as SQLAlchemy writes it, without what is secret in it.
+        secrets: That, by libpq's names.
     """
 
     url: sa.URL
+    secrets: Mapping[str, Secret] = field(factory=dict[str, Secret], repr=False)
 
     @classmethod
     def at(cls, given: str | os.PathLike[str]) -> Database:
@@ -59,20 +76,12 @@ class Database:
             return cls(sa.URL.create("sqlite", database=os.fspath(given)))
         if "://" not in given and given.endswith((".db", ".sqlite", ".sqlite3")):
             return cls(sa.URL.create("sqlite", database=given))
-        try:
-            url = sa.make_url(given)
-        except (SQLAlchemyError, ValueError):
-            raise ConfigurationError(
-                f"database: given {_without_password(given)!r}; allowed: {_ALLOWED}"
-            ) from None
-        kind = url.get_backend_name()
-        if kind == "sqlite" and url.database not in (None, "", ":memory:"):
-            return cls(url)
-        if kind in ("postgresql", "postgres") and url.database:
-            return cls(url.set(drivername="postgresql+psycopg"))
-        raise ConfigurationError(
-            f"database: given {_without_password(given)!r}; allowed: {_ALLOWED}"
-        )
+        found = _parsed(given)
+        # What is refused is in no frame of the traceback either.
+        given = _without_secrets(given)
+        if found is None:
+            raise ConfigurationError(f"database: given {given!r}; allowed: {_ALLOWED}")
+        return found
 
     @property
     def is_sqlite(self) -> bool:
@@ -84,13 +93,8 @@ class Database:
         """The file of an SQLite database."""
         return Path(str(self.url.database)).absolute()
 
-    @property
-    def full_url(self) -> str:
-        """The URL with its password: for the engine, not to be shown."""
-        return self.url.render_as_string(hide_password=False)
-
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True).replace("+psycopg", "", 1)
+        return self.url.render_as_string().replace("+psycopg", "", 1)
 
     def prepare(self) -> sa.Engine:
         """Reach it, create or migrate the tables in it, and give connections to it.
@@ -108,30 +112,54 @@ class Database:
             )
         engine = self._engine()
         try:
+            if self.is_sqlite and not str(self.url.database).startswith("file:"):
+                _create_private(self.file)
             engine.connect().close()
-            DBOS.migrate(self.full_url.replace("+psycopg", "", 1), schema=SCHEMA)
+            # Over our connections: a URL of DBOS's own would need the password.
+            _migrate(engine)
             self._refuse_newer(engine)
-        except SQLAlchemyError as error:
-            engine.dispose()
+        except (SQLAlchemyError, OSError) as error:
+            close(engine)
             raise ConfigurationError(
                 f"database {self} cannot be used: {_cause(error)}"
             ) from error
         except BaseException:
-            engine.dispose()
+            close(engine)
             raise
         return engine
 
     def _engine(self) -> sa.Engine:
-        if not self.is_sqlite:
-            return sa.create_engine(
+        if self.is_sqlite:
+            engine = sa.create_engine(self.url, pool_size=_CONNECTIONS)
+            event.listen(engine, "connect", _prepare_sqlite)
+        else:
+            engine = sa.create_engine(
                 self.url,
-                pool_size=5,
+                pool_size=_CONNECTIONS,
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 10},
             )
-        engine = sa.create_engine(self.url)
-        event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "do_connect", self._connect)
+            event.listen(engine, "connect", _prepare_postgresql)
+        _read_all_as_json(engine)
         return engine
+
+    def _connect(
+        self,
+        dialect: sa.Dialect,
+        _record: object,
+        args: list[object],
+        params: dict[str, object],
+    ) -> object:
+        """Connect with the secrets; no frame of an error shows them."""
+        revealed = (it.reveal() for it in self.secrets.values())
+        try:
+            return dialect.connect(
+                *args, **params, **dict(zip(self.secrets, revealed, strict=True))
+            )
+        except Exception as error:
+            drop_frames(error)
+            raise
 
     def _refuse_newer(self, engine: sa.Engine) -> None:
         client = client_over(engine)
@@ -154,6 +182,50 @@ def client_over(engine: sa.Engine) -> DBOSClient:
     )
 
 
+def _migrate(engine: sa.Engine) -> None:
+    client = client_over(engine)
+    client._sys_db.run_migrations()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _read_all_as_json(engine: sa.Engine) -> None:
+    """Let no row of the database choose how it is decoded.
+
+    DBOS obeys the column ``serialization`` of each row, and unpickles where it says
+    so: whoever can write a row could run code in every worker and in everyone who
+    lists jobs. All our rows are JSON, so over this engine all are read as JSON, and
+    what is none is refused by the parser. Other users of DBOS in the process, who
+    have engines of their own, are left alone.
+    """
+    dialect = engine.dialect
+    bases = (_PlainJSON, dialect.execution_ctx_cls)
+    dialect.execution_ctx_cls = type("PlainJSONContext", bases, {})
+
+
+class _PlainJSON(DefaultExecutionContext):
+    """What a statement runs in, with its say on how columns are read."""
+
+    def get_result_processor(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, type_: sa.types.TypeEngine[object], colname: str, coltype: object
+    ) -> Callable[[object], object] | None:
+        # By any spelling: the writer of an SQLite file also wrote its schema.
+        if "serialization" in colname.lower():
+            return _plain_json
+        return super().get_result_processor(type_, colname, coltype)
+
+
+def _plain_json(_told: object) -> str:
+    return _JSON
+
+
+def _prepare_postgresql(connection: object, _record: object) -> None:
+    """End a session that is left in the middle of a transaction, and its locks."""
+    raw = cast("sa.engine.interfaces.DBAPIConnection", connection)
+    cursor = raw.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_LIMIT}")
+    cursor.close()
+    raw.commit()
+
+
 def _prepare_sqlite(connection: object, _record: object) -> None:
     """Make writers queue up, and readers not wait for them.
 
@@ -165,12 +237,92 @@ def _prepare_sqlite(connection: object, _record: object) -> None:
     raw.execute("PRAGMA busy_timeout=30000")
     raw.execute("PRAGMA journal_mode=WAL")
     raw.execute("PRAGMA foreign_keys=ON")
+    # Triggers and views of somebody else's file call nothing beyond the built-in.
+    raw.execute("PRAGMA trusted_schema=OFF")
 
 
-def _cause(error: SQLAlchemyError) -> str:
+def close(engine: sa.Engine) -> None:
+    """Close its connections, and those that the threads of DBOS still have."""
+    event.listen(engine, "checkin", _forget)
+    engine.dispose()
+
+
+def _forget(_connection: object, record: sa.pool.ConnectionPoolEntry) -> None:
+    record.invalidate()
+
+
+def _create_private(file: Path) -> None:
+    """Create the file where there is none; SQLite's own beside it will be like it."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+
+
+def _cause(error: Exception) -> str:
     told = str(getattr(error, "orig", None) or error).strip()
     return " ".join(told.split())
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(?s)//.*@", "//***@", url)
+# What libpq takes that is no secret. All else is kept as one: a slip may hold it.
+_SHOWN = frozenset(
+    {
+        "application_name",
+        "client_encoding",
+        "connect_timeout",
+        "dbname",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "port",
+        "sslmode",
+        "sslrootcert",
+        "target_session_attrs",
+        "user",
+    }
+)
+
+
+def _parsed(given: str) -> Database | None:
+    """Read a URL; None where it is of no kind that is known, or has a slip in it."""
+    try:
+        url = sa.make_url(given)
+    except (SQLAlchemyError, ValueError):
+        return None
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        is_file = url.database not in (None, "", ":memory:")
+        return Database(url) if is_file and url.password is None else None
+    if kind not in ("postgresql", "postgres") or not url.database:
+        return None
+    # Parts of a password that was not escaped, or of one after an escaped colon.
+    if re.search("[@:;&=]", url.database) or "@" in (url.host or ""):
+        return None
+    if ":" in (url.username or ""):
+        return None
+    secrets = {
+        name: Secret(value if isinstance(value, str) else ",".join(value))
+        for name, value in url.query.items()
+        if name not in _SHOWN
+    }
+    if url.password is not None:
+        secrets["password"] = Secret(str(url.password))
+    url = sa.URL.create(
+        "postgresql+psycopg",
+        username=url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+        query={it: value for it, value in url.query.items() if it in _SHOWN},
+    )
+    return Database(url, secrets)
+
+
+def _without_secrets(given: str) -> str:
+    """Give as much of a URL that is refused as can certainly not be secret."""
+    found = re.match(r"[A-Za-z0-9+]+://", given)
+    scheme = found[0] if found else ""
+    rest = given.removeprefix(scheme)
+    if "@" in rest:
+        rest = f"***@{rest.rpartition('@')[2]}"
+    rest = re.split(r"[?#&;]", rest)[0]
+    # A colon begins a port, or else a password; an equals sign what has one.
+    return scheme + re.sub(r"(?s)(:(?!\d{1,5}(?:/|$))|=).*", r"\1***", rest)

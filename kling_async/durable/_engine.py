@@ -8,6 +8,7 @@ gone is noticed, and its jobs go back into the queue.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import secrets
 import socket
@@ -34,7 +35,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
-from kling_async.durable._database import APPLICATION, SCHEMA, Database, version_name
+from kling_async.durable._database import (
+    APPLICATION,
+    PRIVATE,
+    SCHEMA,
+    Database,
+    version_name,
+)
 from kling_async.durable._store import QUEUE, WORKFLOW
 from kling_async.durable._worker import CONTEXTS, PERMIT, WorkerContext
 
@@ -105,7 +112,7 @@ class FileLocks:
     def _lock(self, worker: str) -> FileLock:
         name = f"{self.file.name}.{worker}.lock"
         # Used from whichever thread is free, so not a lock of one thread.
-        return FileLock(self.file.with_name(name), thread_local=False)
+        return FileLock(self.file.with_name(name), mode=PRIVATE, thread_local=False)
 
     def _remove(self, lock: FileLock) -> None:
         Path(lock.lock_file).unlink(missing_ok=True)
@@ -181,8 +188,6 @@ PERMITS = "kling-creates"
 LOOK_OUT: Final = 5.0
 
 _THREADS = 16
-
-_CONNECTIONS = 8
 
 _QUEUE_POLL = 0.25
 
@@ -279,7 +284,8 @@ class Engine:
         DBOS(
             config={
                 "name": APPLICATION,
-                "system_database_url": self.database.full_url,
+                # Whose rows are read as JSON, and which brings the password itself.
+                "system_database_engine": self.connections,
                 "dbos_system_schema": SCHEMA,
                 "application_version": version_name(),
                 "executor_id": self.worker,
@@ -287,9 +293,9 @@ class Engine:
                 "log_level": "ERROR",
                 "enable_otlp": False,
                 "max_executor_threads": _THREADS,
-                "sys_db_pool_size": _CONNECTIONS,
             }
         )
+        _run_only_ours()
         # Before the launch: the engine looks for new queues only now and then.
         self._register_queues()
         DBOS.launch()
@@ -343,6 +349,15 @@ def _stop_engine() -> None:
         if thread.name.startswith("queue-worker-") and thread.is_alive():
             thread.join(_QUEUE_PATIENCE)
     DBOS.destroy()
+
+
+def _run_only_ours() -> None:
+    """Let rows name our workflows alone, not what else the process has for DBOS."""
+    engine = vars(_get_dbos_instance())
+    ours = copy.copy(engine["_registry"])
+    names = (WORKFLOW, PERMIT)
+    ours.workflow_info_map = {it: ours.workflow_info_map[it] for it in names}
+    engine["_registry"] = ours
 
 
 def _current_engine() -> DBOS | None:

@@ -22,11 +22,23 @@ from anyio import to_thread
 from attrs import define, evolve, field, frozen
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
 
+from kling_async._errors import DecodeError, JobError
 from kling_async._generation import Generation
 from kling_async._http.wire import Answer, decode_polled
 from kling_async.durable._database import APPLICATION, client_over
 
 JSON: TypeAlias = Mapping[str, object]
+
+# What comes of an entry that somebody else has written, or written over.
+_MALFORMED = (
+    AttributeError,
+    DecodeError,
+    LookupError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
 
 
 class JobState(enum.StrEnum):
@@ -210,7 +222,9 @@ QUEUE = "kling-jobs"
 
 WORKFLOW = "kling.job"
 
-_WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):(\d+)", re.DOTALL)
+_WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):([0-9]{1,9})", re.DOTALL)
+
+_UNREADABLE = "its entry in the database is none of this library's: it was not read"
 
 _STATES: Mapping[str, JobState] = {
     "ENQUEUED": JobState.QUEUED,
@@ -358,7 +372,8 @@ class Store:
         found = await self.client.list_workflows_async(
             name=WORKFLOW, load_input=False, load_output=False
         )
-        return sorted({row.workflow_id.split(":")[1] for row in found})
+        ids = map(_WORKFLOW_ID.fullmatch, (row.workflow_id for row in found))
+        return sorted({it[1] for it in ids if it})
 
     async def changed_since(self, since: dt.datetime | None) -> dict[str, JobStatus]:
         """Give the jobs that run, or were submitted or have ended since."""
@@ -380,8 +395,12 @@ class Store:
         """Give what an attempt was to do."""
         workflow_id = self.workflow_id(status.key, status.attempt)
         (row,) = await self.client.list_workflows_async(workflow_ids=[workflow_id])
-        given = cast("Mapping[str, Sequence[JSON]]", row.input)
-        return JobInput.from_json(given["args"][0])
+        try:
+            given = cast("Mapping[str, Sequence[JSON]]", row.input)
+            return JobInput.from_json(given["args"][0])
+        except _MALFORMED as error:
+            told = f"job {status.key!r}: {_UNREADABLE}"
+            raise JobError(told, key=status.key, state=status.state) from error
 
     async def cancel(self, status: JobStatus) -> None:
         """Call an attempt off, unless it has ended."""
@@ -435,7 +454,7 @@ def status_of(row: WorkflowStatus) -> JobStatus:
     status = JobStatus(
         key=key,
         batch=row.workflow_id.split(":")[1],
-        state=_STATES[row.status],
+        state=_STATES.get(row.status, JobState.FAILED),
         attempt=attempt,
         model=_attribute(row, "model"),
         output=Path(output) if output else None,
@@ -446,9 +465,12 @@ def status_of(row: WorkflowStatus) -> JobStatus:
         error=str(row.error) if row.error else None,
         kind=type(row.error).__name__ if row.error else None,
     )
-    if not isinstance(row.output, Mapping):
+    if row.output is None:
         return status
-    result = AttemptResult.from_json(row.output)
+    try:
+        result = AttemptResult.from_json(cast("JSON", row.output))
+    except _MALFORMED:
+        return evolve(status, state=JobState.FAILED, error=_UNREADABLE, kind="JobError")
     if _attribute(row, "given_up"):
         result = evolve(
             result, state=JobState.FAILED, error=f"given up: {result.error}"
@@ -470,14 +492,18 @@ def _parts(workflow_id: str) -> tuple[str, int]:
 
 
 def _attribute(row: WorkflowStatus, name: str) -> str | None:
-    value = (row.attributes or {}).get(name)
+    attributes: object = row.attributes
+    value = attributes.get(name) if isinstance(attributes, Mapping) else None
     return value if isinstance(value, str) else None
 
 
 def _time(milliseconds: int | None) -> dt.datetime | None:
     if milliseconds is None:
         return None
-    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+    try:
+        return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+    except _MALFORMED:
+        return None
 
 
 # A row is written a moment after its time was taken, by another machine's clock.

@@ -24,7 +24,8 @@ from kling_async._errors import (
     Problem,
 )
 from kling_async._requests.classes import Request, build_request
-from kling_async._requests.media import inline_media
+from kling_async._requests.media import inline_media, read_file
+from kling_async._text import short_repr
 from kling_async.durable._store import (
     JSON,
     JobInput,
@@ -42,6 +43,8 @@ _BYTES = "$bytes"
 
 _DIGEST = "$sha256"
 
+_MARKS = frozenset({_FILE, _BYTES, _DIGEST})
+
 
 class MissingFileError(Exception):
     """A local file that a job needs is not on this machine."""
@@ -57,8 +60,10 @@ async def to_stored(request: Request, *, inline: bool, check: bool) -> JSON:
         check: Whether the documented limits are held against the files.
 
     Raises:
-        InvalidRequestError: A file is missing, or is not what the model takes.
+        InvalidRequestError: A file is missing, or is not what the model takes, or
+            something in the request passes itself off as a file.
     """
+    _refuse_marks(request)
     if _has_local_media(request.to_body()):
         await inline_media(request.to_body(), check=check)
     return await to_thread.run_sync(_serialize, request, inline)
@@ -92,14 +97,38 @@ def differing_fields(one: JSON, other: JSON) -> list[str]:
 
 
 def _by_field(stored: JSON) -> dict[str, str]:
-    extra = cast("JSON", stored.get("extra", {}))
-    flat = {name: it for name, it in stored.items() if name != "extra"} | dict(extra)
+    flat = {name: it for name, it in stored.items() if name != "extra"}
+    extra = stored.get("extra")
+    if isinstance(extra, Mapping):
+        flat |= cast("JSON", extra)
     return {name: fingerprint({name: it}) for name, it in flat.items()}
 
 
-def _serialize(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
+def _given(request: Request) -> dict[str, object]:
     values = {it.name: getattr(request, it.name) for it in fields(type(request))}
-    given = {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _refuse_marks(request: Request) -> None:
+    """Refuse what a worker would take for a file to be read from its disk."""
+    forged: list[object] = []
+    problems: list[Problem] = []
+    for name, value in _given(request).items():
+        _map_nested(value, _is_marked, forged.append)
+        if forged:
+            allowed = f"a mapping without {', '.join(sorted(_MARKS))}: they mark files"
+            problems.append(Problem(name, short_repr(forged[0]), allowed))
+            forged.clear()
+    if problems:
+        raise InvalidRequestError(problems, model=request.model)
+
+
+def _is_marked(value: object) -> bool:
+    return isinstance(value, Mapping) and not _MARKS.isdisjoint(value)
+
+
+def _serialize(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
+    given = _given(request)
     kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)
 
@@ -112,7 +141,7 @@ def _request(stored: JSON) -> Request:
 def _store_media(value: object, *, inline: bool) -> object:
     if isinstance(value, os.PathLike):
         path = Path(cast("os.PathLike[str]", value)).absolute()
-        content = path.read_bytes()
+        content = read_file(path)
         where = {} if inline else {_FILE: str(path)}
     else:
         content, where = bytes(cast("bytes", value)), {}
@@ -122,17 +151,21 @@ def _store_media(value: object, *, inline: bool) -> object:
 
 def _content(value: object) -> object:
     kept = _entry(value)
-    if _FILE not in kept:
-        return base64.b64decode(kept[_BYTES])
-    path = Path(kept[_FILE])
     try:
-        content = path.read_bytes()
+        if _FILE not in kept:
+            return base64.b64decode(kept[_BYTES], validate=True)
+        content = read_file(Path(kept[_FILE]))
+        is_same = hashlib.sha256(content).hexdigest() == kept[_DIGEST]
     except OSError as error:
-        raise MissingFileError(f"{path}: {error.strerror or error}") from error
-    if hashlib.sha256(content).hexdigest() != kept[_DIGEST]:
+        raise MissingFileError(f"{kept[_FILE]}: {error.strerror or error}") from error
+    except (LookupError, TypeError, ValueError) as error:
+        allowed = "what submit() writes down for one"
+        problem = Problem("file", short_repr(value), allowed)
+        raise InvalidRequestError([problem]) from error
+    if not is_same:
         hint = "Submit it under another key to send the file as it is now."
         allowed = "the file as it was when the job was submitted"
-        problem = Problem("file", f"{path}, which has changed", allowed, hint)
+        problem = Problem("file", f"{kept[_FILE]}, which has changed", allowed, hint)
         raise InvalidRequestError([problem])
     return content
 
