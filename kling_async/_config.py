@@ -157,11 +157,10 @@ def find_key(given: str | None) -> Secret:
         if os.environ.get(name, "").strip():
             return _checked_key(Secret(os.environ[name]), name)
     raise ConfigurationError(
-        "no API key: pass AsyncKling(api_key=...), or set the environment variable "
-        f"{KEY_VARIABLES[0]} (also read: {', '.join(KEY_VARIABLES[1:])}); "
-        f"keys are made at {KEYS_PAGE}. No key is needed for "
-        "`kling-async demo` and the emulator",
-    )
+        f"no API key: set the environment variable {KEY_VARIABLES[0]} (also read: "
+        f"{', '.join(KEY_VARIABLES[1:])}). Keys are made at {KEYS_PAGE}; none is "
+        "needed for `kling-async demo` and the emulator",
+    ).with_hint("give_a_key")
 
 
 def find_plain_http(given: bool | None) -> bool:  # noqa: FBT001 (a value, no switch)
@@ -178,9 +177,8 @@ def _require_private_way(base_url: str) -> None:
         raise ConfigurationError(
             f"base_url: given {base_url!r}, and anyone on the way could read the key; "
             "allowed: https://, or http:// to this machine. In a network that you "
-            "trust, AsyncKling(allow_plain_http=True) or the environment variable "
-            f"{PLAIN_HTTP_VARIABLE}=1 sends it all the same",
-        )
+            f"trust, set the environment variable {PLAIN_HTTP_VARIABLE}=1",
+        ).with_hint("allow_plain_http")
 
 
 def _checked_key(key: Secret, source: str) -> Secret:

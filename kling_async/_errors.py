@@ -31,11 +31,43 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Literal, Self
 
 from attrs import frozen
 
 from kling_async._generation import Generation
+
+Hint = Literal[
+    "allow_plain_http",
+    "allow_private_downloads",
+    "check_the_key",
+    "get_a_fresh_link",
+    "give_a_key",
+    "pass_unknown_fields",
+    "reconcile",
+    "resume",
+    "skip_media_check",
+    "top_up",
+    "wait_longer_for_a_download",
+]
+"""What to do about an error, by a key that each face puts into words of its own."""
+
+# As a programmer reads them. A shell user reads those of `kling_async.cli`.
+_HINTS: Mapping[Hint, str] = {
+    "allow_plain_http": "AsyncKling(allow_plain_http=True) sends it all the same",
+    "allow_private_downloads": "AsyncKling(allow_private_downloads=True) allows it",
+    "check_the_key": "check the API key (argument api_key, or AIMLAPI_KEY)",
+    "get_a_fresh_link": "`await kling.get(generation_id)` gives a fresh link",
+    "give_a_key": "in a program AsyncKling(api_key=...) takes one",
+    "pass_unknown_fields": "others can be given in extra={...}",
+    "reconcile": (
+        "`await kling.reconcile(error.client_request_id, since=error.since)` does"
+    ),
+    "resume": "wait(error.generation_id) goes on with it",
+    "skip_media_check": "AsyncKling(check_media=False) sends it all the same",
+    "top_up": "top up the account, then ask again: nothing was billed",
+    "wait_longer_for_a_download": "download(..., timeout=...) waits longer",
+}
 
 
 class KlingError(Exception):
@@ -45,8 +77,12 @@ class KlingError(Exception):
         generation: The generation concerned, as last seen, where one is known.
         generation_id: Its id; ``await kling.wait(error.generation_id)`` goes on.
         client_request_id: The id that its create was sent with, where known.
+        hint: What to do about it, as a key: ``"give_a_key"``, ``"reconcile"``, ...;
+            ``str(error)`` says it in terms of this library, a command or a web page
+            says it in its own.
     """
 
+    hint: Hint | None = None
     generation: Generation | None = None
     generation_id: str | None = None
     client_request_id: str | None = None
@@ -65,13 +101,25 @@ class KlingError(Exception):
             )
         return self
 
+    def with_hint(self, hint: Hint) -> Self:
+        """Note what to do about it, and return the error."""
+        self.hint = hint
+        return self
+
+    @property
+    def reason(self) -> str:
+        """What happened, without advice in terms of Python."""
+        return super().__str__()
+
     @property
     def is_settled(self) -> bool:
         """Whether the generation concerned is known to have ended."""
         return self.generation is not None and self.generation.is_terminal
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = self.reason
+        if self.hint is not None:
+            message = f"{message}; {_HINTS[self.hint]}"
         if self.generation_id is None:
             return message
         about = f"{message} [generation {self.generation_id}"
@@ -79,10 +127,7 @@ class KlingError(Exception):
             about += f", last seen {self.generation.status}"
         if self.is_settled:
             return about + "]"
-        return (
-            about + "; it may still be running and billed: "
-            "wait(error.generation_id) goes on with it]"
-        )
+        return f"{about}; it may still be running and billed: {_HINTS['resume']}]"
 
     def __reduce__(
         self,
@@ -120,16 +165,26 @@ class Problem:
         given: What was given, shortened.
         allowed: What is allowed there.
         hint: What to do about it, where there is more to say.
+        advice: What to do about it, as a key that each face says in its own words.
     """
 
     field: str
     given: str
     allowed: str
     hint: str | None = None
+    advice: Hint | None = None
 
     def __str__(self) -> str:
-        told = f"{self.field}: given {self.given}; allowed {self.allowed}"
-        return f"{told}. {self.hint}" if self.hint else told
+        return self.in_words(_HINTS)
+
+    def in_words(self, hints: Mapping[Hint, str]) -> str:
+        """Say it, with the advice in the words of one face."""
+        text = f"{self.field}: given {self.given}; allowed {self.allowed}"
+        more = [self.hint] if self.hint else []
+        if self.advice is not None:
+            advice = hints[self.advice]
+            more.append(f"{advice[0].upper()}{advice[1:]}.")
+        return ". ".join([text, " ".join(more)]) if more else text
 
 
 class InvalidRequestError(KlingError):
@@ -178,14 +233,7 @@ class APIStatusError(KlingError):
         self.body = body
         self.retry_after = retry_after
         traced = f" (request id {request_id})" if request_id else ""
-        super().__init__(
-            f"the API answered {status_code}: {message}{traced}{self.advice}"
-        )
-
-    @property
-    def advice(self) -> str:
-        """What to do about it, as a clause to append."""
-        return ""
+        super().__init__(f"the API answered {status_code}: {message}{traced}")
 
 
 class BadRequestError(APIStatusError):
@@ -195,10 +243,7 @@ class BadRequestError(APIStatusError):
 class AuthenticationError(APIStatusError):
     """401: the key is missing or wrong."""
 
-    @property
-    def advice(self) -> str:
-        """What to do about it, as a clause to append."""
-        return "; check the API key (argument api_key, or AIMLAPI_KEY)"
+    hint = "check_the_key"
 
 
 class PermissionDeniedError(APIStatusError):
@@ -208,10 +253,7 @@ class PermissionDeniedError(APIStatusError):
 class OutOfCreditsError(PermissionDeniedError):
     """403: the account has no credits left."""
 
-    @property
-    def advice(self) -> str:
-        """What to do about it, as a clause to append."""
-        return "; top up the account, then ask again: nothing was billed"
+    hint = "top_up"
 
 
 class NotFoundError(APIStatusError):
@@ -288,7 +330,7 @@ class BudgetExceededError(KlingError):
 
 
 class SubmissionUncertainError(KlingError):
-    """A create was sent, its answer was lost: it may be running and billed.
+    """A create was sent and its answer was lost: it may be running and billed.
 
     Unless ``RetryPolicy(uncertain="retry")`` says so it is not sent again, since
     that could bill twice.
@@ -299,14 +341,15 @@ class SubmissionUncertainError(KlingError):
         since: When it was sent (UTC), where to begin in that log.
     """
 
+    hint = "reconcile"
+
     def __init__(self, *, client_request_id: str, since: dt.datetime) -> None:
         self.client_request_id: str = client_request_id  # pyright: ignore[reportIncompatibleVariableOverride]  # here it is always known
         self.since = since
         super().__init__(
             "the answer to a create was lost, so it may be running and billed. Before "
             "you send it again, look in the vendor's request log for client request id "
-            f"{client_request_id} since {since.isoformat(timespec='seconds')}: "
-            "reconcile(error.client_request_id, since=error.since) does",
+            f"{client_request_id} since {since.isoformat(timespec='seconds')}"
         )
 
 

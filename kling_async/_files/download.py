@@ -198,9 +198,8 @@ class Download:
     def _too_slow(self) -> DownloadError:
         return DownloadError(
             f"downloading {self.url} took longer than {self.limits.seconds:g} s, in "
-            f"which {self._written:,} bytes came; nothing was written. "
-            "download(..., timeout=...) waits longer",
-        )
+            f"which {self._written:,} bytes came; nothing was written",
+        ).with_hint("wait_longer_for_a_download")
 
     def _range(self) -> dict[str, str]:
         """Ask for what is missing, of the same file only (RFC 9110, section 13.1.5)."""
@@ -220,13 +219,11 @@ class Download:
             self._etag = None if code == _UNSATISFIABLE else self._etag
             raise _InterruptedError(f"{self.url} answered {code}")
         if code not in (_OK, _PARTIAL):
-            hint = (
-                "; the link may have expired: `await kling.get(generation_id)` "
-                "gives a fresh one"
-            )
-            raise DownloadError(
-                f"{self.url} answered {code}{hint if code in _GONE else ''}",
-            )
+            answered = f"{self.url} answered {code}"
+            if code not in _GONE:
+                raise DownloadError(answered)
+            expired = DownloadError(f"{answered}; the link may have expired")
+            raise expired.with_hint("get_a_fresh_link")
         begin, total = _range_of(response) if code == _PARTIAL else (0, None)
         etag = response.headers.get("etag")
         if begin != 0 and not self._goes_on(begin, total, etag):

@@ -126,6 +126,5 @@ def _address_of(stream: _Stream) -> str:
 def _refused(url: httpx.URL, address: str) -> DownloadError:
     return DownloadError(
         f"{url} leads to {address or 'an unknown address'}, which is no public "
-        "address: nothing was asked of it. AsyncKling(allow_private_downloads=True) "
-        "allows it",
-    )
+        "address: nothing was asked of it",
+    ).with_hint("allow_private_downloads")

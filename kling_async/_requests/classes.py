@@ -114,11 +114,10 @@ class Given:
         missing = [it for it in needed if it not in {*self.body, *self.extra}]
         fitting = {k: v for k, v in self.body.items() if k in names}
         allowed = f"only the fields of {class_name}"
-        hint = "Others can be given in extra={...}."
         return [
             *(Problem(it, "nothing", "a value", "It is required.") for it in missing),
             *(
-                Problem(name, short_repr(value), allowed, hint)
+                Problem(name, short_repr(value), allowed, advice="pass_unknown_fields")
                 for name, value in self.body.items()
                 if name not in names
             ),

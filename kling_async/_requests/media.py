@@ -17,7 +17,7 @@ from typing import cast
 from anyio import to_thread
 from attrs import frozen
 
-from kling_async._errors import InvalidRequestError, Problem
+from kling_async._errors import Hint, InvalidRequestError, Problem
 from kling_async._requests.catalogue import MODELS
 from kling_async._requests.fields import Field, Medium
 from kling_async._text import short_repr
@@ -123,8 +123,14 @@ class _Place:
         """What belongs here; None where this version does not know."""
         return self.rule.medium if self.rule else None
 
-    def refused(self, given: str, allowed: str, hint: str | None = None) -> Exception:
-        return InvalidRequestError([Problem(self.where, given, allowed, hint)])
+    def refused(
+        self,
+        given: str,
+        allowed: str,
+        hint: str | None = None,
+        advice: Hint | None = None,
+    ) -> Exception:
+        return InvalidRequestError([Problem(self.where, given, allowed, hint, advice)])
 
 
 async def _inlined(place: _Place, value: object, problems: list[Problem]) -> object:
@@ -232,8 +238,7 @@ def _require_sound(
         raise place.refused(f"{told}, which is empty", in_words)
     if media_type not in allowed:
         found = media_type or f"begins with {data[:12]!r}"
-        off = "AsyncKling(check_media=False) sends it all the same."
-        raise place.refused(f"{told} ({found})", in_words, off)
+        raise place.refused(f"{told} ({found})", in_words, advice="skip_media_check")
     limit = place.rule.max_bytes if place.rule else None
     if limit is not None and len(data) > limit:
         raise _too_large(place, told, len(data), limit)

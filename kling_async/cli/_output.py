@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Self
 
 import typer
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -26,6 +26,7 @@ from kling_async import (
     Problem,
 )
 from kling_async._billing.money import usd_of
+from kling_async._errors import Hint
 from kling_async._failures import Fate, Healing, Meaning, meaning_of
 from kling_async._text import safe_line
 
@@ -125,23 +126,21 @@ _OPTIONS = {
     "generation_id": "ID",
 }
 
-# What the library calls a thing, and what it is called here.
-_WORDS = {
-    "AsyncKling(check_media=False) sends it all the same": (
-        "--no-check-media sends it all the same"
+# What to do about an error, in the words of a shell.
+_HINTS: Mapping[Hint, str] = {
+    "allow_plain_http": "it then sends the key unencrypted",
+    "allow_private_downloads": "a program of your own can allow it",
+    "check_the_key": "check the API key in the environment variable AIMLAPI_KEY",
+    "get_a_fresh_link": "the command below gets a fresh one",
+    "give_a_key": "no option takes it, since other users see what a command is given",
+    "pass_unknown_fields": (
+        "--set 'extra={\"field\": value}' passes on what is unknown"
     ),
-    "pass AsyncKling(api_key=...), or set": "set",
-    "AsyncKling(allow_plain_http=True) or the": "the",
-    "argument api_key, or AIMLAPI_KEY": "the environment variable AIMLAPI_KEY",
-    "`await kling.get(generation_id)` gives a fresh one": (
-        "the command below gets a fresh one"
-    ),
-    "reconcile(error.client_request_id, since=error.since) does": (
-        "`kling-async reconcile ID` does"
-    ),
-    "Others can be given in extra={...}.": (
-        "--set 'extra={\"field\": value}' passes on what is unknown."
-    ),
+    "reconcile": "`kling-async reconcile ID` does",
+    "resume": "the command below goes on with it",
+    "skip_media_check": "--no-check-media sends it all the same",
+    "top_up": "top up the account, then ask again: nothing was billed",
+    "wait_longer_for_a_download": "the command below tries again",
 }
 
 
@@ -164,11 +163,11 @@ def worst(codes: Sequence[Exit]) -> Exit:
 def format_error(error: KlingError) -> Iterator[str]:
     """Give what to say of an error: a line each for the problems of a request."""
     if not isinstance(error, InvalidRequestError):
-        # Without the clause on the generation, which speaks of Python.
-        yield _reworded(_shortened(Exception.__str__(error)))
+        advice = f"; {_HINTS[error.hint]}" if error.hint else ""
+        yield f"{_shorten(error.reason)}{advice}"
         return
     for problem in error.problems:
-        line = _reworded(_named_by_option(problem))
+        line = _name_option(problem).in_words(_HINTS)
         yield f"{error.model}: {line} (nothing was sent)" if error.model else line
 
 
@@ -177,20 +176,12 @@ def resume_command(ids: Sequence[str], options: Sequence[str] = ()) -> str:
     return shlex.join(["kling-async", "wait", *ids, *options])
 
 
-def _named_by_option(problem: Problem) -> str:
+def _name_option(problem: Problem) -> Problem:
     name, bracket, rest = problem.field.partition("[")
-    if name not in _OPTIONS:
-        return str(problem)
-    return str(problem).replace(problem.field, _OPTIONS[name] + bracket + rest, 1)
+    return evolve(problem, field=f"{_OPTIONS.get(name, name)}{bracket}{rest}")
 
 
-def _reworded(text: str) -> str:
-    for word, here in _WORDS.items():
-        text = text.replace(word, here)
-    return text
-
-
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """Keep both ends: what it is about, and the id to quote."""
     is_long = len(text) > _HEAD + _TAIL
     return f"{text[:_HEAD]} … {text[-_TAIL:]}" if is_long else text

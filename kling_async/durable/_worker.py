@@ -322,7 +322,7 @@ def _end(
 ) -> AttemptResult:
     return AttemptResult(
         state=state,
-        error=str(error),
+        error=error.reason,
         kind=type(error).__name__,
         generation_id=generation_id,
         generation=generation,
@@ -340,7 +340,7 @@ def _classify_create_error(error: KlingError, intent: Intent) -> AttemptResult:
 
 
 def _uncertain(intent: Intent, error: KlingError | None = None) -> AttemptResult:
-    message = str(error) if error else "a worker died while it sent the create"
+    message = error.reason if error else "a worker died while it sent the create"
     return AttemptResult(
         state=JobState.UNCERTAIN,
         error=message,

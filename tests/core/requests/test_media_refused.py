@@ -28,7 +28,8 @@ async def test_another_kind_of_image_is_refused(
     problem = await refusal_of(path)
     assert problem.given == f"{path} (image/{kind.lower()})"
     assert problem.allowed == "a JPEG or PNG image"
-    assert "check_media=False" in str(problem.hint)
+    assert problem.advice == "skip_media_check"
+    assert "check_media=False" in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -434,7 +434,7 @@ def test_what_no_model_would_take_is_refused_of_an_unknown_one_too() -> None:
     keywords = refused(lambda: build_request({"model": "klingai/v9", "prompt": 3}))
     assert [it.field for it in keywords] == ["prompt"]
     general = only(lambda: Request(model="klingai/v9", prompt="a"))  # type: ignore[call-arg]
-    assert general.hint == "Others can be given in extra={...}."
+    assert str(general).endswith("Others can be given in extra={...}.")
 
 
 def test_keywords_for_an_unknown_model_become_a_general_request() -> None:
