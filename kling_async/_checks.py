@@ -15,6 +15,8 @@ from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+_DRAWN = re.compile(r"kling-[0-9a-f]{32}")
+
 # Far above every documented form, and far below what no URL takes any more.
 _LONGEST = 1024
 
@@ -38,10 +40,23 @@ def is_client_request_id(text: str) -> bool:
     return _CLIENT_REQUEST_ID.fullmatch(text) is not None
 
 
+class DrawnId(str):
+    """A client request id that was drawn for one create alone."""
+
+    __slots__ = ()
+
+
+def is_drawn(client_request_id: str) -> bool:
+    """Whether no two creates can have an id; what a caller gives may be used twice."""
+    return isinstance(client_request_id, DrawnId) or bool(
+        _DRAWN.fullmatch(client_request_id)
+    )
+
+
 def client_request_id_from(given: object) -> str:
-    """Take the caller's own id if it fits the vendor's alphabet, or make one."""
+    """Take the caller's own id if it fits the vendor's alphabet, or draw one."""
     if given is None:
-        return f"kling-{uuid.uuid4().hex}"
+        return DrawnId(f"kling-{uuid.uuid4().hex}")
     if isinstance(given, str) and is_client_request_id(given):
         return given
     problem = Problem(

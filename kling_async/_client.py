@@ -25,6 +25,7 @@ from kling_async._billing.budget import Spending
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._billing.submission import Submission, find
 from kling_async._checks import (
+    DrawnId,
     client_request_id_from,
     require_generation_id,
     require_timeout,
@@ -67,6 +68,8 @@ from kling_async._text import short_repr
 _LONGEST = dt.timedelta(days=92)
 
 _DAY = dt.timedelta(days=1)
+
+_CLOCK_ERROR = dt.timedelta(hours=23)
 
 
 class Accounting(ABC):
@@ -202,7 +205,11 @@ class Accounting(ABC):
             KlingError: The log could not be read.
         """
         client_request_id_from(client_request_id)
-        start = _time("since", since or _DAY, before=dt.datetime.now(dt.UTC))
+        now = dt.datetime.now(dt.UTC)
+        start = _time("since", since or _DAY)
+        # Some hours ahead is a wrong clock, here or where it was sent.
+        if not now <= start <= now + _CLOCK_ERROR:
+            start = _time("since", since or _DAY, before=now)
         account = self._account()
         if timeout is None:
             timeout = account.transport.settings.retry.reconcile_timeout
@@ -543,7 +550,8 @@ class AsyncKling(Accounting, Downloading):
             account=self._accounts.of(transport),
             content=content,
             model=checked.model,
-            client_request_id=request_id,
+            client_request_id=str(request_id),
+            is_unique=isinstance(request_id, DrawnId),
         )
         scope = transport.connections.here().scope
         created = await submission.run()

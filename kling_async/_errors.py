@@ -77,6 +77,8 @@ class KlingError(Exception):
         generation: The generation concerned, as last seen, where one is known.
         generation_id: Its id; ``await kling.wait(error.generation_id)`` goes on.
         client_request_id: The id that its create was sent with, where known.
+        is_unbilled: Whether the vendor's request log lists the create as failed, so
+            that it costs nothing. False says nothing about it.
         hint: What to do about it, as a key: ``"give_a_key"``, ``"reconcile"``, ...;
             ``str(error)`` says it in terms of this library, a command or a web page
             says it in its own.
@@ -86,6 +88,7 @@ class KlingError(Exception):
     generation: Generation | None = None
     generation_id: str | None = None
     client_request_id: str | None = None
+    is_unbilled: bool = False
 
     def concerning(
         self,
@@ -118,6 +121,10 @@ class KlingError(Exception):
 
     def __str__(self) -> str:
         message = self.reason
+        if self.is_unbilled:
+            message += (
+                "; the vendor's request log lists it as failed: nothing is billed"
+            )
         if self.hint is not None:
             message = f"{message}; {_HINTS[self.hint]}"
         if self.generation_id is None:
@@ -338,18 +345,23 @@ class SubmissionUncertainError(KlingError):
     Attributes:
         client_request_id: The id that it was sent with: the vendor's request
             log lists it beside the generation's id.
-        since: When it was sent (UTC), where to begin in that log.
+        since: When it was sent (UTC), where to begin in that log: by the vendor's
+            clock where that is known.
     """
 
     hint = "reconcile"
 
-    def __init__(self, *, client_request_id: str, since: dt.datetime) -> None:
+    def __init__(
+        self, *, client_request_id: str, since: dt.datetime, reason: str | None = None
+    ) -> None:
         self.client_request_id: str = client_request_id  # pyright: ignore[reportIncompatibleVariableOverride]  # here it is always known
         self.since = since
+        because = f" ({reason})" if reason else ""
         super().__init__(
-            "the answer to a create was lost, so it may be running and billed. Before "
-            "you send it again, look in the vendor's request log for client request id "
-            f"{client_request_id} since {since.isoformat(timespec='seconds')}"
+            "the answer to a create was lost, so it may be running and "
+            f"billed{because}. Before you send it again, look in the vendor's request "
+            f"log for client request id {client_request_id} since "
+            f"{since.isoformat(timespec='seconds')}"
         )
 
 

@@ -112,6 +112,9 @@ _ANY_OTHER_STATUS = Meaning(Fate.REFUSED, Healing.NOTHING)
 
 _LOST = Meaning(Fate.UNKNOWN, Healing.TIME)
 
+# Its answer was lost, and the vendor's log lists it as failed.
+_UNBILLED = Meaning(Fate.REFUSED, Healing.TIME)
+
 _NEVER_SENT = Meaning(Fate.UNSENT, Healing.TIME)
 
 # The most particular class first.
@@ -133,6 +136,8 @@ _ANY_OTHER_KIND = Meaning(Fate.REFUSED, Healing.NOTHING)
 
 def meaning_of(failure: BaseException | int) -> Meaning:
     """Look a failure up in the table: an error, or the status of an answer."""
+    if isinstance(failure, KlingError) and failure.is_unbilled:
+        return _UNBILLED
     if isinstance(failure, APIStatusError):
         failure = failure.status_code
     if isinstance(failure, int):
@@ -189,7 +194,7 @@ class RetryPolicy:
             longer one counts as this much.
         uncertain: What to do when a create was sent and its answer was lost.
             ``"reconcile"`` looks it up in the vendor's request log: found, it is
-            returned as if nothing had happened; failed, it is sent again;
+            returned as if nothing had happened; failed, the first error is raised;
             neither in time, `SubmissionUncertainError` is raised. ``"raise"``
             raises that at once. ``"retry"`` sends it again at once, which may
             bill twice.
@@ -228,7 +233,7 @@ def retry_after_from(headers: Mapping[str, str]) -> float | None:
     twice is one list (section 5.3): the longest wait counts.
     """
     value = headers.get("retry-after", "")
-    now = _date_from(headers.get("date", "")) or dt.datetime.now(dt.UTC)
+    now = date_from(headers.get("date", "")) or dt.datetime.now(dt.UTC)
     waits = [
         seconds
         for part in _RETRY_AFTER.findall(value)
@@ -245,14 +250,15 @@ def _seconds_from(text: str, now: dt.datetime) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        date = _date_from(text)
+        date = date_from(text)
         if date is None:
             return None
         seconds = (date - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _date_from(text: str) -> dt.datetime | None:
+def date_from(text: str) -> dt.datetime | None:
+    """Read an HTTP date (RFC 9110, section 5.6.7); None where it is none."""
     try:
         date = email.utils.parsedate_to_datetime(text.strip())
     except (ValueError, OverflowError):

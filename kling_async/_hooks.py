@@ -79,7 +79,7 @@ class UncertainEvent:
         since: When it was first sent (UTC).
         outcome: ``lost``, and then what the vendor's request log tells: ``found``,
             it goes on as if nothing had happened; ``failed``, nothing is billed
-            and it may be sent again; ``missing``, it may be running and billed:
+            and the first error is raised; ``missing``, it may be running and billed:
             `AsyncKling.reconcile` looks again.
         generation_id: The generation that was found.
     """

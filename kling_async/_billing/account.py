@@ -16,7 +16,12 @@ from weakref import WeakKeyDictionary
 import anyio
 from attrs import define, field, frozen
 
-from kling_async._billing.log_search import LOG_CALLS, LOG_WINDOW, Tracer
+from kling_async._billing.log_search import (
+    LOG_CALLS,
+    LOG_WINDOW,
+    GivenIds,
+    RequestLogSearch,
+)
 from kling_async._billing.money import Balance, LogRow, Price, PriceList, Transaction
 from kling_async._billing.rows import (
     Page,
@@ -47,13 +52,18 @@ class Shared:
     """What all calls for one key share in one event loop.
 
     Attributes:
-        pace: How fast the request log may be asked.
-        tracer: The lost creates that are looked for.
+        log_limiter: How fast the request log may be asked.
+        search: The lost creates that are looked for.
+        given_ids: The creates under ids of the caller's own, in all event loops.
         prices: Price lists by model, each with when it was read (loop time).
     """
 
-    pace: SlidingWindow = field(factory=lambda: SlidingWindow(LOG_CALLS, LOG_WINDOW))
-    tracer: Tracer = field(factory=Tracer)
+    given_ids: GivenIds
+
+    log_limiter: SlidingWindow = field(
+        factory=lambda: SlidingWindow(LOG_CALLS, LOG_WINDOW)
+    )
+    search: RequestLogSearch = field(factory=RequestLogSearch)
     prices: dict[str, tuple[float, PriceList]] = field(
         factory=dict[str, tuple[float, PriceList]]
     )
@@ -73,7 +83,23 @@ class Accounts:
         settings = transport.settings
         known = self._shared.setdefault(transport.connections.here(), {})
         key = (settings.base_url, settings.api_key.reveal())
-        return Account(transport, known.setdefault(key, Shared()))
+        if key not in known:
+            known[key] = Shared(_given_ids_of(transport, key))
+        return Account(transport, known[key])
+
+
+# A server that a lent client reaches may be another one for the next.
+_GIVEN_IDS: WeakKeyDictionary[object, GivenIds] = WeakKeyDictionary()
+
+_GIVEN_IDS_OF_ACCOUNTS: dict[int, GivenIds] = {}
+
+
+def _given_ids_of(transport: Transport, key: tuple[str, str]) -> GivenIds:
+    """Give what all clients of this process share that have one account."""
+    lent = transport.connections.http_client
+    if lent is not None:
+        return _GIVEN_IDS.setdefault(lent, GivenIds())
+    return _GIVEN_IDS_OF_ACCOUNTS.setdefault(hash(key), GivenIds())
 
 
 @frozen(eq=False)
@@ -144,17 +170,17 @@ class Account:
             cursor = {"cursor": page.next_cursor}
 
     async def read_log_page(
-        self, session: Session, period: str, offset: int, left: float
+        self, session: Session, hours: int, offset: int, left: float
     ) -> Page[LogRow]:
         """Ask once for a page of the newest rows; to be called in the scope.
 
         Args:
             session: Where to ask.
-            period: How far back, by the vendor's clock, such as ``24h``.
+            hours: How far back, by the vendor's clock.
             offset: How many rows to leave out.
             left: The longest to take, in seconds.
         """
-        query = urlencode({"period": period, "limit": _ROWS, "offset": offset})
+        query = urlencode({"period": f"{hours}h", "limit": _ROWS, "offset": offset})
         most = min(left, _LOG_LIMIT, self.transport.settings.timeout)
         deadline = anyio.current_time() + most
 
@@ -164,7 +190,7 @@ class Account:
 
         try:
             with anyio.fail_after(deadline - anyio.current_time()):
-                await self.shared.pace.take()
+                await self.shared.log_limiter.take()
                 # Not for its turn after a 429: the log has a limit of its own.
                 await session.gate.acquire()
         except TimeoutError as error:
@@ -181,7 +207,7 @@ class Account:
 
         async def attempt() -> T:
             if is_log:
-                await self.shared.pace.take()
+                await self.shared.log_limiter.take()
             return await self.transport.in_scope(get)
 
         return await self.transport.repeat(attempt, may_repeat_get, pauses=not is_log)

@@ -51,11 +51,13 @@ class Page(Generic[RowT]):
         rows: Its rows, newest first.
         has_more: Whether older ones follow.
         next_cursor: Where they begin, for a list that is paged by cursor.
+        date: What time it was by the server's clock.
     """
 
     rows: tuple[RowT, ...]
     has_more: bool
     next_cursor: str | None = None
+    date: dt.datetime | None = None
 
 
 def decode_balance(answer: Answer) -> Balance:
@@ -81,7 +83,7 @@ def decode_log(answer: Answer) -> Page[LogRow]:
     rows = tuple(_log_row(row) for row in _items(answer, body))
     if any(_LOG_FIELDS.isdisjoint(row.raw) for row in rows):
         raise unreadable(answer, "the answer lists what is no request")
-    return Page(rows=rows, has_more=_has_more(body))
+    return Page(rows=rows, has_more=_has_more(body), date=answer.date)
 
 
 def decode_transactions(answer: Answer) -> Page[Transaction]:

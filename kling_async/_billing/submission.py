@@ -1,23 +1,25 @@
-"""One create: sent once, and again only where that cannot bill twice.
+"""One create: sent, and sent again only where the first certainly never arrived.
 
 The billing rule at work. Knows no HTTP; which failure means what is decided in
-`_retrying`, what the vendor's log proves in `_tracing`.
+`_failures`, what the vendor's log proves in `log_search`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import NoReturn
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import anyio
 from attrs import define, evolve, field
 
 from kling_async._billing.account import Account
-from kling_async._billing.log_search import Sent, Trace
-from kling_async._billing.money import LogRow
-from kling_async._billing.rows import Page
+from kling_async._billing.log_search import LostCreate, Verdict
+from kling_async._checks import is_drawn
 from kling_async._errors import (
     ClientClosedError,
+    ConnectionFailedError,
     KlingError,
     NotFoundError,
     SubmissionUncertainError,
@@ -38,18 +40,18 @@ from kling_async._http.wire import decode_created, same_generation
 # How long to ask for the status of what was found; its id is safe by then.
 _STATUS_LIMIT = 10.0
 
+# Read so far back for what was sent in the future, by a clock that was wrong.
+_DAY = 24 * 3600.0
 
-async def search(account: Account, session: Session, trace: Trace) -> None:
+
+async def search(account: Account, session: Session, lost: LostCreate) -> Verdict:
     """Look for a create in the log; to be called in the client's scope."""
-
-    async def read_page(period: str, offset: int, left: float) -> Page[LogRow]:
-        return await account.read_log_page(session, period, offset, left)
-
-    await account.shared.tracer.look_for(trace, read_page)
+    read_page = partial(account.read_log_page, session)
+    return await account.shared.search.look_for(lost, read_page)
 
 
-def adopted(generation_id: str, client_request_id: str) -> Generation:
-    """Make the generation that a row of the log stands for: it tells no status."""
+def placeholder(generation_id: str, client_request_id: str) -> Generation:
+    """Make the generation that an id stands for whose status nobody has told."""
     return Generation(
         id=generation_id,
         status=Status.UNKNOWN,
@@ -58,10 +60,10 @@ def adopted(generation_id: str, client_request_id: str) -> Generation:
     )
 
 
-async def asked(
+async def fetch_status(
     account: Account, session: Session, generation: Generation
 ) -> Generation:
-    """Ask once how an adopted generation is; to be called in the client's scope.
+    """Ask once how a generation is; to be called in the client's scope.
 
     Raises:
         KlingError: The server does not tell.
@@ -79,12 +81,12 @@ async def asked(
     return evolve(told, id=generation.id, client_request_id=request_id)
 
 
-async def seen(
+async def try_fetch_status(
     account: Account, session: Session, generation: Generation
 ) -> Generation | None:
-    """Ask once how an adopted generation is; None if the server does not tell."""
+    """Ask once how a generation is; None if the server does not tell."""
     try:
-        return await asked(account, session, generation)
+        return await fetch_status(account, session, generation)
     except (KlingError, TimeoutError):
         return None
 
@@ -95,28 +97,58 @@ async def find(
     """Look for a create that another process sent; a cancelled caller leaves.
 
     Raises:
-        KlingError: The log could not be read.
+        KlingError: The log of the whole time could not be read, or lists what may be
+            another create's.
     """
     session = account.transport.connections.here()
-    deadline = anyio.current_time() + timeout
-    longest = account.transport.settings.retry.max_retry_after
-    trace = Trace(
-        client_request_id, since=since, deadline=deadline, max_retry_after=longest
+    now = anyio.current_time()
+    age = (dt.datetime.now(dt.UTC) - since).total_seconds()
+    lost = LostCreate(
+        client_request_id,
+        since=since,
+        sent_at=now - (age if age > 0 else _DAY),
+        deadline=now + timeout,
+        is_unique=is_drawn(client_request_id),
+        max_retry_after=account.transport.settings.retry.max_retry_after,
     )
 
     async def look() -> Generation | None:
-        await search(account, session, trace)
-        if trace.found is not None and trace.found.inference_id is not None:
-            generation = adopted(trace.found.inference_id, client_request_id)
-            return await seen(account, session, generation) or generation
-        if trace.failure is not None and not trace.is_read:
-            raise trace.failure
-        return None
+        await search(account, session, lost)
+        if lost.generation_id is None:
+            raise_unless_read(lost)
+            return None
+        generation = placeholder(lost.generation_id, client_request_id)
+        return await try_fetch_status(account, session, generation) or generation
 
     try:
         return await session.scope.start(look).result()
     finally:
-        trace.give_up()
+        lost.give_up()
+
+
+def raise_unless_read(lost: LostCreate) -> None:
+    """Raise what keeps the log from proving that there is no generation."""
+    how_far = _describe_reading(lost)
+    if lost.failure is not None and not lost.is_read:
+        lost.failure.add_note(how_far)
+        raise lost.failure
+    if lost.others or not lost.is_read:
+        raise SubmissionUncertainError(
+            client_request_id=lost.client_request_id, since=lost.since, reason=how_far
+        )
+
+
+def _describe_reading(lost: LostCreate) -> str:
+    """Say how far the log was read, and what it lists."""
+    if lost.others:
+        ids = ", ".join(sorted(lost.others))
+        return f"the log lists under this id what may be another create's: {ids}"
+    if lost.is_read:
+        return "the whole log of the time was read"
+    if lost.back_to is None:
+        return "not a page of the log was read"
+    back_to = lost.back_to.isoformat(timespec="seconds")
+    return f"the log was read back to {back_to} only, in {lost.pages} pages"
 
 
 def _now() -> dt.datetime:
@@ -141,19 +173,21 @@ class Submission:
         content: The body.
         model: The model asked for.
         client_request_id: The id that it is sent with, each time.
-        since: When it began.
+        is_unique: Whether that was drawn for this create alone.
+        since: When it was sent.
     """
 
     account: Account
     content: bytes = field(repr=False)
     model: str
     client_request_id: str
+    is_unique: bool
     since: dt.datetime = field(factory=_now)
-    _is_sent: bool = False
-    _is_left: bool = False
+    _sent_at: float = 0.0
+    _posts: int = 0
+    _caller_gone: bool = False
     _made: Generation | None = None
     _lost: SubmissionUncertainError | None = None
-    _failed: KlingError | None = None
 
     @property
     def _policy(self) -> RetryPolicy:
@@ -162,10 +196,6 @@ class Submission:
     @property
     def _reporter(self) -> Reporter:
         return self.account.transport.settings.reporter
-
-    @property
-    def _sent(self) -> Sent:
-        return self.account.shared.tracer.sent_under(self.client_request_id)
 
     async def run(self) -> Generation:
         """Send it, and give what the server made of it.
@@ -185,50 +215,70 @@ class Submission:
             raise self._lost from self._lost.__cause__
 
     def _may_repeat(self, error: BaseException) -> bool:
-        if error is self._failed:
-            return True
-        at_own_risk = self._policy.uncertain == "retry"
-        may_repeat = may_repeat_create_at_own_risk if at_own_risk else may_repeat_create
-        return may_repeat(error)
+        if getattr(error, "is_unbilled", False):
+            return False  # its answer was lost all the same
+        if self._policy.uncertain == "retry":
+            return may_repeat_create_at_own_risk(error)
+        return may_repeat_create(error)
 
     async def _attempt(self) -> Generation:
-        self._is_sent = False
+        posts = self._posts
         try:
             return await self.account.transport.in_scope(
-                self._send, is_essential=True, on_error=self._settle
+                self._send, is_essential=True, on_error=self._resolve
             )
         except ClientClosedError as error:
-            if not self._is_sent:
+            if self._posts == posts:
                 raise
             raise self._uncertain(error) from error
         except KlingError:
             raise
         except BaseException:  # the caller was cancelled
-            self._is_left = True
-            self._warn_if_left()  # perhaps with the answer there already
+            self._caller_gone = True
+            self._warn_if_gone()  # perhaps with the answer there already
             raise
 
     async def _send(self, session: Session) -> Generation:
         """Exchange once, in the client's own task: the caller may be gone."""
-        self._is_sent = True
-        self._sent.posts += 1
-        try:
-            generation = await self._exchange(session)
-        except KlingError as error:
-            if isinstance(error, TransportError) and not error.request_sent:
-                self._sent.posts -= 1
-            raise
-        except BaseException:
-            self._tell("lost")
-            raise
+        self._posts += 1
+        self.since, self._sent_at = _now(), anyio.current_time()
+        with self._in_use():
+            try:
+                generation = await self._exchange(session)
+            except KlingError as error:
+                if isinstance(error, TransportError) and not error.request_sent:
+                    self._posts -= 1
+                raise
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise ConnectionFailedError(what, request_sent=True) from error
+            except BaseException:
+                self._tell("lost")
+                raise
         traced = generation.inference_id or generation.id
-        self._sent.generations.add(traced)
         if not same_generation(generation.id, traced):
             raise _TwoIdsError(generation, traced)
-        self._accepted(generation)
+        self._record_created(generation)
         return generation
 
-    async def _told_apart(
+    async def _resolve(self, session: Session, error: KlingError) -> Generation:
+        """Find out what became of it, in the client's own task too."""
+        with self._in_use():
+            if isinstance(error, _TwoIdsError):
+                return await self._resolve_two_ids(session, error.told, error.traced)
+            if not may_be_accepted(error):
+                raise error
+            self._lost = self._uncertain(error)
+            self._tell("lost")
+            if self._policy.uncertain != "reconcile":
+                raise self._lost from error
+            if error.generation_id is not None:  # told by a header of the failure
+                traced = self._placeholder(error.generation_id)
+                if told := await try_fetch_status(self.account, session, traced):
+                    return self._adopt(told)
+            return await self._look_up(session, error)
+
+    async def _resolve_two_ids(
         self, session: Session, told: Generation, traced: str
     ) -> Generation:
         """Take the header's id, which the log lists, unless the server knows none such.
@@ -237,84 +287,77 @@ class Submission:
         """
         generation = evolve(told, id=traced)
         try:
-            known = adopted(traced, self.client_request_id)
-            generation = await asked(self.account, session, known)
+            known = self._placeholder(traced)
+            generation = await fetch_status(self.account, session, known)
         except NotFoundError:
             generation = told
         except (KlingError, TimeoutError):
             pass
         finally:  # however this ends: it is paid for
-            self._accepted(generation)
+            self._record_created(generation)
         return generation
 
-    async def _settle(self, session: Session, error: KlingError) -> Generation:
-        """Find out what became of it, in the client's own task too."""
-        if isinstance(error, _TwoIdsError):
-            return await self._told_apart(session, error.told, error.traced)
-        if not may_be_accepted(error):
-            raise error
-        self._lost = self._uncertain(error)
-        self._tell("lost")
-        if self._policy.uncertain != "reconcile":
-            raise self._lost from error
-        if error.generation_id is not None:  # told by a header of the failure
-            traced = adopted(error.generation_id, self.client_request_id)
-            if (told := await seen(self.account, session, traced)) is not None:
-                return self._adopted(told)
-        trace = await self._searched(session)
-        if trace.found is not None and trace.found.inference_id is not None:
-            generation = adopted(trace.found.inference_id, self.client_request_id)
-            self._adopted(generation)
-            return await seen(self.account, session, generation) or generation
-        return self._not_found(trace, error)
-
-    async def _searched(self, session: Session) -> Trace:
-        trace = Trace(
+    async def _look_up(self, session: Session, error: KlingError) -> Generation:
+        """Give what the log lists, or raise what it says; nothing is sent again."""
+        now = anyio.current_time()
+        lost = LostCreate(
             self.client_request_id,
             since=self.since,
-            deadline=anyio.current_time() + self._policy.reconcile_timeout,
-            sent=self._sent,
+            sent_at=self._sent_at,
+            lost_at=now,
+            deadline=now + self._policy.reconcile_timeout,
+            is_unique=self.is_unique,
+            is_single=self._posts == 1,
+            given_ids=self.account.shared.given_ids,
             max_retry_after=self._policy.max_retry_after,
         )
-        await search(self.account, session, trace)
-        return trace
-
-    def _not_found(self, trace: Trace, error: KlingError) -> NoReturn:
-        """Raise what the log says: that it failed, or nothing."""
-        self._tell(trace.verdict)
-        if trace.verdict == "failed":
-            self._lost, self._failed = None, error
-            error.add_note("the vendor's log lists it as failed: nothing is billed")
+        verdict = await search(self.account, session, lost)
+        self.since = lost.sent
+        if lost.generation_id is not None:
+            generation = self._adopt(self._placeholder(lost.generation_id))
+            told = await try_fetch_status(self.account, session, generation)
+            return told or generation
+        self._tell(verdict)
+        if verdict == "failed":
+            self._lost, error.is_unbilled = None, True
             raise error
-        lost = self._lost or self._uncertain(error)
-        if trace.failure is not None and not trace.is_read:
-            lost.add_note(f"its log could not be read: {trace.failure}")
-        raise lost from error
+        self._lost = self._uncertain(error, lost)
+        raise self._lost from error
 
-    def _adopted(self, generation: Generation) -> Generation:
+    def _adopt(self, generation: Generation) -> Generation:
         self._lost = None
-        self._sent.generations.add(generation.inference_id or generation.id)
         self._tell("found", generation.id)
-        self._accepted(generation)
+        self._record_created(generation)
         return generation
 
-    def _accepted(self, generation: Generation) -> None:
+    def _record_created(self, generation: Generation) -> None:
+        if not self.is_unique:
+            traced = generation.inference_id or generation.id
+            self.account.shared.given_ids.add_answered(traced)
         self._reporter.created(CreatedEvent(generation=generation, model=self.model))
         self._made = generation
-        self._warn_if_left()
+        self._warn_if_gone()
 
-    def _warn_if_left(self) -> None:
-        if self._is_left and self._made is not None:
+    def _warn_if_gone(self) -> None:
+        if self._caller_gone and self._made is not None:
             self._reporter.left(self._made)
 
-    def _uncertain(self, error: KlingError) -> SubmissionUncertainError:
-        lost = SubmissionUncertainError(
+    def _uncertain(
+        self, error: KlingError, lost: LostCreate | None = None
+    ) -> SubmissionUncertainError:
+        reason = None
+        if lost is not None and (lost.others or not lost.is_read):
+            reason = _describe_reading(lost)
+        uncertain = SubmissionUncertainError(
             client_request_id=self.client_request_id,
             since=self.since,
+            reason=reason,
         )
+        if lost is not None and lost.failure is not None and not lost.is_read:
+            uncertain.add_note(f"its log could not be read: {lost.failure}")
         if error.generation_id is not None:
-            lost.concerning(error.generation_id)
-        return lost
+            uncertain.concerning(error.generation_id)
+        return uncertain
 
     def _tell(
         self, outcome: UncertainOutcome, generation_id: str | None = None
@@ -327,6 +370,16 @@ class Submission:
             generation_id=generation_id,
         )
         self._reporter.uncertain(event)
+
+    def _placeholder(self, generation_id: str) -> Generation:
+        return placeholder(generation_id, self.client_request_id)
+
+    @contextmanager
+    def _in_use(self) -> Generator[None]:
+        """Count the id, if it is the caller's own and so may be in use twice."""
+        ids = self.account.shared.given_ids
+        with nullcontext() if self.is_unique else ids.use(self.client_request_id):
+            yield
 
     async def _exchange(self, session: Session) -> Generation:
         transport = self.account.transport

@@ -6,6 +6,7 @@ mix up a generation. Knows nothing of HTTP clients: bytes and headers come in.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ from kling_async._errors import (
     RateLimitError,
     ServerError,
 )
-from kling_async._failures import retry_after_from
+from kling_async._failures import date_from, retry_after_from
 from kling_async._generation import Generation, GenerationError, Status, Video
 
 _SHOWN = 500
@@ -81,6 +82,11 @@ class Answer:
     def inference_id(self) -> str | None:
         """The generation's id as the tracing header tells it."""
         return self.headers.get("x-inference-id") or None
+
+    @property
+    def date(self) -> dt.datetime | None:
+        """What time it was by the server's clock, to the second below."""
+        return date_from(self.headers.get("date", ""))
 
     @property
     def text(self) -> str:

@@ -23,7 +23,7 @@ from anyio.from_thread import BlockingPortal
 from attrs import define, evolve, field
 from dbos import DBOS, StepOptions
 
-from kling_async._checks import client_request_id_from
+from kling_async._checks import DrawnId, client_request_id_from
 from kling_async._client import AsyncKling
 from kling_async._errors import (
     AuthenticationError,
@@ -55,6 +55,9 @@ Uncertain = Literal["ask", "resubmit", "give_up"]
 
 # What an operator mends, after which the job can go on from where it is.
 _MENDABLE = (AuthenticationError, PermissionDeniedError, WaitTimeoutError)
+
+# By how much the clock of another worker, which noted when it sent, may be ahead.
+_CLOCK_ERROR = dt.timedelta(hours=12)
 
 
 class HandedOverError(Exception):
@@ -186,7 +189,7 @@ class Worker:
         try:
             request = await from_stored(job_input.request)
             generation = await self.client.create(
-                request, client_request_id=intent.client_request_id
+                request, client_request_id=DrawnId(intent.client_request_id)
             )
         except MissingFileError as error:
             return _hold(f"a file is not on this machine: {error}", error)
@@ -201,8 +204,8 @@ class Worker:
             return await self._record_created(job_input, intent, recorded_id)
         try:
             found = await self.client.reconcile(
-                intent.client_request_id,
-                since=intent.at,
+                DrawnId(intent.client_request_id),
+                since=intent.at - _CLOCK_ERROR,
                 timeout=self.reconcile_timeout,
             )
         except KlingError as error:

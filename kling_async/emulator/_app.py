@@ -292,7 +292,12 @@ def build_app(
         ],
         middleware=[
             Middleware(
-                TraceMiddleware, traffic, faults, polls, generations.note_failure
+                TraceMiddleware,
+                traffic,
+                faults,
+                polls,
+                generations.note_failure,
+                generations.clock,
             )
         ],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},

@@ -256,6 +256,7 @@ class Listener:
             http=_Protocol,
             proxy_headers=False,
             server_header=False,
+            date_header=False,  # the app tells its own time
             lifespan="off",
             ws="none",
             log_config=None,  # and no level: uvicorn's loggers belong to the process

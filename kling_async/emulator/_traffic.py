@@ -5,6 +5,7 @@ Wraps the endpoints and knows none of them.
 
 from __future__ import annotations
 
+import email.utils
 import json
 import logging
 import random
@@ -366,6 +367,7 @@ class TraceMiddleware:
         faults: What goes wrong.
         polls: The quick way of plain polls.
         on_refused: Told of a request that a fault has refused.
+        clock: What time it is, which each answer tells.
     """
 
     app: ASGIApp
@@ -373,6 +375,7 @@ class TraceMiddleware:
     faults: Faults
     polls: FastPolls
     on_refused: Callable[[Exchange], None]
+    clock: Clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(ADMIN):
@@ -444,9 +447,13 @@ class TraceMiddleware:
         record = evolve(exchange.record, status=int(message["status"]))
         exchange.record = record
         self.traffic.keep(record)
+        headers = list(message["headers"])
+        if not any(name.lower() == b"date" for name, _ in headers):
+            date = email.utils.formatdate(self.clock.now(), usegmt=True)
+            headers.append((b"date", date.encode()))
         if record.client_request_id:
-            echo = (CLIENT_REQUEST_ID, record.client_request_id.encode())
-            message["headers"] = [*message["headers"], echo]
+            headers.append((CLIENT_REQUEST_ID, record.client_request_id.encode()))
+        message["headers"] = headers
 
 
 async def _body_from(receive: Receive) -> bytes:

@@ -17,6 +17,7 @@ from kling_async import (
     Fixed,
     Generation,
     RetryPolicy,
+    ServerError,
     SubmissionUncertainError,
     TextToVideo,
 )
@@ -212,14 +213,16 @@ async def test_what_was_uncertain_is_reconciled_later() -> None:
         assert all(it is not None and it.succeeded for it in found.values())
 
 
-async def test_what_failed_before_it_was_accepted_is_sent_again() -> None:
-    """A 500 that the log lists as failed: one more attempt, one bill."""
-    fault = Fault("status", method="POST", status=500, times=ASKED)
+async def test_what_failed_before_it_was_accepted_is_told_as_unbilled() -> None:
+    """A 500 that the log lists as failed: the first error, and no second POST."""
+    fault = Fault("status", method="POST", status=500)
     async with (
         Emulator(speed=AT_ONCE, size=64, faults=[fault]) as emulator,
         client(emulator) as kling,
     ):
-        made = await create_many(kling, ASKED)
-        assert {name: it.id for name, it in made.items()} == paid(emulator)
+        with pytest.raises(ServerError, match="nothing is billed") as caught:
+            await kling.create(model=MODEL, prompt="A paper boat.", duration=5)
         posts = [it for it in emulator.requests if it.method == "POST"]
-    assert len(posts) == 2 * ASKED
+    assert caught.value.is_unbilled
+    assert len(posts) == 1
+    assert not emulator.creates

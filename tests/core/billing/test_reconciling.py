@@ -331,7 +331,7 @@ async def test_generate_goes_on_with_what_was_found() -> None:
     assert [generation.id] == ids(network)
 
 
-# --- failed, and sent again
+# --- failed
 
 
 async def busy_with_a_row(forward: Forward) -> httpx.Response:
@@ -346,46 +346,37 @@ async def failed_with_a_row(forward: Forward) -> httpx.Response:
     raise httpx.ReadError("connection reset by peer")
 
 
-async def test_what_the_log_lists_as_failed_is_sent_again() -> None:
-    """It is billed nothing, and the attempt counts like any other."""
+async def test_what_the_log_lists_as_failed_is_told_as_unbilled() -> None:
+    """The first error is raised: nothing is sent again, and nothing was billed."""
     network, told = network_of(failed_with_a_row), Told()
     async with client_of(network, told) as kling:
-        generation = await create(kling)
-    assert [generation.id] == ids(network)
-    assert len(network.posts) == 2
-    assert len(set(network.posts)) == 1
+        with pytest.raises(TransportError) as caught:
+            await create(kling)
+    assert caught.value.is_unbilled
+    assert "nothing is billed" in str(caught.value)
+    assert isinstance(caught.value.__cause__, httpx.ReadError)
+    assert len(network.posts) == 1
     assert told.outcomes == ["lost", "failed"]
 
 
-async def test_an_attempt_that_failed_does_not_hide_that_the_next_was_accepted() -> (
-    None
-):
-    """Both answers are lost; the rows of both are there, under one id."""
-    network, told = network_of(failed_with_a_row, reset), Told()
-    async with client_of(network, told) as kling:
-        generation = await create(kling)
-    assert [generation.id] == ids(network)
-    assert told.outcomes == ["lost", "failed", "lost", "found"]
+async def test_a_failed_row_proves_nothing_of_an_id_of_the_callers_own() -> None:
+    """It may be of an earlier use, elsewhere: it is told as uncertain."""
+    network = network_of(failed_with_a_row)
+    async with client_of(network) as kling:
+        with pytest.raises(SubmissionUncertainError) as caught:
+            await create(kling, client_request_id="order-1")
+    assert not caught.value.is_unbilled
+    assert len(network.posts) == 1
 
 
 async def test_an_attempt_that_was_never_sent_leaves_no_row_to_wait_for() -> None:
     """So the one row there is, is that of the attempt that was."""
     network = network_of(refused, failed_with_a_row)
     async with client_of(network) as kling:
-        generation = await create(kling)
-    assert [generation.id] == ids(network)
-    assert anyio.current_time() < 10
-
-
-async def test_when_every_attempt_failed_the_last_failure_is_told() -> None:
-    """It is certain now, so it is not called uncertain."""
-    network = network_of(*[failed_with_a_row] * 9)
-    async with client_of(network, attempts=3) as kling:
         with pytest.raises(TransportError) as caught:
             await create(kling)
-    assert any("nothing is billed" in note for note in caught.value.__notes__)
-    assert isinstance(caught.value.__cause__, httpx.ReadError)
-    assert len(network.posts) == 3
+    assert caught.value.is_unbilled
+    assert anyio.current_time() < 10
 
 
 async def test_a_failure_of_an_earlier_attempt_is_not_taken_for_the_last() -> None:
@@ -628,18 +619,36 @@ async def test_a_create_that_was_not_sent_before_the_close_is_not_uncertain() ->
 # --- one id on several creates
 
 
-async def test_two_creates_of_one_id_get_a_generation_each() -> None:
-    """An order number on two creates, both lost at once."""
-    network, found = network_of(reset, reset, log_delay=3), list[str]()
+async def test_of_two_creates_of_one_id_nobody_is_given_the_others() -> None:
+    """Both lost at once: both are told as uncertain, with what the log lists."""
+    network, told = network_of(reset, reset, log_delay=3), list[str]()
     async with client_of(network) as kling:
 
         async def one() -> None:
-            found.append((await create(kling, client_request_id="order-1")).id)
+            with pytest.raises(SubmissionUncertainError) as caught:
+                await create(kling, client_request_id="order-1")
+            told.append(str(caught.value))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one)
             tasks.start_soon(one)
-    assert sorted(found) == sorted(ids(network))
+    assert len(network.posts) == 2
+    assert all(generation_id in it for it in told for generation_id in ids(network))
+
+
+async def test_an_order_that_was_refused_and_is_sent_again_is_billed_once() -> None:
+    """By another client, as another process would, under the order's number."""
+    network = network_of(refused_with_a_row, reset, log_delay=5)
+    with pytest.raises(BadRequestError):
+        await create(client_of(network), client_request_id="order-1")
+    generation = await create(client_of(network), client_request_id="order-1")
+    assert [generation.id] == ids(network)
+    assert len(network.posts) == 2
+
+
+async def refused_with_a_row(forward: Forward) -> httpx.Response:
+    """Refuse the create, and list that."""
+    return await forward(b'{"model": "' + MODEL.encode() + b'"}')  # no prompt
 
 
 async def test_the_generation_of_an_earlier_create_is_not_handed_out_again() -> None:
@@ -811,6 +820,45 @@ async def test_an_id_that_failed_is_none() -> None:
         with pytest.raises(SubmissionUncertainError):
             await create(kling, client_request_id="order-1")
         assert await kling.reconcile("order-1", timeout=5) is None
+
+
+async def test_none_is_not_said_of_a_log_that_was_not_read_to_its_end() -> None:
+    """The error says how far it got."""
+    network = network_of()
+
+    async def carry(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep(0.08)
+        offset = int(request.url.params["offset"])
+        created = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=offset)
+        rows = [{"created": created.isoformat(), "status": "failed", "model": "m"}]
+        return httpx.Response(
+            200, json={"data": rows * 100, "pagination": {"has_more": True}}
+        )
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(carry))
+    kling = AsyncKling("any-key", base_url="https://kling", http_client=http)
+    with pytest.raises(SubmissionUncertainError, match=r"back to 20.* only, in \d+ pa"):
+        await kling.reconcile("order-1", timeout=3)
+    assert not network.posts
+
+
+async def test_none_is_not_said_where_the_log_lists_an_older_create() -> None:
+    """It may be the very one, if one of the clocks was wrong."""
+
+    async def carry(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep(0.1)
+        created = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=50)
+        own = {"inference_id": "g-1", "client_request_id": "order-1"}
+        row = {"created": created.isoformat(), "status": "succeeded", **own}
+        return httpx.Response(200, json={"data": [row], "pagination": {}})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(carry))
+    async with AsyncKling(
+        "any-key", base_url="https://kling", http_client=http
+    ) as kling:
+        since = dt.timedelta(minutes=5)
+        with pytest.raises(SubmissionUncertainError, match="another create's: g-1"):
+            await kling.reconcile("order-1", since=since, timeout=5)
 
 
 async def test_none_is_not_said_where_the_log_cannot_be_read() -> None:

@@ -12,7 +12,12 @@ import anyio.lowlevel
 import pytest
 from attrs import define, evolve, field
 
-from kling_async._billing.log_search import Sent, Trace, Tracer, Verdict
+from kling_async._billing.log_search import (
+    GivenIds,
+    LostCreate,
+    RequestLogSearch,
+    Verdict,
+)
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._errors import KlingError, RateLimitError, ServerError
@@ -62,17 +67,19 @@ class Log:
             where it does not fail.
         seconds: How long a page takes.
         reads: When each page was read, and from which offset.
-        periods: The periods asked for.
+        periods: How many hours back was asked for.
+        date: What time the server says it is when the test begins.
     """
 
     rows: Sequence[tuple[float, LogRow]] = ()
     failures: list[KlingError | None] = field(factory=list[KlingError | None])
     seconds: float = 0.1
     reads: list[tuple[float, int]] = field(factory=list[tuple[float, int]])
-    periods: list[str] = field(factory=list[str])
+    periods: list[int] = field(factory=list[int])
     readers: int = 0
+    date: dt.datetime | None = None
 
-    async def __call__(self, period: str, offset: int, left: float) -> Page[LogRow]:
+    async def __call__(self, hours: int, offset: int, left: float) -> Page[LogRow]:
         """Read a page."""
         assert left > 0
         self.readers += 1
@@ -81,32 +88,52 @@ class Log:
         self.readers -= 1
         now = anyio.current_time()
         self.reads.append((now, offset))
-        self.periods.append(period)
+        self.periods.append(hours)
         if self.failures and (failure := self.failures.pop(0)) is not None:
             raise failure
         there = [it for at, it in self.rows if at <= now]
         page = tuple(there[offset : offset + ROWS])
-        return Page(rows=page, has_more=len(there) > offset + ROWS)
+        date = self.date and self.date + dt.timedelta(seconds=int(now))
+        return Page(rows=page, has_more=len(there) > offset + ROWS, date=date)
 
 
 def lost(
-    client_request_id: str = "r-1", *, posts: int = 1, timeout: float = 60
-) -> Trace:
-    """Make the trace of a create that was sent so often, the last time just now."""
-    return Trace(
+    client_request_id: str = "r-1",
+    *,
+    timeout: float = 60,
+    is_unique: bool = True,
+    ids: GivenIds | None = None,
+) -> LostCreate:
+    """Make a create that was sent once, and whose answer was lost just now."""
+    return LostCreate(
         client_request_id=client_request_id,
         since=NOW,
+        sent_at=anyio.current_time(),
+        lost_at=anyio.current_time(),
         deadline=anyio.current_time() + timeout,
-        sent=Sent(posts=posts),
+        is_unique=is_unique,
+        is_single=True,
+        given_ids=ids or GivenIds(),
     )
 
 
-async def looked_for(log: Log, *traces: Trace) -> list[Verdict]:
-    """Look for creates all at once, and give what each is told."""
-    tracer, verdicts = Tracer(), dict[Trace, Verdict]()
+def crashed(*, ago: float = 0, timeout: float = 60) -> LostCreate:
+    """Make a create that another process sent so many seconds ago."""
+    now = anyio.current_time()
+    return LostCreate(
+        client_request_id="r-1",
+        since=NOW - dt.timedelta(seconds=ago),
+        sent_at=now - ago,
+        deadline=now + timeout,
+    )
 
-    async def look(trace: Trace) -> None:
-        verdicts[trace] = await tracer.look_for(trace, log)
+
+async def looked_for(log: Log, *traces: LostCreate) -> list[Verdict]:
+    """Look for creates all at once, and give what each is told."""
+    search, verdicts = RequestLogSearch(), dict[LostCreate, Verdict]()
+
+    async def look(trace: LostCreate) -> None:
+        verdicts[trace] = await search.look_for(trace, log)
 
     async with anyio.create_task_group() as tasks:
         for trace in traces:
@@ -121,8 +148,8 @@ async def test_a_create_is_found_by_its_client_request_id() -> None:
     """Beside which stands the generation that was paid for."""
     log, trace = Log([(0, row("other", "g-2")), (0, row("r-1", "g-1"))]), lost()
     assert await looked_for(log, trace) == ["found"]
-    assert trace.found is not None
-    assert trace.found.inference_id == "g-1"
+    assert trace.verdict == "found"
+    assert trace.generation_id == "g-1"
     assert len(log.reads) == 1
 
 
@@ -175,44 +202,36 @@ async def test_a_log_that_never_answers_proves_nothing() -> None:
 
 
 async def test_a_create_that_failed_is_told_at_once() -> None:
-    """Nothing was billed: it may be sent again."""
+    """Nothing was billed, and no row of its id can be another's."""
     log = Log([(0, row("r-1", status="failed"))])
     assert await looked_for(log, lost()) == ["failed"]
     assert len(log.reads) == 1
 
 
+async def test_a_generation_counts_for_more_than_a_failure_of_the_same_id() -> None:
+    """Something on the way may have sent the create twice."""
+    rows = [row("r-1", "f-1", status="failed"), *others(150), row("r-1", "g-1")]
+    trace = lost()
+    assert await looked_for(Log([(0, it) for it in rows]), trace) == ["found"]
+    assert trace.generation_id == "g-1"
+
+
 async def test_the_failure_of_an_earlier_attempt_proves_nothing() -> None:
     """The row of a 429 comes first, that of the accepted attempt later."""
     refused = row("r-1", "f-1", status="failed", age=5)
-    log, trace = Log([(20, row("r-1", "g-1")), (0, refused)]), lost(posts=2)
+    trace = lost()
+    trace.is_single = False
+    log = Log([(20, row("r-1", "g-1")), (0, refused)])
     assert await looked_for(log, trace) == ["found"]
-    assert trace.found is not None
-    assert trace.found.inference_id == "g-1"
-
-
-async def test_as_many_failures_as_attempts_prove_that_the_last_failed() -> None:
-    """In whatever order their rows come."""
-    first, second = (row("r-1", f"f-{n}", status="failed", age=n) for n in (1, 2))
-    log = Log([(0, first), (12, second)])
-    assert await looked_for(log, lost(posts=2)) == ["failed"]
-    assert anyio.current_time() >= 12
-
-
-async def test_a_failure_read_twice_counts_once() -> None:
-    """New rows push old ones onto the next page, between two reads."""
-    failed = row("r-1", "f-1", status="failed")
-    pushed = [*others(99), failed, failed, *others(99)]
-    log = Log([(0, it) for it in pushed])
-    assert await looked_for(log, lost(posts=2)) == ["missing"]
+    assert trace.generation_id == "g-1"
 
 
 async def test_after_a_crash_a_failure_proves_nothing() -> None:
     """Nobody knows how often it was sent: a later attempt may yet appear."""
     failed = row("r-1", "f-1", status="failed")
-    trace = evolve(lost(), sent=None)
-    assert await looked_for(Log([(0, failed)]), trace) == ["missing"]
-    trace = evolve(lost(), sent=None)
-    assert await looked_for(Log([(0, failed), (0, row("r-1"))]), trace) == ["found"]
+    assert await looked_for(Log([(0, failed)]), crashed()) == ["missing"]
+    log = Log([(0, failed), (0, row("r-1"))])
+    assert await looked_for(log, crashed()) == ["found"]
 
 
 async def test_an_undocumented_status_with_an_id_is_a_generation() -> None:
@@ -232,64 +251,98 @@ async def test_a_request_without_a_client_request_id_is_no_match() -> None:
     assert await looked_for(Log([(0, row(None))]), lost()) == ["missing"]
 
 
-# --- one id for several creates
+# --- ids that may be used again
 
 
-async def test_an_earlier_create_of_the_same_id_is_not_taken_for_this_one() -> None:
-    """An order number may be on many creates, hours apart."""
-    log = Log([(0, row("r-1", "old", age=3600))])
-    assert await looked_for(log, lost()) == ["missing"]
+async def test_an_id_of_the_callers_own_is_found_too() -> None:
+    """If one generation was created under it while the create was in flight."""
+    trace = lost(is_unique=False)
+    assert await looked_for(Log([(0, row("r-1", age=-0.1))]), trace) == ["found"]
 
 
-async def test_a_generation_that_was_handed_out_is_not_found_again() -> None:
-    """Nor is it when the creates follow each other closely."""
-    trace = lost(posts=2)
-    assert trace.sent is not None
-    trace.sent.generations.add("g-1")
-    log = Log([(0, row("r-1", "g-1")), (15, row("r-1", "g-2"))])
+@pytest.mark.parametrize("age", [3600, 5, -300])
+async def test_a_generation_of_another_time_is_not_taken(age: float) -> None:
+    """An order number may be on many creates: of an hour ago, or of later."""
+    trace = lost(is_unique=False)
+    assert await looked_for(Log([(0, row("r-1", "old", age=age))]), trace) == [
+        "missing"
+    ]
+    assert trace.others == {"old"}
+
+
+async def test_a_failure_proves_nothing_of_an_id_that_may_be_used_again() -> None:
+    """It may be an earlier create's, refused a moment ago."""
+    log = Log([(0, row("r-1", status="failed", age=-0.1))])
+    assert await looked_for(log, lost(is_unique=False)) == ["missing"]
+
+
+async def test_a_generation_that_answered_another_create_is_not_taken() -> None:
+    """However closely the two follow each other."""
+    ids, log = GivenIds(), Log([(0, row("r-1", "g-1")), (15, row("r-1", "g-2"))])
+    ids.add_answered("g-1")
+    trace = lost(is_unique=False, ids=ids)
     assert await looked_for(log, trace) == ["found"]
-    assert trace.found is not None
-    assert trace.found.inference_id == "g-2"
+    assert trace.generation_id == "g-2"
 
 
-@pytest.mark.parametrize("order", [1, -1])
-async def test_two_creates_of_one_id_get_a_generation_each(order: int) -> None:
-    """Both lost at once: each row is one's, and no row is anyone's twice."""
-    sent, tracer, found = Sent(posts=2), Tracer(), list[str | None]()
-    rows = [row("r-1", "g-1"), row("r-1", "g-2")][::order]
-    log = Log([(0, rows[0]), (5, rows[1])])
+async def test_of_two_generations_of_one_id_none_is_taken() -> None:
+    """Nobody can tell whose is which."""
+    rows = [row("r-1", "g-1"), *others(150), row("r-1", "g-2")]
+    trace = lost(is_unique=False)
+    assert await looked_for(Log([(0, it) for it in rows]), trace) == ["missing"]
+    assert trace.others == {"g-1", "g-2"}
+
+
+async def test_while_two_creates_of_one_id_are_in_flight_none_is_settled() -> None:
+    """The row may be the other's, which then has its answer."""
+    ids, log = GivenIds(), Log([(0, row("r-1", "g-1")), (20, row("r-1", "g-2"))])
+    trace, verdicts = lost(is_unique=False, ids=ids), list[Verdict]()
 
     async def look() -> None:
-        trace = evolve(lost(), sent=sent)
-        assert await tracer.look_for(trace, log) == "found"
-        found.append(trace.found.inference_id if trace.found else None)
+        with ids.use("r-1"):
+            verdicts.append(await RequestLogSearch().look_for(trace, log))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look)
-        tasks.start_soon(look)
-    assert sorted(map(str, found)) == ["g-1", "g-2"]
+        with ids.use("r-1"):
+            await anyio.sleep(10)
+            assert not verdicts
+            ids.add_answered("g-1")
+    assert verdicts == ["found"]
+    assert trace.generation_id == "g-2"
 
 
-async def test_one_failure_settles_neither_of_two_creates_of_one_id() -> None:
-    """It may be the other's."""
-    sent = Sent(posts=2)
-    traces = [evolve(lost(), sent=sent) for _ in range(2)]
-    log = Log([(0, row("r-1", "f-1", status="failed")), (9, row("r-1", "g-1"))])
-    assert sorted(await looked_for(log, *traces)) == ["failed", "found"]
+# --- clocks
 
 
-async def test_the_record_of_an_id_is_kept_for_an_hour_after_its_use() -> None:
-    """Long enough for every row that could be mistaken, not for ever."""
-    tracer = Tracer()
-    sent = tracer.sent_under("r-1")
-    await anyio.sleep(3000)
-    assert tracer.sent_under("r-1") is sent
-    await anyio.sleep(3000)
-    tracer.sent_under("r-2")
-    assert tracer.sent_under("r-1") is sent
-    await anyio.sleep(3700)
-    tracer.sent_under("r-2")
-    assert tracer.sent_under("r-1") is not sent
+@pytest.mark.parametrize("ahead", [-5, -0.3, 0.3, 5], ids="{} h".format)
+async def test_an_own_id_is_found_however_wrong_the_clock_is(ahead: float) -> None:
+    """The server's `Date` tells what time it was when the create was sent."""
+    off = dt.timedelta(hours=ahead)
+    earlier, own = row("r-1", "old", age=5), row("r-1", "g-1", age=-0.1)
+    log = Log([(0, own), (0, earlier)], date=NOW)
+    trace = evolve(lost(is_unique=False), since=NOW + off)
+    assert await looked_for(log, trace) == ["found"]
+    assert trace.generation_id == "g-1"
+    assert abs(trace.sent - NOW) < dt.timedelta(seconds=3)
+
+
+@pytest.mark.parametrize("ahead", [-30, -5, 5, 30])
+async def test_a_drawn_id_is_found_however_old_its_row_seems(ahead: float) -> None:
+    """With a server that tells no time, too."""
+    trace = evolve(lost(), since=NOW + dt.timedelta(hours=ahead))
+    assert await looked_for(Log([(0, row("r-1"))]), trace) == ["found"]
+
+
+@pytest.mark.parametrize("hours", [1.5, 30])
+async def test_what_was_in_flight_for_long_is_looked_for_as_far_back(
+    hours: float,
+) -> None:
+    """A time-out of hours: the whole time is asked for."""
+    trace, log = lost(timeout=1e6), Log([(0, row("r-1"))])
+    await anyio.sleep(hours * 3600)
+    assert await looked_for(log, trace) == ["found"]
+    assert log.periods[0] >= hours
 
 
 # --- what it costs
@@ -313,38 +366,38 @@ async def test_the_others_go_on_when_the_reader_has_what_it_wants() -> None:
 
 async def test_the_others_go_on_when_the_reader_is_cancelled() -> None:
     """Closing a client's scope, say, tears it away."""
-    log, tracer, verdicts = Log([(20, row("r-2"))]), Tracer(), list[Verdict]()
+    log, search, verdicts = Log([(20, row("r-2"))]), RequestLogSearch(), list[Verdict]()
 
     async def second() -> None:
-        verdicts.append(await tracer.look_for(lost("r-2"), log))
+        verdicts.append(await search.look_for(lost("r-2"), log))
 
     async with anyio.create_task_group() as tasks:
         with anyio.move_on_after(10):
             tasks.start_soon(second)
-            await tracer.look_for(lost("r-1"), log)
+            await search.look_for(lost("r-1"), log)
     assert verdicts == ["found"]
 
 
 async def test_one_that_comes_later_shares_the_reading_too() -> None:
     """It need not wait for the one before it to be settled."""
-    log, tracer = Log([(0, row("r-2"))]), Tracer()
+    log, search = Log([(0, row("r-2"))]), RequestLogSearch()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tracer.look_for, lost("r-1"), log)
+        tasks.start_soon(search.look_for, lost("r-1"), log)
         await anyio.sleep(30)
         with anyio.fail_after(6):
-            assert await tracer.look_for(lost("r-2"), log) == "found"
+            assert await search.look_for(lost("r-2"), log) == "found"
         tasks.cancel_scope.cancel()
 
 
 async def test_one_that_comes_during_a_reading_has_not_seen_all_of_it() -> None:
     """The pages before it came are not its own: it counts from the next reading."""
-    log, tracer = Log([(0, it) for it in others(150)], seconds=2), Tracer()
+    log, search = Log([(0, it) for it in others(150)], seconds=2), RequestLogSearch()
     first, second = lost("r-1", timeout=20), lost("r-2", timeout=1.5)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tracer.look_for, first, log)
+        tasks.start_soon(search.look_for, first, log)
         await anyio.sleep(3.5)
         second = lost("r-2", timeout=2)
-        assert await tracer.look_for(second, log) == "missing"
+        assert await search.look_for(second, log) == "missing"
     assert not second.is_read
     assert first.is_read
 
@@ -388,7 +441,7 @@ async def test_a_log_that_asks_for_too_long_is_not_left_alone_so_long() -> None:
 async def test_rows_older_than_the_create_are_not_read() -> None:
     """A day of a busy key has thousands of pages; the newest come first."""
     old = [row(f"o-{n}", age=700 + n) for n in range(900)]
-    log = Log([(0, it) for it in [*others(150), *old]])
+    log = Log([(0, it) for it in [*others(150), *old]], date=NOW)
     trace = lost(timeout=3)
     await looked_for(log, trace)
     assert max(offset for _, offset in log.reads) == 100
@@ -396,15 +449,56 @@ async def test_rows_older_than_the_create_are_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "age, period",
-    [(0, "1h"), (2800, "1h"), (3300, "2h"), (86_400, "25h"), (1e8, "2208h")],
+    "age, hours",
+    [(0, 1), (2800, 1), (3300, 2), (86_400, 25), (1e8, 2208)],
 )
-async def test_the_period_reaches_back_to_the_create(age: float, period: str) -> None:
+async def test_the_period_reaches_back_to_the_create(age: float, hours: int) -> None:
     """With ten minutes for clocks that differ; the vendor allows 92 days."""
     log = Log()
-    since = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
-    await looked_for(log, evolve(lost(timeout=2), since=since))
-    assert log.periods[0] == period
+    await looked_for(log, crashed(ago=age, timeout=2))
+    assert log.periods[0] == hours
+
+
+@pytest.mark.parametrize("behind", [3, 20])
+async def test_a_log_is_read_as_far_back_as_the_server_says(behind: int) -> None:
+    """This machine's clock is behind, so that the time told is longer ago."""
+    log = Log(date=NOW + dt.timedelta(hours=behind))
+    trace = crashed(timeout=5)
+    await looked_for(log, trace)
+    assert log.periods[-1] == behind + 1
+    assert trace.is_read
+
+
+async def test_a_long_search_keeps_nobody_from_the_newest_rows() -> None:
+    """A crashed create of yesterday is looked for in 200 pages; both are found."""
+    log = Log([(0, it) for it in others(20_000)], seconds=0.2)
+    old, search = crashed(ago=86_000, timeout=1e4), RequestLogSearch()
+    log.rows = [*log.rows, (0, row("r-1", age=85_000))]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(search.look_for, old, log)
+        await anyio.sleep(5)
+        log.rows = [(0, row("r-2", "g-2")), *log.rows]
+        with anyio.fail_after(2.5):
+            assert await search.look_for(lost("r-2"), log) == "found"
+    assert old.verdict == "found"
+    assert anyio.current_time() < 150
+
+
+async def test_fresh_searches_do_not_starve_a_long_one() -> None:
+    """One after another joins, and the one from yesterday is found all the same."""
+    log = Log([(0, it) for it in [*others(5000), row("r-1", age=85_000)]])
+    old, search = crashed(ago=86_000, timeout=1e4), RequestLogSearch()
+
+    async def join() -> None:
+        while not old.is_over:
+            await search.look_for(lost("never", timeout=2), log)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(join)
+            await anyio.sleep(0.3)
+        await search.look_for(old, log)
+    assert old.verdict == "found"
 
 
 async def test_a_bug_in_a_reader_reaches_who_asked() -> None:
@@ -415,7 +509,7 @@ async def test_a_bug_in_a_reader_reaches_who_asked() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Tracer().look_for(lost(), read)
+        await RequestLogSearch().look_for(lost(), read)
 
 
 @pytest.mark.parametrize("tasks_at_once", [1, 7])
