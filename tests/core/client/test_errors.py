@@ -180,7 +180,8 @@ def test_an_error_about_running_work_says_how_to_go_on(error: KlingError) -> Non
     """What happened, with which generation, and what to do next are one message."""
     told = str(copy.copy(error).concerning("g-1", RUNNING))
     what, about = told.rsplit(" [", 1)
-    assert what == str(error)
+    assert what.startswith(error.reason)
+    assert (what == error.reason) is (error.hint is None)
     assert about.startswith("generation g-1, last seen generating; ")
     assert "may still be running and billed" in about
     assert "wait(error.generation_id)" in about
