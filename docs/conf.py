@@ -14,6 +14,7 @@ author = "The kling_async authors"
 release = __version__
 extensions = [
     "model_tables",
+    "package_map",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",

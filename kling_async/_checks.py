@@ -1,6 +1,6 @@
-"""The two ids of a generation: the server's, and the one its create was sent with.
+"""Checks of arguments: ids, numbers and time-outs that a caller gave.
 
-Checks what a caller gives, and makes what a caller leaves out.
+Knows nothing of models; `_requests` checks what a request holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`AsyncKling`: what a user holds in the hand.
-
-Puts the rooms below together. Decides nothing that one of them decides.
-"""
+"""The public client, `AsyncKling`: every method a few lines over the packages below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is set up with: checked once, then only read.
+"""The options of a client, checked once: arguments, environment, the key.
 
 Holds no connection and does no I/O.
 """

@@ -1,4 +1,4 @@
-"""What the server answers: a generation, its status, and the video it ends in.
+"""A generation as the server describes it: its status, its video, its error.
 
 Values only. Which answer is final is decided here and nowhere else; reading
 JSON is the business of `_wire`.

@@ -1,4 +1,4 @@
-"""What the client tells of its work: small events, plain callables, one logger.
+"""Events of the client's work, for hooks and for the log.
 
 A hook observes; it never decides. One that raises is logged and passed over, so
 that no observer can lose a generation.

@@ -1,1 +1,1 @@
-"""What costs money: create, reconcile, prices, budgets, the account."""
+"""What costs money: creates, lost answers, prices, budgets, the account."""

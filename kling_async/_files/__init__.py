@@ -1,1 +1,1 @@
-"""Videos to files, from hosts that are not trusted."""
+"""Videos out and media in: files, URLs and buckets; no host is trusted."""

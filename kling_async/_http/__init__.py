@@ -1,1 +1,1 @@
-"""One exchange with the API: session, sender, transport, wire."""
+"""One exchange with the API: connections, requests, answers."""

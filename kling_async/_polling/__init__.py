@@ -1,1 +1,1 @@
-"""When to ask again, and who shares the answer."""
+"""When to poll, and who shares a poll."""

@@ -1,1 +1,1 @@
-"""What is asked for: request classes, the catalogue that checks them, local media."""
+"""Requests: their classes, the catalogue that checks them, local media."""

@@ -1,1 +1,1 @@
-"""The event loop: tasks of the client, and the alarm they wait for."""
+"""The event loop and the disk: tasks, the limiter, whole files."""
