@@ -9,19 +9,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
+from collections import Counter
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import nox
 
 nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
 nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "demo", "browser", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "extras", "demo", "browser", "docs"]
 
 # Tests start a hundred commands: each starts faster from what the first one compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -32,6 +40,10 @@ TOOLS = ("lint", "build", "audit")  # groups that do without the package
 SPREAD = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Where another Python can make a difference: its event loop, processes, SQLite.
+ELSEWHERE = ("tests/core", "tests/cli", "tests/durable")
+EXTRAS = ("none", "cli", "emulator", "durable", "web", "pytest")
 
 
 def install(session: nox.Session, lock: str, *, package: bool = True) -> None:
@@ -66,14 +78,55 @@ def types(session: nox.Session) -> None:
     together(session, ("mypy",), pyright, public)
 
 
-@nox.session
+@nox.session(python=nox.project.python_versions(PYPROJECT))
 def tests(session: nox.Session) -> None:
-    """Run all tests, and hold the coverage of the library to its bound."""
+    """Run all tests, and hold the coverage of the library to its bound.
+
+    On another Python than nox's own: the parts where it can make a difference.
+    """
     install(session, "test")
+    if session.python != THIS:
+        session.run("pytest", *SPREAD, *(session.posargs or ELSEWHERE))
+        return
+    found = Path(session.create_tmp()) / "tests.xml"
+    slowest = ("--durations=30", f"--junit-xml={found}")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *SPREAD, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *SPREAD, *slowest, *session.posargs)
+    log_seconds(session, found)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+def log_seconds(session: nox.Session, found: Path) -> None:
+    """Tell which files the time of the tests went to."""
+    seconds = Counter[str]()
+    for case in ET.parse(found).iter("testcase"):  # noqa: S314 (written just now)
+        seconds[case.attrib["classname"]] += float(case.attrib["time"])
+    session.log(f"{seconds.total():.0f} s in all tests together, most of it in:")
+    for name, spent in seconds.most_common(15):
+        session.log(f"{spent:6.0f} s  {name}")
+
+
+@nox.session
+def stress(session: nox.Session) -> None:
+    """Run all tests three times beside eight processes that never rest."""
+    install(session, "test")
+    with busy_processes(8):
+        for _ in range(3):
+            session.run("pytest", *SPREAD, *session.posargs)
+
+
+@contextmanager
+def busy_processes(count: int) -> Generator[None]:
+    """Keep the machine busy until the end of the block."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    running = [subprocess.Popen(spin) for _ in range(count)]  # noqa: S603 (our own)
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 @nox.session
@@ -163,6 +216,18 @@ def demo(session: nox.Session) -> None:
     videos = list(folder.glob("*.mp4"))
     if len(videos) != 3:  # noqa: PLR2004 (as the demo promises)
         session.error(f"the demo left {len(videos)} videos, not 3")
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+@nox.parametrize("extra", EXTRAS, ids=EXTRAS)
+def extras(session: nox.Session, extra: str) -> None:
+    """Use each extra where no other is installed; those that are missing are named."""
+    (wheel,) = DIST.glob("*.whl")
+    wanted = wheel if extra == "none" else f"{wheel}[{extra}]"
+    program = Path("tests/support/use_extra.py").resolve()
+    session.install(str(wanted))
+    session.chdir(session.create_tmp())  # where no source is imported by accident
+    session.run("python", str(program), extra)
 
 
 @nox.session

@@ -1,0 +1,167 @@
+"""What one extra is for, done where no other is installed: `nox -s extras`.
+
+A program: ``python use_extra.py cli``. Uses the extra, then looks whether each of the
+others says how to install it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+import httpx
+
+from kling_async import AsyncKling, Fixed
+
+TEXT = {"model": "klingai/v2-master-text-to-video", "prompt": "A cat wakes up."}
+VIDEO = {"url": "https://cdn.example.com/cat.mp4", "content_type": "video/mp4"}
+COMMAND = [sys.executable, "-m", "kling_async"]
+
+
+def client() -> AsyncKling:
+    """Make a client of a vendor that has every video at once."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        status = "queued" if request.method == "POST" else "completed"
+        return httpx.Response(200, json={"id": "g-1", "status": status, "video": VIDEO})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return AsyncKling(
+        "any-key",
+        base_url="https://kling.test",
+        http_client=http,
+        polling=Fixed(0.01),
+    )
+
+
+def use_none() -> None:
+    """The client alone."""
+
+    async def generate() -> None:
+        async with client() as kling:
+            assert (await kling.generate(**TEXT)).succeeded
+
+    anyio.run(generate)
+
+
+def use_cli() -> None:
+    """The command, as far as it needs no server."""
+    done = subprocess.run([*COMMAND, "models"], check=True, capture_output=True)
+    assert TEXT["model"].encode() in done.stdout
+
+
+def use_emulator() -> None:
+    """A server that is made outside of any event loop, and a real video from it."""
+    from kling_async.emulator import Emulator  # noqa: PLC0415 (an extra)
+
+    emulator = Emulator(speed=1e6, size=64)
+
+    async def generate(folder: str) -> None:
+        async with (
+            emulator,
+            AsyncKling("any-key", base_url=emulator.base_url) as kling,
+        ):
+            generation = await kling.generate(**TEXT)
+            file = await kling.download(generation, Path(folder) / "cat.mp4")
+            assert file.read_bytes()[4:8] == b"ftyp"
+
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(generate, folder)
+
+
+def use_durable() -> None:
+    """A job in a database of its own."""
+    from kling_async import TextToVideo  # noqa: PLC0415 (beside what it is for)
+    from kling_async.durable import DurableKling  # noqa: PLC0415 (an extra)
+
+    async def work(folder: str) -> None:
+        async with (
+            client() as kling,
+            DurableKling(f"sqlite:///{folder}/jobs.db", kling) as jobs,
+        ):
+            job = await jobs.submit(TextToVideo(prompt=TEXT["prompt"]), key="cat")
+            assert (await job.result()).succeeded
+
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(work, folder)
+
+
+def use_web() -> None:
+    """A stream of events for a browser."""
+    from starlette.applications import Starlette  # noqa: PLC0415 (likewise)
+    from starlette.requests import Request  # noqa: PLC0415 (likewise)
+    from starlette.responses import Response  # noqa: PLC0415 (likewise)
+    from starlette.routing import Route  # noqa: PLC0415 (likewise)
+
+    from kling_async.web import progress_events  # noqa: PLC0415 (an extra)
+
+    async def look() -> None:
+        async with client() as kling:
+
+            async def follow(request: Request) -> Response:
+                return progress_events(request, "g-1", kling=kling)
+
+            app = Starlette(routes=[Route("/", follow)])
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://app"
+            ) as browser:
+                assert '"status": "completed"' in (await browser.get("/")).text
+
+    anyio.run(look)
+
+
+def use_pytest() -> None:
+    """The fixtures, in a project that asks for strict markers."""
+    test = """if True:
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_it(kling, kling_emulator):
+            text = "klingai/v2-master-text-to-video"
+            assert (await kling.generate(model=text, prompt="A cat")).succeeded
+            assert len(kling_emulator.creates) == 1
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "test_it.py").write_text(test, "utf-8")
+        words = ["-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider"]
+        subprocess.run([sys.executable, *words], cwd=folder, check=True)
+
+
+USES: Mapping[str, Callable[[], None]] = {
+    "none": use_none,
+    "cli": use_cli,
+    "emulator": use_emulator,
+    "durable": use_durable,
+    "web": use_web,
+    "pytest": use_pytest,
+}
+# The extra that brings another one with it.
+BROUGHT = {"pytest": {"pytest", "emulator"}}
+
+
+def main(extra: str) -> None:
+    """Use one extra, and see that those that are missing are told by name."""
+    USES[extra]()
+    for other in {"cli", "emulator", "durable", "web"} - BROUGHT.get(extra, {extra}):
+        try:
+            if other == "cli":
+                subprocess.run(COMMAND, check=True, capture_output=True, text=True)
+            else:
+                USES[other]()
+        except ModuleNotFoundError as error:
+            told = str(error)
+        except subprocess.CalledProcessError as error:
+            told = error.stderr
+        else:
+            told = "nothing, and works"
+        print(f"without {other}: {told.strip()}")  # noqa: T201 (a program)
+        assert f'pip install "kling_async[{other}]"' in told
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
