@@ -16,7 +16,7 @@ from kling_async import AsyncKling, Exponential, ImageToVideo, KlingError, model
 from kling_async._config import BASE_URL_VARIABLE, KEY_VARIABLES
 from kling_async._errors import ConfigurationError
 from kling_async.cli import _options as options
-from kling_async.cli._output import Exit, Screen, size_in_words, worst
+from kling_async.cli._output import Exit, Screen, set_variable, size_in_words, worst
 from kling_async.cli._progress import Progress
 from kling_async.cli._running import SeenGenerations, report, until_interrupted
 
@@ -136,7 +136,7 @@ def _announce(screen: Screen, url: str, speed: float, *, is_json: bool) -> None:
     pace = f"{speed:g} times as fast as the vendor"
     screen.result(f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", "dim")
     for name, value in variables.items():
-        screen.result(f"export {name}={value}", "bold")
+        screen.result(set_variable(name, value), "bold")
 
 
 if TYPE_CHECKING:

@@ -9,11 +9,15 @@ import errno
 import json
 import logging
 import os
+import platform
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Self
+from typing import Literal, Self
 
+import shellingham
 import typer
 from attrs import evolve, field, frozen
 from rich.console import Console, RenderableType
@@ -173,7 +177,59 @@ def format_error(error: KlingError) -> Iterator[str]:
 
 def resume_command(ids: Sequence[str], options: Sequence[str] = ()) -> str:
     """Return the command that goes on with generations, ready to be pasted."""
-    return shlex.join(["kling-async", "wait", *ids, *options])
+    return command_line(["kling-async", "wait", *ids, *options])
+
+
+Shell = Literal["posix", "cmd", "powershell"]
+
+_HARMLESS = re.compile(r"[A-Za-z0-9_+:./\\-]+")  # to all of them
+
+
+def shell_in_use() -> Shell:
+    """Tell by whose rules what is printed has to be quoted."""
+    if platform.system() != "Windows":
+        return "posix"
+    try:
+        name, _ = shellingham.detect_shell()
+    except shellingham.ShellDetectionFailure:
+        return "cmd"
+    others: Mapping[str, Shell] = {"powershell": "powershell", "pwsh": "powershell"}
+    return "cmd" if name == "cmd" else others.get(name, "posix")  # Git brings a bash
+
+
+def command_line(words: Sequence[str], shell: Shell | None = None) -> str:
+    """Return a command, ready to be pasted into the shell in use."""
+    shell = shell or shell_in_use()
+    return " ".join(_quoted(word, shell) for word in words)
+
+
+def set_variable(name: str, value: str, shell: Shell | None = None) -> str:
+    """Return the line that sets a variable in the shell in use."""
+    match shell or shell_in_use():
+        case "powershell":
+            return f"$env:{name} = {_quoted(value, 'powershell')}"
+        case "cmd":
+            return f'set "{name}={value}"'
+        case _:
+            return f"export {name}={_quoted(value, 'posix')}"
+
+
+def _quoted(word: str, shell: Shell) -> str:
+    if shell == "posix":
+        return shlex.quote(word)
+    if _HARMLESS.fullmatch(word):
+        return word
+    if shell == "powershell":
+        return "'" + word.replace("'", "''") + "'"
+    # A program on Windows takes its own line apart: a backslash counts before a quote.
+    return '"' + re.sub(r'(\\*)("|\Z)', r"\1\1\2\2", word) + '"'
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Whether the reader is gone, for which Windows has another word."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    return platform.system() == "Windows" and error.errno == errno.EINVAL
 
 
 def _name_option(problem: Problem) -> Problem:
@@ -223,7 +279,7 @@ class Screen:
     def result(self, line: str, style: str = "") -> None:
         """Print a line that a script may read, as it is."""
         if self.out.is_terminal:
-            self.out.print(Text(line, style), soft_wrap=True)
+            _print(self.out, Text(line, style), soft_wrap=True)
         else:
             self._write(line)
 
@@ -233,23 +289,36 @@ class Screen:
 
     def show(self, renderable: RenderableType) -> None:
         """Print what is for eyes only."""
-        self.out.print(renderable)
+        _print(self.out, renderable)
 
     def _write(self, line: str) -> None:
-        try:
+        with _outliving_its_reader(self.out):
             self.out.file.write(f"{line}\n")
             self.out.file.flush()
-        except BrokenPipeError:
-            self.out.on_broken_pipe()
 
     def note(self, line: object, style: str = "dim") -> None:
         """Tell news, on one line."""
-        self.err.print(Text(safe_line(line), style), soft_wrap=True)
+        _print(self.err, Text(safe_line(line), style), soft_wrap=True)
 
     def error(self, line: object) -> None:
         """Tell what went wrong, on one line."""
         text = Text.assemble(("error: ", "bold red"), safe_line(line))
-        self.err.print(text, soft_wrap=True)
+        _print(self.err, text, soft_wrap=True)
+
+
+def _print(console: Console, what: RenderableType, *, soft_wrap: bool = False) -> None:
+    with _outliving_its_reader(console):
+        console.print(what, soft_wrap=soft_wrap)
+
+
+@contextmanager
+def _outliving_its_reader(console: Console) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_closed_pipe(error):
+            raise
+        console.on_broken_pipe()
 
 
 class ScreenHandler(logging.Handler):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
@@ -36,6 +35,7 @@ from kling_async.cli._output import (
     Exit,
     Screen,
     as_json,
+    command_line,
     cost_in_words,
     exit_for,
     format_error,
@@ -190,7 +190,7 @@ def tell_unfinished(screen: Screen, generations: SeenGenerations) -> None:
             f"{generations.create_under_way}",
             "yellow",
         )
-        found = shlex.join(["kling-async", "reconcile", generations.create_under_way])
+        found = command_line(["kling-async", "reconcile", generations.create_under_way])
         screen.note(f"find it with: {found}", "")
 
 

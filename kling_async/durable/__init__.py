@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from kling_async._checks import needs_extra
 
-with needs_extra("durable", "dbos", "filelock"):
+with needs_extra("durable", "dbos", "filelock", "sqlalchemy"):
     from kling_async.durable._budget import Account
     from kling_async.durable._client import DurableKling, Job
     from kling_async.durable._store import Intent, JobState, JobStatus

@@ -10,14 +10,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import httpx
 
 from kling_async import AsyncKling, Fixed
 
-TEXT = {"model": "klingai/v2-master-text-to-video", "prompt": "A cat wakes up."}
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MODEL = "klingai/v2-master-text-to-video"
+PROMPT = "A cat wakes up."
 VIDEO = {"url": "https://cdn.example.com/cat.mp4", "content_type": "video/mp4"}
 COMMAND = [sys.executable, "-m", "kling_async"]
 
@@ -43,7 +49,7 @@ def use_none() -> None:
 
     async def generate() -> None:
         async with client() as kling:
-            assert (await kling.generate(**TEXT)).succeeded
+            assert (await kling.generate(model=MODEL, prompt=PROMPT)).succeeded
 
     anyio.run(generate)
 
@@ -51,7 +57,7 @@ def use_none() -> None:
 def use_cli() -> None:
     """The command, as far as it needs no server."""
     done = subprocess.run([*COMMAND, "models"], check=True, capture_output=True)
-    assert TEXT["model"].encode() in done.stdout
+    assert MODEL.encode() in done.stdout
 
 
 def use_emulator() -> None:
@@ -65,7 +71,7 @@ def use_emulator() -> None:
             emulator,
             AsyncKling("any-key", base_url=emulator.base_url) as kling,
         ):
-            generation = await kling.generate(**TEXT)
+            generation = await kling.generate(model=MODEL, prompt=PROMPT)
             file = await kling.download(generation, Path(folder) / "cat.mp4")
             assert file.read_bytes()[4:8] == b"ftyp"
 
@@ -83,7 +89,7 @@ def use_durable() -> None:
             client() as kling,
             DurableKling(f"sqlite:///{folder}/jobs.db", kling) as jobs,
         ):
-            job = await jobs.submit(TextToVideo(prompt=TEXT["prompt"]), key="cat")
+            job = await jobs.submit(TextToVideo(prompt=PROMPT), key="cat")
             assert (await job.result()).succeeded
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +99,6 @@ def use_durable() -> None:
 def use_web() -> None:
     """A stream of events for a browser."""
     from starlette.applications import Starlette  # noqa: PLC0415 (likewise)
-    from starlette.requests import Request  # noqa: PLC0415 (likewise)
     from starlette.responses import Response  # noqa: PLC0415 (likewise)
     from starlette.routing import Route  # noqa: PLC0415 (likewise)
 
@@ -140,25 +145,33 @@ USES: Mapping[str, Callable[[], None]] = {
     "web": use_web,
     "pytest": use_pytest,
 }
-# The extra that brings another one with it.
-BROUGHT = {"pytest": {"pytest", "emulator"}}
+
+
+def ask_for(extra: str) -> None:
+    """Ask for what an extra brings, as somebody does who does not have it."""
+    if extra == "cli":
+        subprocess.run(COMMAND, check=True, capture_output=True, text=True)
+    elif extra == "web":
+        from kling_async.web import progress_events  # noqa: PLC0415 (as said above)
+
+        progress_events(cast("Request", None), "g-1")
+    else:
+        import_module(f"kling_async.{extra}")
 
 
 def main(extra: str) -> None:
     """Use one extra, and see that those that are missing are told by name."""
     USES[extra]()
-    for other in {"cli", "emulator", "durable", "web"} - BROUGHT.get(extra, {extra}):
+    brought = {"pytest", "emulator"} if extra == "pytest" else {extra}
+    for other in sorted({"cli", "emulator", "durable", "web"} - brought):
         try:
-            if other == "cli":
-                subprocess.run(COMMAND, check=True, capture_output=True, text=True)
-            else:
-                USES[other]()
+            ask_for(other)
         except ModuleNotFoundError as error:
             told = str(error)
         except subprocess.CalledProcessError as error:
             told = error.stderr
         else:
-            told = "nothing, and works"
+            told = "nothing"
         print(f"without {other}: {told.strip()}")  # noqa: T201 (a program)
         assert f'pip install "kling_async[{other}]"' in told
 
