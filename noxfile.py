@@ -254,6 +254,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def catalogue(session: nox.Session) -> None:
+    """Make the catalogue of models anew from a folder of the vendor's OpenAPI files."""
+    install(session, "lint")
+    session.run("python", "tests/catalogue/make_catalogue.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure: figures for the documentation, never a check."""
     install(session, "bench")

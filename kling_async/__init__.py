@@ -64,14 +64,15 @@ from kling_async._polling.schedules import (
     Polling,
     PollState,
 )
-from kling_async._requests.classes import (
+from kling_async._requests.catalogue import Catalogue, load_catalogue
+from kling_async._requests.classes import Request
+from kling_async._requests.kinds import (
     Avatar,
     Effects,
     ImageToVideo,
     MotionControl,
     MultiImageToVideo,
     ReferenceToVideo,
-    Request,
     TextToVideo,
     VideoToVideo,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "Balance",
     "Budget",
     "BudgetExceededError",
+    "Catalogue",
     "ClientClosedError",
     "Completion",
     "ConfigurationError",
@@ -136,6 +138,7 @@ __all__ = [
     "VideoToVideo",
     "WaitTimeoutError",
     "__version__",
+    "load_catalogue",
     "load_learned",
     "models",
     "save_learned",

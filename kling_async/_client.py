@@ -55,6 +55,7 @@ from kling_async._http.wire import encode_request, is_bulky
 from kling_async._polling.learned import Learned
 from kling_async._polling.schedules import Polling
 from kling_async._polling.watch import Origins, PollLoops, Watch
+from kling_async._requests.catalogue import Catalogue, catalogue_in_use, using
 from kling_async._requests.classes import Request, request_from, request_of_many
 from kling_async._requests.media import inline_media
 from kling_async._requests.params import GenerationParams
@@ -376,6 +377,8 @@ class AsyncKling(Accounting, Downloading):
         hooks: Callables that are told of requests, retries, creates, statuses.
         endpoint: ``"universal"`` (``/v2/video/generations``), or ``"legacy"``
             (``/v2/generate/video/kling/generation``).
+        catalogue: Which models there are and what each takes, by `load_catalogue`;
+            by default what this version knows.
         check_media: Whether local images are held against the limits that
             Kling documents (JPEG or PNG, 10 MB, 300 px, 2:5 to 5:2).
         allow_private_downloads: Whether `download` may fetch from addresses that
@@ -405,6 +408,7 @@ class AsyncKling(Accounting, Downloading):
         transport: Library = "httpx",
         hooks: Hooks | None = None,
         endpoint: Endpoint = "universal",
+        catalogue: Catalogue | None = None,
         check_media: bool = True,
         allow_private_downloads: bool = False,
         allow_plain_http: bool | None = None,
@@ -419,6 +423,7 @@ class AsyncKling(Accounting, Downloading):
                 retry=retry or RetryPolicy(),
                 polling=polling or Learned(),
                 reporter=Reporter(hooks or Hooks()),
+                catalogue=catalogue or catalogue_in_use(),
                 check_media=check_media,
                 allow_private_downloads=allow_private_downloads,
                 allow_plain_http=find_plain_http(allow_plain_http),
@@ -535,10 +540,13 @@ class AsyncKling(Accounting, Downloading):
             TransportError: It did not reach the server, or the log lists it as
                 failed: nothing is billed.
         """
-        checked = request_from(request, params)
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
-        body = await inline_media(checked.to_body(), check=self._settings.check_media)
+        with using(self._settings.catalogue):
+            checked = request_from(request, params)
+            body = await inline_media(
+                checked.to_body(), check=self._settings.check_media
+            )
         if is_bulky(body):
             content = await anyio.to_thread.run_sync(encode_request, body)
         else:
@@ -702,7 +710,9 @@ class AsyncKling(Accounting, Downloading):
         """
         if timeout is not None:
             require_timeout("timeout", timeout)
-        created = await self.create(request_from(request, params))
+        with using(self._settings.catalogue):
+            checked = request_from(request, params)
+        created = await self.create(checked)
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
@@ -746,7 +756,8 @@ class AsyncKling(Accounting, Downloading):
         spending = None if budget is None else Spending(budget, account.price)
 
         async def generate(request: AnyRequest) -> Generation:
-            built = request_of_many(request)
+            with using(self._settings.catalogue):
+                built = request_of_many(request)
 
             async def work() -> Generation:
                 return await self.generate(built, timeout=timeout)

@@ -19,6 +19,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._failures import RetryPolicy
 from kling_async._hooks import Hooks, Reporter
 from kling_async._polling.schedules import Polling
+from kling_async._requests.catalogue import Catalogue
 
 PATHS: Mapping[Endpoint, str] = {
     "universal": "/v2/video/generations",
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     retry: RetryPolicy
     polling: Polling
     hooks: Hooks
+    catalogue: Catalogue
     check_media: bool
     allow_private_downloads: bool
     allow_plain_http: bool
@@ -92,6 +94,7 @@ class Settings:
         retry: What may be tried again.
         polling: When to poll.
         reporter: Who is told.
+        catalogue: Which models there are, and what each takes.
         check_media: Whether local media are held against documented limits.
         allow_private_downloads: Whether videos may lie at addresses that are not
             public.
@@ -106,6 +109,7 @@ class Settings:
     retry: RetryPolicy
     polling: Polling
     reporter: Reporter
+    catalogue: Catalogue
     check_media: bool
     allow_private_downloads: bool
     allow_plain_http: bool

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 
 from kling_async._errors import InvalidRequestError, Problem
-from kling_async._requests.catalogue import KINDS, MODELS, Kind, Model, nearest_model
+from kling_async._requests.catalogue import KINDS, Kind, Model, catalogue_in_use
 from kling_async._requests.fields import Field
 from kling_async._text import did_you_mean, short_repr
 
@@ -34,21 +34,22 @@ def list(  # noqa: A001 (reads as `models.list`)
         raise InvalidRequestError([Problem("kind", short_repr(kind), allowed, hint)])
     return [
         model
-        for model in MODELS.values()
+        for model in catalogue_in_use().values()
         if kind in (None, model.kind) and (field is None or field in model.fields)
     ]
 
 
 def get(model_id: str) -> Model:
-    """Give one model by its id.
+    """Give one model by its id, or by an alias.
 
     Raises:
         InvalidRequestError: This version knows no such model; the nearest id
             is told.
     """
-    if model_id in MODELS:
-        return MODELS[model_id]
-    near = nearest_model(model_id)
+    catalogue = catalogue_in_use()
+    if model_id in catalogue:
+        return catalogue[model_id]
+    near = catalogue.nearest(model_id)
     hint = f"Did you mean {near!r}?" if near else "`kling-async models` lists them."
     problem = Problem("model", short_repr(model_id), "the id of a known model", hint)
     raise InvalidRequestError([problem])

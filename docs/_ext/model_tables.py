@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kling_async import models
-from kling_async._requests.classes import CLASSES
+from kling_async._requests.kinds import CLASSES
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

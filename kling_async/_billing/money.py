@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from kling_async._checks import require
 from kling_async._errors import ConfigurationError
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 
 CREDITS_PER_USD = 2_000_000
 """What the vendor's documents of August 2026 say one USD is worth."""
@@ -240,7 +240,7 @@ def _best_fit(
 def _told(body: Mapping[str, object], name: str, model: str) -> object:
     """What a request says, else what the server takes in its place."""
     value = body.get(name)
-    known = MODELS.get(model)
+    known = catalogue_in_use().get(model)
     if value is None and known is not None and name in known.fields:
         return known.fields[name].default
     return value

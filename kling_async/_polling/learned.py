@@ -24,7 +24,7 @@ from kling_async._checks import require
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling.schedules import Completion, Exponential, PollState
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.disk import write_atomically
 
 Span: TypeAlias = tuple[float, float]
@@ -425,7 +425,7 @@ def is_believable(after: float, by: float) -> bool:
 
 
 def _typical(model: str, video_length: float | None) -> float | None:
-    known = MODELS.get(model)
+    known = catalogue_in_use().get(model)
     return known.typical_seconds(video_length) if known else None
 
 

@@ -34,7 +34,7 @@ from kling_async._polling.schedules import (
     Polling,
     PollState,
 )
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.tasks import CLOCK_TICK, CLOSED, Job, Scope
 from kling_async._runtime.timers import Timetable
 
@@ -87,7 +87,8 @@ class Origins:
 
 def _video_length(model: str, given: object) -> float | None:
     """Read a length, which may be text; what is left out is the server's default."""
-    duration = MODELS[model].fields.get("duration") if model in MODELS else None
+    known = catalogue_in_use().get(model)
+    duration = known.fields.get("duration") if known else None
     if given is None and duration is not None:
         given = duration.default
     try:

@@ -161,7 +161,7 @@ _PROBED = 256
 _LOCAL_VIDEO = "A local video must be uploaded somewhere first, or be encoded."
 
 
-def problems_with(
+def validate_value(
     where: str, value: object, rule: Field, *, local_media: bool = False
 ) -> Iterator[Problem]:
     """Yield everything that is wrong with one value.
@@ -190,7 +190,7 @@ def problems_with(
             yield from _problems_of_number(where, value, rule)
         case "boolean":
             if not isinstance(value, bool):
-                yield _refused(where, value, rule)
+                yield _problem(where, value, rule)
 
 
 def with_numbers(value: object, rule: Field) -> object:
@@ -216,7 +216,7 @@ def with_numbers(value: object, rule: Field) -> object:
             return value
 
 
-def _refused(
+def _problem(
     where: str, value: object, rule: Field, hint: str | None = None
 ) -> Problem:
     given = short_repr(value)
@@ -227,16 +227,16 @@ def _refused(
 
 def _problems_of_text(where: str, value: object, rule: Field) -> Iterator[Problem]:
     if not isinstance(value, str):
-        yield _refused(where, value, rule)
+        yield _problem(where, value, rule)
     elif rule.choices:
         spelling = value.lower() if rule.any_case else value
         if spelling not in rule.choices:
             words = [choice for choice in rule.choices if isinstance(choice, str)]
-            yield _refused(where, value, rule, did_you_mean(spelling, words))
+            yield _problem(where, value, rule, did_you_mean(spelling, words))
     elif not rule.blank and not value.strip():
-        yield _refused(where, value, rule, "It is empty.")
+        yield _problem(where, value, rule, "It is empty.")
     elif rule.max_length is not None and len(value) > rule.max_length:
-        yield _refused(where, value, rule, f"It has {len(value)} characters.")
+        yield _problem(where, value, rule, f"It has {len(value)} characters.")
 
 
 def _problems_of_number(where: str, value: object, rule: Field) -> Iterator[Problem]:
@@ -245,7 +245,7 @@ def _problems_of_number(where: str, value: object, rule: Field) -> Iterator[Prob
     high = math.inf if rule.maximum is None else rule.maximum
     is_choice = not rule.choices or number in rule.choices
     if number is None or not is_choice or not low <= number <= high:
-        yield _refused(where, value, rule)
+        yield _problem(where, value, rule)
 
 
 def _as_number(value: object, *, whole: bool) -> float | None:
@@ -265,7 +265,7 @@ def _problems_of_array(
 ) -> Iterator[Problem]:
     if not isinstance(value, (list, tuple)):
         hint = "Put it in a list." if isinstance(value, (str, os.PathLike)) else None
-        yield _refused(where, value, rule, hint)
+        yield _problem(where, value, rule, hint)
         return
     items: Sequence[object] = value
     least, most = rule.min_items or 0, rule.max_items or math.inf
@@ -275,14 +275,14 @@ def _problems_of_array(
         return
     for index, item in enumerate(items):
         place = f"{where}[{index}]"
-        yield from problems_with(place, item, rule.items, local_media=local_media)
+        yield from validate_value(place, item, rule.items, local_media=local_media)
 
 
 def _problems_of_object(
     where: str, value: object, rule: Field, *, local_media: bool
 ) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
-        yield _refused(where, value, rule)
+        yield _problem(where, value, rule)
         return
     for name in rule.required:
         if name not in value:
@@ -296,7 +296,7 @@ def _problems_of_object(
             hint = did_you_mean(name, rule.properties)
             yield Problem(place, short_repr(inner), f"only {names}", hint)
         else:
-            yield from problems_with(place, inner, known, local_media=local_media)
+            yield from validate_value(place, inner, known, local_media=local_media)
 
 
 def _problems_of_media(
@@ -304,17 +304,17 @@ def _problems_of_media(
 ) -> Iterator[Problem]:
     if isinstance(value, (os.PathLike, bytes, bytearray, memoryview)):
         if rule.medium == "video":
-            yield _refused(where, value, rule, _LOCAL_VIDEO)
+            yield _problem(where, value, rule, _LOCAL_VIDEO)
         elif not local_media:
-            yield _refused(where, value, rule)
+            yield _problem(where, value, rule)
     elif not isinstance(value, str):
-        yield _refused(where, value, rule)
+        yield _problem(where, value, rule)
     elif value[:5].lower() == "data:":
         wrong = _wrong_with_data_uri(value, rule.medium or "image")
         if wrong:
-            yield _refused(where, value, rule, wrong)
+            yield _problem(where, value, rule, wrong)
     elif not _WEB_ADDRESS.fullmatch(value):
-        yield _refused(where, value, rule, _what_to_give_instead(value, rule))
+        yield _problem(where, value, rule, _what_to_give_instead(value, rule))
 
 
 def _wrong_with_data_uri(uri: str, medium: Medium) -> str | None:

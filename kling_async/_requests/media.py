@@ -18,7 +18,7 @@ from anyio import to_thread
 from attrs import frozen
 
 from kling_async._errors import Hint, InvalidRequestError, Problem
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.fields import Field, Medium
 from kling_async._text import short_repr
 
@@ -87,7 +87,7 @@ async def inline_media(
         InvalidRequestError: Everything that is wrong with the files, at once.
     """
     model = body.get("model")
-    known = MODELS.get(model) if isinstance(model, str) else None
+    known = catalogue_in_use().get(model) if isinstance(model, str) else None
     problems: list[Problem] = []
     inlined = {
         name: await _inlined(

@@ -11,13 +11,15 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from kling_async import KlingError, __version__
+from kling_async import KlingError, __version__, load_catalogue
 from kling_async._checks import MissingExtraError
+from kling_async._requests.catalogue import using
 from kling_async.cli._emulator import demo, emulator
 from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
@@ -113,11 +115,18 @@ Verbose = Annotated[
 ]
 
 
+Catalogue = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A newer catalogue of models than the built-in."),
+]
+
+
 def kling_async(
     ctx: typer.Context,
     *,
     _version: Version = False,
     verbose: Verbose = False,
+    catalogue: Catalogue = None,
 ) -> None:
     """Kling videos through the AI/ML API, and the API itself on your machine.
 
@@ -125,6 +134,8 @@ def kling_async(
     """
     if verbose:
         logger.setLevel(logging.DEBUG)
+    if catalogue is not None:
+        ctx.with_resource(using(load_catalogue(catalogue)))
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
         raise typer.Exit(Exit.USAGE)

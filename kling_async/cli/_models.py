@@ -73,6 +73,8 @@ def as_json(model: catalogue.Model) -> dict[str, object]:
         "notes": list(model.notes),
         "typical_seconds": {str(k): v for k, v in model.durations.items()},
         "typical_seconds_by": model.durations_by,
+        "aliases": list(model.aliases),
+        "standing": model.standing,
     }
 
 
@@ -93,7 +95,8 @@ def _table(found: list[catalogue.Model]) -> Table:
         if model.kind != kind:
             kind = model.kind
             table.add_row(Text(kind, "bold cyan"))
-        table.add_row(f"  {model.id}", _lengths(model), _usual(model))
+        mark = "" if model.standing == "current" else f" ({model.standing})"
+        table.add_row(f"  {model.id}{mark}", _lengths(model), _usual(model))
     return table
 
 
@@ -145,6 +148,10 @@ def _times(model: catalogue.Model) -> Iterator[str]:
 
 def _remarks(model: catalogue.Model) -> Iterator[str]:
     remarks = [rule.text for rule in model.rules] + list(model.notes)
+    if model.standing != "current":
+        remarks.append(f"{model.standing} by the vendor")
+    if model.aliases:
+        remarks.append(f"also taken as {', '.join(model.aliases)}")
     if model.legacy_fields:
         older = ", ".join(model.legacy_fields)
         remarks.append(f"only the older of the vendor's schemas names {older}")

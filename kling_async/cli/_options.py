@@ -27,6 +27,7 @@ from kling_async import (
     models,
 )
 from kling_async._http.wire import is_deep
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.classes import build_request
 
 REQUEST, RESULT = "What to generate", "What to do with it"
@@ -493,7 +494,7 @@ def _image_field(model: models.Model, images: int) -> str:
 
 def known_model(model: str) -> models.Model | None:
     """Return what is known of a model, if anything is."""
-    return next((it for it in models.list() if it.id == model), None)
+    return catalogue_in_use().get(model) if model else None
 
 
 def _local(text: str) -> str | Path:

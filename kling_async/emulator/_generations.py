@@ -25,7 +25,7 @@ from starlette.responses import FileResponse, Response
 from kling_async._addresses import is_loopback
 from kling_async._errors import Problem
 from kling_async._generation import Status
-from kling_async._requests.catalogue import MODELS, problems_in
+from kling_async._requests.catalogue import MODELS
 from kling_async._text import short_repr
 from kling_async.emulator._account import LogRow, RequestLog
 from kling_async.emulator._ledger import price_of
@@ -274,6 +274,6 @@ def _object_in(text: bytes) -> dict[str, object]:
 
 def _problems(model: object, body: Mapping[str, object]) -> list[Problem]:
     if isinstance(model, str) and model in MODELS:
-        return problems_in(model, body)
+        return MODELS.problems_in(model, body)
     given = short_repr(model) if "model" in body else "nothing"
     return [Problem("model", given, " | ".join(map(repr, MODELS)))]

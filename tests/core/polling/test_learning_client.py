@@ -25,8 +25,8 @@ from kling_async import (
     RetryPolicy,
 )
 from kling_async._polling.watch import KEPT, Origins
-from kling_async._requests.params import FiveOrTen
 from kling_async._runtime.tasks import Scope
+from kling_async.types import Seconds
 
 VIDEO = {"url": "https://cdn.example.com/output.mp4"}
 FAILURE = {"name": "Unsafe", "message": "not this"}
@@ -101,7 +101,7 @@ def studio(*seconds: float, end: Mapping[str, object] | None = None) -> Studio:
     return Studio(iter(seconds), end={"video": VIDEO} if end is None else end)
 
 
-def video(duration: FiveOrTen | None = 5) -> ImageToVideo:
+def video(duration: Seconds | None = 5) -> ImageToVideo:
     """Describe a video."""
     return ImageToVideo(model=MODEL, image_url=IMAGE, prompt=PROMPT, duration=duration)
 
@@ -121,7 +121,7 @@ async def test_a_completion_is_told_between_which_polls_it_fell() -> None:
 @pytest.mark.parametrize("duration, length", [(10, 10.0), ("10", 10.0), (None, 5.0)])
 @on_each_loop
 async def test_a_schedule_knows_what_it_waits_for(
-    duration: FiveOrTen | None, length: float
+    duration: Seconds | None, length: float
 ) -> None:
     """Model, length (the server's default if none was asked for), and age."""
     pupil = Pupil()

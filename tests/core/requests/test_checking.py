@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from kling_async._requests.fields import Field, problems_with, with_numbers
+from kling_async._requests.fields import Field, validate_value, with_numbers
 from kling_async._text import closest_match, short_repr
 
 WHOLE = Field(type="integer")
@@ -102,7 +102,7 @@ def fields(problems: object) -> list[str]:
 )
 def test_what_fits(rule: Field, value: object) -> None:
     """Numbers may be text, as in the vendor's examples; media are addresses."""
-    assert fields(problems_with("it", value, rule)) == []
+    assert fields(validate_value("it", value, rule)) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_fits(rule: Field, value: object) -> None:
 )
 def test_what_does_not_fit(rule: Field, value: object) -> None:
     """One problem, that says what was given and what is allowed."""
-    (problem,) = problems_with("it", value, rule)
+    (problem,) = validate_value("it", value, rule)
     assert problem.field == "it"
     assert problem.given
     assert problem.allowed == rule.allowed
@@ -119,16 +119,16 @@ def test_what_does_not_fit(rule: Field, value: object) -> None:
 @pytest.mark.parametrize("value", [Path("cat.png"), b"\x89PNG", bytearray(b"x")])
 def test_local_media_fit_before_they_are_read(value: object) -> None:
     """A path and bytes stand for a data URI, in a request but not on the wire."""
-    assert fields(problems_with("it", value, IMAGE, local_media=True)) == []
-    assert fields(problems_with("it", [value], IMAGES, local_media=True)) == []
-    assert fields(problems_with("it", value, ONE_OR_MORE, local_media=True)) == []
-    assert fields(problems_with("it", value, IMAGE)) == ["it"]
-    assert fields(problems_with("it", value, TEXT, local_media=True)) == ["it"]
+    assert fields(validate_value("it", value, IMAGE, local_media=True)) == []
+    assert fields(validate_value("it", [value], IMAGES, local_media=True)) == []
+    assert fields(validate_value("it", value, ONE_OR_MORE, local_media=True)) == []
+    assert fields(validate_value("it", value, IMAGE)) == ["it"]
+    assert fields(validate_value("it", value, TEXT, local_media=True)) == ["it"]
 
 
 def test_a_local_video_is_no_image() -> None:
     """It is refused with what to do."""
-    (problem,) = problems_with("it", Path("film.mp4"), VIDEO, local_media=True)
+    (problem,) = validate_value("it", Path("film.mp4"), VIDEO, local_media=True)
     assert "uploaded" in str(problem.hint)
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_number_of_items_is_counted() -> None:
     """The items themselves are not shown."""
     two = evolve(IMAGES, min_items=2)
     for given, told in (([], "0 items"), ([URL], "1 item"), ([URL] * 3, "3 items")):
-        (problem,) = problems_with("it", given, two)
+        (problem,) = validate_value("it", given, two)
         assert problem.given == told
 
 
@@ -159,7 +159,7 @@ def test_every_problem_inside_is_told_with_its_place(
     rule: Field, value: object, places: list[str]
 ) -> None:
     """However deep, and all of them."""
-    assert fields(problems_with("it", value, rule)) == places
+    assert fields(validate_value("it", value, rule)) == places
 
 
 HINTS: Sequence[tuple[Field, object, str | None]] = [
@@ -189,13 +189,13 @@ def test_a_problem_says_what_to_do_where_there_is_more_to_say(
     rule: Field, value: object, hint: str | None
 ) -> None:
     """The nearest spelling, or what was probably overlooked."""
-    (problem,) = problems_with("it", value, rule)
+    (problem,) = validate_value("it", value, rule)
     assert problem.hint is hint or str(problem.hint).startswith(str(hint))
 
 
 def test_a_misspelt_name_inside_is_told_with_the_nearest() -> None:
     """As at the top level."""
-    (problem,) = problems_with("it", {"x": 1, "noet": ""}, POINT)
+    (problem,) = validate_value("it", {"x": 1, "noet": ""}, POINT)
     assert (problem.allowed, problem.hint) == (
         "only x, y, note",
         "Did you mean 'note'?",
@@ -256,10 +256,10 @@ def test_a_problem_with_megabytes_is_short() -> None:
     """Whether they are bytes, a data URI, or many items."""
     for value in (b"x" * 10**7, "data:;base64," + "A" * 10**7, [URL] * 10**4):
         for rule in (TEXT if isinstance(value, bytes) else IMAGE, WHOLE):
-            (problem,) = problems_with("it", value, rule)
+            (problem,) = validate_value("it", value, rule)
             assert len(str(problem)) < 500
             assert short_repr(value).startswith(problem.given.rstrip("…"))
-    (exact,) = problems_with("it", ["x" * 60] * 3 + [0] * 3, WHOLE)
+    (exact,) = validate_value("it", ["x" * 60] * 3 + [0] * 3, WHOLE)
     assert exact.given == short_repr(["x" * 60] * 3 + [0] * 3)[:180] + "…"
 
 
@@ -317,8 +317,8 @@ def test_the_nearest_name(name: object, found: str | None) -> None:
 def test_a_field_of_any_size_keeps_its_types_alone() -> None:
     """For a newer model, whose limits may be wider."""
     wide = SHOTS.of_any_size()
-    assert fields(problems_with("it", [{"y": 1}] * 99, wide)) == []
-    assert fields(problems_with("it", [{"y": "?"}, 3], wide)) == ["it[0].y", "it[1]"]
-    assert fields(problems_with("it", "", WORDS.of_any_size())) == []
-    assert fields(problems_with("it", 7, LENGTH.of_any_size())) == []
-    assert fields(problems_with("it", [], ONE_OR_MORE.of_any_size())) == ["it"]
+    assert fields(validate_value("it", [{"y": 1}] * 99, wide)) == []
+    assert fields(validate_value("it", [{"y": "?"}, 3], wide)) == ["it[0].y", "it[1]"]
+    assert fields(validate_value("it", "", WORDS.of_any_size())) == []
+    assert fields(validate_value("it", 7, LENGTH.of_any_size())) == []
+    assert fields(validate_value("it", [], ONE_OR_MORE.of_any_size())) == ["it"]

@@ -25,7 +25,8 @@ from kling_async import (
     VideoToVideo,
     models,
 )
-from kling_async._requests.classes import build_request, class_for, warn_of_unknown
+from kling_async._requests import classes
+from kling_async._requests.classes import build_request, class_for
 from kling_async.types import (
     CameraControl,
     Media,
@@ -36,8 +37,9 @@ MASTER = "klingai/v2-master-image-to-video"
 TURBO = "klingai/video-v3-turbo-pro-text-to-video"
 URL = "https://example.com/mona.jpg"
 TAKEN_BY_OMNI = (
-    "It is taken by 11 other models, such as klingai/video-v3-omni-720p-image-to-video,"
-    " klingai/video-v3-omni-1080p-image-to-video."
+    f"'tail_image_url' is taken by {len(models.list(field='tail_image_url'))} other "
+    "models, such as klingai/video-v3-omni-720p-image-to-video, "
+    "klingai/video-v3-omni-1080p-image-to-video."
 )
 MOVES = "simple down_back forward_up right_turn_forward left_turn_forward".split()
 OWN_NAMES = {"model", "extra"}
@@ -70,7 +72,7 @@ def only(make: Callable[[], object]) -> Problem:
 @pytest.fixture(autouse=True)
 def nothing_warned_of() -> None:
     """Let each test hear of unknown models anew."""
-    warn_of_unknown.cache_clear()
+    classes.warn_once.cache_clear()
 
 
 # What a request becomes
