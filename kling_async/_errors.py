@@ -112,7 +112,10 @@ class KlingError(Exception):
     @property
     def reason(self) -> str:
         """What happened, without advice in terms of Python."""
-        return super().__str__()
+        reason = super().__str__()
+        if self.is_unbilled:
+            reason += "; the vendor's request log lists it as failed: nothing is billed"
+        return reason
 
     @property
     def is_settled(self) -> bool:
@@ -121,10 +124,6 @@ class KlingError(Exception):
 
     def __str__(self) -> str:
         message = self.reason
-        if self.is_unbilled:
-            message += (
-                "; the vendor's request log lists it as failed: nothing is billed"
-            )
         if self.hint is not None:
             message = f"{message}; {_HINTS[self.hint]}"
         if self.generation_id is None:

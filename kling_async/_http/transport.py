@@ -39,6 +39,7 @@ from kling_async._http.sender import (
     leave,
 )
 from kling_async._http.session import Connections, Session
+from kling_async._http.unsent import is_unsent
 from kling_async._http.wire import Answer, decode_error, decode_polled
 
 T = TypeVar("T")
@@ -48,27 +49,12 @@ _SLACK = 1.0
 
 _TIMEOUTS = (httpx.TimeoutException, TimeoutError)
 
-# Raised before a byte of the request is out. Of all others nobody can be sure.
-_UNSENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-
-_UNSENT_BY_AIOHTTP = {
-    "ClientConnectorError",
-    "ClientHttpProxyError",
-    "ConnectionTimeoutError",
-}
-
 
 def translate(error: Exception, doing: str) -> TransportError:
     """Turn whatever httpx, or what lies below it, raised into one of our errors."""
     cls = RequestTimeoutError if _is_timeout(error) else ConnectionFailedError
     what = ": ".join(filter(None, (type(error).__name__, str(error))))
-    return cls(f"{doing}: {what}", request_sent=not _is_unsent(error))
+    return cls(f"{doing}: {what}", request_sent=not is_unsent(error))
 
 
 def _is_timeout(error: Exception) -> bool:
@@ -78,15 +64,6 @@ def _is_timeout(error: Exception) -> bool:
         if below is None
         else isinstance(below, TimeoutError)
     )
-
-
-def _is_unsent(error: Exception) -> bool:
-    """Whether the server certainly saw nothing of the request."""
-    below = _of_aiohttp(error)
-    if below is None or isinstance(error, httpx.ProxyError):
-        return isinstance(error, _UNSENT)
-    names = {cls.__name__ for cls in type(below).__mro__}
-    return not names.isdisjoint(_UNSENT_BY_AIOHTTP)
 
 
 def _of_aiohttp(error: Exception) -> BaseException | None:
@@ -361,7 +338,6 @@ class _Received:
         """Give the error as ours; None when all is well."""
         if self.error is None:
             return None
-        drop_frames(self.error)
         failure: KlingError
         url = urlsplit(call.url)
         what = f"{call.method} {url.hostname}{url.path}"
@@ -373,5 +349,6 @@ class _Received:
         else:
             failure = translate(self.error, f"{what}, reading the answer")
             failure.request_sent = True
+        drop_frames(self.error)
         failure.__cause__ = self.error
         return failure

@@ -56,7 +56,7 @@ fates = st.lists(st.sampled_from(sorted(FATES)), max_size=3)
 
 
 @define(eq=False)
-class Network(httpx.AsyncBaseTransport):
+class Network:
     """What lies between the client and the emulator.
 
     Attributes:
@@ -136,7 +136,9 @@ class Program(RuleBasedStateMachine):
         return AsyncKling(
             "any-key",
             base_url="https://kling",
-            http_client=httpx.AsyncClient(transport=self.network),
+            http_client=httpx.AsyncClient(
+                transport=httpx.MockTransport(self.network.handle_async_request)
+            ),
             polling=Fixed(5),
             timeout=10,
             wait_timeout=300,

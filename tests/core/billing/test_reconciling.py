@@ -108,7 +108,7 @@ LOST_ONCE_ACCEPTED = (reset, silence, bad_gateway, garbage)
 
 
 @define(eq=False)
-class Network(httpx.AsyncBaseTransport):
+class Network:
     """What lies between a client and the emulator.
 
     Attributes:
@@ -177,7 +177,9 @@ def client_of(
     return AsyncKling(
         "any-key",
         base_url="https://kling",
-        http_client=httpx.AsyncClient(transport=network),
+        http_client=httpx.AsyncClient(
+            transport=httpx.MockTransport(network.handle_async_request)
+        ),
         hooks=(told or Told()).hooks,
         retry=POLICY(**policy),
     )

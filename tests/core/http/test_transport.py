@@ -276,12 +276,32 @@ async def test_nothing_foreign_comes_out(cls: type[Exception], at_once: bool) ->
 
 
 @pytest.mark.parametrize("cls", [*EVERY_ERROR_OF_HTTPX, *FROM_BELOW])
-def test_only_what_was_certainly_not_sent_is_called_unsent(
+async def test_only_what_was_certainly_not_sent_is_called_unsent(
     cls: type[Exception],
 ) -> None:
-    """The root of the billing rule: five errors say so, of all others none."""
-    failure = translate(instance_of(cls), "creating")
-    assert failure.request_sent is (cls not in UNSENT)
+    """The root of the billing rule: five errors say so, no others."""
+
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise instance_of(cls)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as mine:
+        with pytest.raises(KlingError) as caught:
+            await client(http_client=mine, retry=ONCE).get(ID)
+    is_unsent = getattr(caught.value, "request_sent", True) is False
+    assert is_unsent is (cls in UNSENT)
+
+
+@pytest.mark.parametrize("cls", EVERY_ERROR_OF_HTTPX)
+async def test_a_transport_that_nobody_knows_proves_nothing(
+    cls: type[Exception],
+) -> None:
+    """What it calls a connection that failed may have broken after the request."""
+    async with httpx.AsyncClient(
+        transport=Failing(instance_of(cls), at_once=True)
+    ) as mine:
+        with pytest.raises(KlingError) as caught:
+            await client(http_client=mine, retry=ONCE).get(ID)
+    assert getattr(caught.value, "request_sent", True)
 
 
 @pytest.mark.parametrize(
