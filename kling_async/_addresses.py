@@ -7,6 +7,8 @@ services behind the user's own wall. Looks nothing up and opens no connection.
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -16,46 +18,89 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Not public, though `ipaddress` calls them so, in some versions at least: Azure's
 # platform ("What is IP address 168.63.129.16?", Azure documentation), protocol
-# assignments with Oracle's metadata among them (RFC 6890), local NAT64 (RFC 8215),
-# and what was site-local (RFC 3879).
+# assignments with Oracle's metadata among them (RFC 6890), 6to4 relays (RFC 7526),
+# and what documents are written with (RFC 9637).
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(it)
-    for it in ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10")
+    for it in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
 )
+
+# All that is given out for use on the Internet (RFC 4291, section 2.4): what lies
+# elsewhere is somebody's own, or leads to an IPv4 address in disguise.
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
 
 # RFC 6052, section 2.1: an IPv4 address in the last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+_LAST_32 = 0xFFFFFFFF
+
+# RFC 5214, section 6.1: bits 32 to 63 of an address that ends in an IPv4 address.
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
+
+
+_BUCKET = re.compile(r"(s3a?|gs|az|azure|adl|abfss?)://[^\s/]+/\S.*", re.IGNORECASE)
+
+
+def is_bucket_url(given: object) -> bool:
+    """Whether a text names an object in a bucket, which the server cannot fetch."""
+    return isinstance(given, str) and _BUCKET.fullmatch(given) is not None
+
 
 def is_loopback(host: str) -> bool:
     """Whether a name or numeric address is this machine's own for certain."""
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+    if _plain(host) == "localhost":  # RFC 6761, section 6.3
         return True
     address = _address(host)
-    return address is not None and address.is_loopback
+    mapped = getattr(address, "ipv4_mapped", None)  # no packet leaves for it either
+    return address is not None and (mapped or address).is_loopback
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address can be reached from anywhere, and is nobody's own."""
+    """Whether a numeric address can be reached from anywhere, and is nobody's own.
+
+    Wherever an IPv4 address is hidden in an IPv6 one, it has to be public, too.
+    """
     read = _address(address)
-    if read is None or any(read in network for network in _NOT_PUBLIC):
-        return False
-    return read.is_global and not read.is_multicast
+    if isinstance(read, ipaddress.IPv6Address):
+        inside = read.ipv4_mapped or _translated(read)
+        if inside is not None:
+            return _is_public(inside)
+        return (
+            read in _GIVEN_OUT
+            and _is_public(read)
+            and all(map(_is_public, _tunnelled(read)))
+        )
+    return read is not None and _is_public(read)
+
+
+def _is_public(address: _Address) -> bool:
+    is_own = any(address in network for network in _NOT_PUBLIC)
+    return address.is_global and not address.is_multicast and not is_own
+
+
+def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    return _last_32(address) if address in _NAT64 else None
+
+
+def _tunnelled(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    """Give the IPv4 addresses to which tunnels unpack what is sent there."""
+    if address.sixtofour:
+        yield address.sixtofour
+    if address.teredo:
+        yield from address.teredo
+    if int(address) >> 32 & _LAST_32 in _ISATAP:
+        yield _last_32(address)
+
+
+def _last_32(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(int(address) & _LAST_32)
 
 
 def _address(text: str) -> _Address | None:
-    """Read a numeric address; an IPv4 address inside an IPv6 one is what counts."""
     try:
-        address = ipaddress.ip_address(text.strip("[]"))
+        return ipaddress.ip_address(text.strip("[]"))
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        teredo = address.teredo[1] if address.teredo else None
-        return address.ipv4_mapped or address.sixtofour or teredo or address
-    return address
 
 
 @frozen
@@ -77,7 +122,7 @@ class Reach:
 
         Any other name is judged by `refuses`, once it is known where it leads.
         """
-        if is_loopback(host):
+        if is_loopback(host) or _plain(host).endswith(".localhost"):
             return self.refuses(host, port, "127.0.0.1")
         return _address(host) is not None and self.refuses(host, port, host)
 

@@ -6,7 +6,14 @@ import copy
 import datetime as dt
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +53,8 @@ from kling_async._errors import (
     Problem,
 )
 from kling_async._failures import RetryPolicy
-from kling_async._files.download import Download, Limits, path_from
+from kling_async._files.download import Download, Limits, LocalFile, Target, path_from
+from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter
 from kling_async._http.session import Connections, Library
@@ -250,15 +258,37 @@ class Downloading(ABC):
     def _transport(self) -> Transport:
         """Give the way to the client's connections."""
 
+    @overload
     async def download(
         self,
         generation_or_video: Generation | Video,
-        path: str | os.PathLike[str],
+        path_or_url: os.PathLike[str],
         *,
         max_bytes: int = 2**30,
         timeout: float | None = None,
         check_mp4: bool = True,
-    ) -> Path:
+    ) -> Path: ...
+
+    @overload
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path_or_url: str,
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path | str: ...
+
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path_or_url: str | os.PathLike[str],
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path | str:
         """Write a finished video to a file, whole or not at all.
 
         A dropped connection is resumed where it broke. The key is not sent
@@ -267,15 +297,16 @@ class Downloading(ABC):
 
         Args:
             generation_or_video: What to fetch.
-            path: The file to write; its directory has to be there. The server
-                has no say in it.
+            path_or_url: The file to write; its directory has to be there. Or the
+                URL of an object in a bucket, such as ``s3://bucket/boat.mp4`` (extra
+                ``storage``). The server has no say in it.
             max_bytes: The most bytes to take; by default 1 GiB.
             timeout: How long to take in all, in seconds; ``math.inf`` for as long
                 as it takes. By default the client's ``wait_timeout``.
             check_mp4: Whether it has to be an MP4 that a player can open.
 
         Returns:
-            The path written.
+            Where it is: the path, or the URL as it was given.
 
         Raises:
             DownloadError: There is no video, its link has expired or leads to an
@@ -284,10 +315,16 @@ class Downloading(ABC):
         """
         limits = self._limits(max_bytes, timeout, check_mp4)
         if isinstance(generation_or_video, Video):
-            return await self._download(generation_or_video.url, path, limits)
+            return await self._download(generation_or_video.url, path_or_url, limits)
         generation = _generation_from(generation_or_video)
+
+        async def fresh_url() -> str | None:
+            fresh = await self._transport().fetch(generation.id)
+            return fresh.video.url if fresh.video else None
+
         try:
-            return await self._download(_url_of(generation), path, limits)
+            url = _url_of(generation)
+            return await self._download(url, path_or_url, limits, fresh_url)
         except KlingError as error:
             error.concerning(generation.id, generation)
             raise
@@ -310,23 +347,37 @@ class Downloading(ABC):
         )
 
     async def _download(
-        self, url: str, path: str | os.PathLike[str], limits: Limits
-    ) -> Path:
+        self,
+        url: str,
+        path_or_url: str | os.PathLike[str],
+        limits: Limits,
+        fresh_url: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> Path | str:
         transport = self._transport()
         settings = transport.settings
+        where, target = _target_from(path_or_url)
         download = Download(
             url=url,
-            target=path_from(path),
+            target=target,
             limits=limits,
             retry=settings.retry,
             reporter=settings.reporter,
+            fresh_url=fresh_url,
         )
         session = transport.connections.here()
         job = session.scope.start(lambda: download.run(session))
         try:
-            return await job.result()
+            await job.result()
         finally:
             download.is_abandoned = True
+        return where
+
+
+def _target_from(given: str | os.PathLike[str]) -> tuple[Path | str, Target]:
+    if isinstance(given, str) and is_url(given):
+        return given, BucketObject(given)
+    path = path_from(given)
+    return path, LocalFile(path)
 
 
 def _generation_from(given: object) -> Generation:
@@ -542,10 +593,13 @@ class AsyncKling(Accounting, Downloading):
         """
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
+        reach = Reach(self._settings.base_url)
         with using(self._settings.catalogue):
             checked = request_from(request, params)
             body = await inline_media(
-                checked.to_body(), check=self._settings.check_media
+                checked.to_body(),
+                check=self._settings.check_media,
+                source=lambda url: BucketObject(url, reach),
             )
         if is_bulky(body):
             content = await anyio.to_thread.run_sync(encode_request, body)

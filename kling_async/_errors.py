@@ -47,6 +47,8 @@ Hint = Literal[
     "reconcile",
     "resume",
     "skip_media_check",
+    "take_any_format",
+    "take_more_bytes",
     "top_up",
     "wait_longer_for_a_download",
 ]
@@ -65,6 +67,8 @@ _HINTS: Mapping[Hint, str] = {
     ),
     "resume": "wait(error.generation_id) goes on with it",
     "skip_media_check": "AsyncKling(check_media=False) sends it all the same",
+    "take_any_format": "download(..., check_mp4=False) takes it as it is",
+    "take_more_bytes": "download(..., max_bytes=...) takes more",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "download(..., timeout=...) waits longer",
 }

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from buckets import Bucket, made, running
 from hypothesis import settings
 
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
@@ -66,6 +67,22 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("postgres")
         return url
     return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Run an S3 server, and give its address."""
+    with running() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Make a bucket of this test's own, which obstore finds by the environment."""
+    new = made(s3, f"videos-{secrets.token_hex(4)}")
+    for name, value in new.environment.items():
+        monkeypatch.setenv(name, value)
+    return new
 
 
 # As many examples and as new ones as there is time for: `nox -s soak`.

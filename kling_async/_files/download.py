@@ -1,31 +1,39 @@
-"""Videos out: from a URL to a file, whole or not at all.
+"""Videos out: from a URL to a file or a bucket, whole or not at all.
 
-The bytes go to a hidden file beside the target, resumed with Range when the
-connection drops, and take the target's name only when all of them are there and
-make an MP4. No server decides where they go, how many they are or how long they take.
+The bytes go to a hidden file, resumed with Range when the connection drops, and are
+put in their place only when all of them are there and make an MP4. No server decides
+where they go, how many they are or how long they take.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import os
+import random
 import re
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import anyio
 import httpx
-from anyio import to_thread
 from attrs import define, field, frozen
 
 from kling_async._addresses import Reach
 from kling_async._checks import is_whole
 from kling_async._errors import DownloadError, KlingError, TransportError
-from kling_async._failures import RetryPolicy, may_resume_download, repeat
+from kling_async._failures import (
+    RetryPolicy,
+    may_resume_download,
+    retry_after_from,
+    wait_after,
+)
 from kling_async._files.fetch import get
-from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_of
+from kling_async._files.part import (
+    InterruptedDownloadError,
+    Part,
+    is_out_of_files,
+)
 from kling_async._hooks import Reporter, RetryEvent
 from kling_async._http.sender import leave
 from kling_async._http.session import Session
@@ -33,10 +41,69 @@ from kling_async._http.transport import translate
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 
+# Not there yet, just after its generation completed; or no more, and a fresh link is.
 _GONE = frozenset({401, 403, 404, 410})
 
 # The time is looked at between two chunks; this ends what brings none.
 _SLACK = 1.0
+
+# How long to wait for another download to give a file back, in seconds.
+_FILES_COME_BACK = 0.5
+
+
+class Target(Protocol):
+    """Where a video goes."""
+
+    async def folder(self) -> Path:
+        """Give the folder for the bytes so far.
+
+        Raises:
+            DownloadError: No video can be put there.
+            OSError: Likewise.
+        """
+        ...
+
+    async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
+        """Put the whole of it in its place.
+
+        Raises:
+            DownloadError: It cannot be done; what was there before still is.
+            OSError: Likewise.
+        """
+        ...
+
+
+@frozen
+class LocalFile:
+    """A file of this machine.
+
+    Attributes:
+        path: Where.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    async def folder(self) -> Path:
+        """Give the folder that it is in: a file is renamed within one."""
+        target = anyio.Path(self.path)
+        if await target.is_dir():
+            raise DownloadError(
+                f"cannot write {self.path}: it is a directory; give a file name, "
+                f"such as {self.path / 'video.mp4'}",
+            )
+        if not await target.parent.is_dir():
+            raise DownloadError(
+                f"cannot write {self.path}: there is no directory {target.parent}; "
+                "make it first",
+            )
+        return self.path.parent
+
+    async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:  # noqa: ARG002 (it is done at once)
+        """Take the place of what is there: of a link, not of what it leads to."""
+        await anyio.Path(part.path).replace(self.path)
 
 
 def path_from(given: object) -> Path:
@@ -47,15 +114,18 @@ def path_from(given: object) -> Path:
     """
     if isinstance(given, str | os.PathLike):
         path = Path(cast("str | os.PathLike[str]", given))
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            raise DownloadError(
+                f"path: given {str(path)!r}, which no file can be called: part of a "
+                "character is missing; allowed: where to write the file",
+            ) from None
         if "\0" not in str(path):
             return path
     raise DownloadError(
         f"path: given {given!r}; allowed: where to write the file, a str or a Path",
     )
-
-
-class _InterruptedError(KlingError):
-    """The server failed in a way that may heal; the bytes so far are kept."""
 
 
 @frozen(kw_only=True)
@@ -86,226 +156,220 @@ class Limits:
 
 @define(eq=False, kw_only=True)
 class Download:
-    """One video on its way to one file.
+    """One video on its way to one place.
 
     Attributes:
         url: Where the video lies.
-        target: The file to write.
+        target: Where it goes.
         limits: What it may cost.
-        retry: How often to go on after a drop.
+        retry: How often to go on without getting further.
         reporter: Who is told of retries.
+        fresh_url: Asks for a link that has not expired; None where nobody can.
         is_abandoned: Set when the caller left: ends it between two chunks.
     """
 
     url: str
-    target: Path
+    target: Target
     limits: Limits
     retry: RetryPolicy
     reporter: Reporter
+    fresh_url: Callable[[], Awaitable[str | None]] | None = None
     is_abandoned: bool = False
-    _written: int = 0
     _length: int | None = None
     _etag: str | None = None
-    _part: Path = field(init=False)
+    _furthest: int = 0
     _deadline: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        # Short, since the target's own name may be as long as names can be.
-        self._part = self.target.parent / f".kling-{secrets.token_hex(4)}.part"
         self._deadline = anyio.current_time() + self.limits.seconds
 
-    async def run(self, session: Session) -> Path:
-        """Fetch, check, and give the file its name.
+    async def run(self, session: Session) -> None:
+        """Fetch, check, and put it in its place.
 
         Raises:
-            DownloadError: Whatever went wrong; no file is left behind.
+            DownloadError: Whatever went wrong; nothing is left behind.
         """
+        part: Part | None = None
         try:
-            await self._refuse_bad_target()
-            # Makes the file, or fails: a link that lies there is never followed.
-            async with await anyio.open_file(self._part, "xb") as file:
-                with anyio.CancelScope(deadline=self._deadline + _SLACK) as scope:
-                    await self._fetch_all(session, file)
-                    await _keep(file)
+            folder = await self.target.folder()
+            part = Part.inside(
+                folder, self.url, most=self.limits.size, is_mp4=self.limits.is_mp4
+            )
+            with anyio.CancelScope(deadline=self._deadline + _SLACK) as scope:
+                await self._fetch_all(session, part)
+                await self.target.keep(part, is_abandoned=lambda: self.is_abandoned)
             if scope.cancelled_caught:
-                raise self._too_slow()
-            # Takes the place of a link, too, and not of what it leads to.
-            await anyio.Path(self._part).replace(self.target)
+                raise self._too_slow(part)
         except OSError as error:
             raise DownloadError(
                 f"cannot write {self.target}: {error.strerror or error}; "
                 "no part of it is left",
             ) from error
         finally:
-            with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
-                await anyio.Path(self._part).unlink()
-        return self.target
+            if part is not None:
+                await part.discard()
 
-    async def _refuse_bad_target(self) -> None:
-        target = anyio.Path(self.target)
-        if await target.is_dir():
-            raise DownloadError(
-                f"cannot write {self.target}: it is a directory; give a file name, "
-                f"such as {self.target / 'video.mp4'}",
-            )
-        if not await target.parent.is_dir():
-            raise DownloadError(
-                f"cannot write {self.target}: there is no directory {target.parent}; "
-                "make it first",
-            )
-
-    async def _fetch_all(self, session: Session, file: anyio.AsyncFile[bytes]) -> None:
-        def before_wait(number: int, delay: float, error: KlingError) -> None:
-            self.reporter.retry(RetryEvent(attempt=number, delay=delay, error=error))
-
-        async def attempt() -> None:
+    async def _fetch_all(self, session: Session, part: Part) -> None:
+        """Make attempts until all is there; only those count that bring nothing new."""
+        fruitless = 0
+        for number in itertools.count(1):
             try:
-                await self._fetch(session, file)
-            except (KlingError, OSError):
-                raise
-            except Exception as error:
-                raise translate(error, f"downloading {self.url}") from error
+                await self._attempt(session, part)
+            except (TransportError, InterruptedDownloadError) as error:
+                if is_out_of_files(error):
+                    await anyio.sleep(random.uniform(0, _FILES_COME_BACK))  # noqa: S311 (no secret)
+                    continue
+                fruitless = 0 if self._has_progressed(part) else fruitless + 1
+                if fruitless >= self.retry.attempts:
+                    raise _given_up(error) from error
+                await self._wait(error, number, max(fruitless, 1))
+            else:
+                return
 
-        try:
-            await repeat(attempt, self.retry, _may_heal, before_wait)
-        except (TransportError, _InterruptedError) as error:
-            raise DownloadError(f"{error}; nothing was written") from error
+    def _has_progressed(self, part: Part) -> bool:
+        before, self._furthest = self._furthest, max(self._furthest, part.received)
+        return self._furthest > before
 
-    async def _fetch(self, session: Session, file: anyio.AsyncFile[bytes]) -> None:
-        self._require_right_to_go_on()
-        limits, left = self.limits, self._deadline - anyio.current_time()
-        response = await get(
-            session.files,
-            self.url,
-            self._range(),
-            reach=limits.reach,
-            limit=min(limits.silence, left + _SLACK),
-        )
-        chunks = response.aiter_raw()
+    async def _wait(self, error: KlingError, number: int, in_a_row: int) -> None:
+        if isinstance(error, _GoneError) and await self._take_fresh_url():
+            return
+        delay = wait_after(error, in_a_row, self.retry)
+        if isinstance(error, _GoneError):
+            # All of the back-off, not a random part: a store gets the time it needs.
+            most = self.retry.initial * self.retry.factor**in_a_row
+            delay = max(delay, min(most, self.retry.maximum))
+        if anyio.current_time() + delay > self._deadline:
+            raise _given_up(error) from error
+        self.reporter.retry(RetryEvent(attempt=number, delay=delay, error=error))
+        await anyio.sleep(delay)
+
+    async def _take_fresh_url(self) -> bool:
+        """Ask once for another link to the same video."""
+        ask, self.fresh_url = self.fresh_url, None
         try:
-            await self._begin(response, file)
-            await self._copy(chunks, file)
+            url = await ask() if ask else None
+        except KlingError:
+            return False  # what the store said is told
+        if url is None or url == self.url:
+            return False
+        self.url, self._etag = url, None
+        return True
+
+    async def _attempt(self, session: Session, part: Part) -> None:
+        await session.take_place()
+        try:
+            self._require_right_to_go_on(part)
+            async with part.opened():
+                await self._fetch(session, part)
         finally:
-            await leave(response.aclose, chunks)
-        await self._check(file)
+            session.gate.release()
 
-    def _require_right_to_go_on(self) -> None:
+    async def _fetch(self, session: Session, part: Part) -> None:
+        limits, left = self.limits, self._deadline - anyio.current_time()
+        try:
+            response = await get(
+                session.files,
+                self.url,
+                self._range(part),
+                reach=limits.reach,
+                limit=min(limits.silence, left + _SLACK),
+            )
+            chunks = response.aiter_raw()
+            try:
+                await self._begin(response, part)
+                await self._copy(chunks, part)
+            finally:
+                await leave(response.aclose, chunks)
+        except (KlingError, OSError):
+            raise
+        except Exception as error:
+            raise translate(error, f"downloading {self.url}") from error
+
+    def _require_right_to_go_on(self, part: Part) -> None:
         if self.is_abandoned:
             raise DownloadError(f"downloading {self.url} was cancelled")
         if anyio.current_time() >= self._deadline:
-            raise self._too_slow()
+            raise self._too_slow(part)
 
-    def _too_slow(self) -> DownloadError:
+    def _too_slow(self, part: Part) -> DownloadError:
         return DownloadError(
             f"downloading {self.url} took longer than {self.limits.seconds:g} s, in "
-            f"which {self._written:,} bytes came; nothing was written",
+            f"which {part.received:,} bytes came; nothing was written",
         ).with_hint("wait_longer_for_a_download")
 
-    def _range(self) -> dict[str, str]:
+    def _range(self, part: Part) -> dict[str, str]:
         """Ask for what is missing, of the same file only (RFC 9110, section 13.1.5)."""
         headers = {"accept-encoding": "identity"}
-        if self._written and self._etag:
-            headers |= {"range": f"bytes={self._written}-", "if-range": self._etag}
+        if part.can_go_on and self._etag:
+            headers |= {"range": f"bytes={part.received}-", "if-range": self._etag}
         return headers
 
-    async def _begin(
-        self,
-        response: httpx.Response,
-        file: anyio.AsyncFile[bytes],
-    ) -> None:
+    async def _begin(self, response: httpx.Response, part: Part) -> None:
         """Check what is about to come, and where it belongs."""
-        code = response.status_code
-        if may_resume_download(code) or code == _UNSATISFIABLE:
-            self._etag = None if code == _UNSATISFIABLE else self._etag
-            raise _InterruptedError(f"{self.url} answered {code}")
-        if code not in (_OK, _PARTIAL):
-            answered = f"{self.url} answered {code}"
-            if code not in _GONE:
-                raise DownloadError(answered)
-            expired = DownloadError(f"{answered}; the link may have expired")
-            raise expired.with_hint("get_a_fresh_link")
-        begin, total = _range_of(response) if code == _PARTIAL else (0, None)
+        self._refuse_failure(response)
+        is_part = response.status_code == _PARTIAL
+        begin, total = _range_of(response) if is_part else (0, None)
         etag = response.headers.get("etag")
-        if begin != 0 and not self._goes_on(begin, total, etag):
+        if begin != 0 and not self._goes_on(part, begin, total, etag):
             self._etag = None
-            raise _InterruptedError(f"{self.url} answered with another range")
-        self._refuse_other_kinds(response)
+            raise InterruptedDownloadError(f"{self.url} answered with another range")
         if begin == 0:
-            self._written = 0
-            await file.seek(0)
-            await file.truncate()
+            await part.begin(
+                response.headers.get("content-encoding", ""),
+                response.headers.get("content-type", ""),
+            )
         self._etag = _strong(etag)
         length = response.headers.get("content-length", "")
-        in_full = self._written + int(length) if length.isdecimal() else None
+        in_full = part.received + int(length) if length.isdecimal() else None
         self._length = total or in_full
-        self._require_room_for(self._length or 0)
+        part.require_room_for(self._length or 0)
 
-    def _goes_on(self, begin: int, total: int | None, etag: str | None) -> bool:
+    def _refuse_failure(self, response: httpx.Response) -> None:
+        code = response.status_code
+        if code in (_OK, _PARTIAL):
+            return
+        told = f"{self.url} answered {code}"
+        if code in _GONE:
+            gone = _GoneError(f"{told}; the link may have expired")
+            raise gone.with_hint("get_a_fresh_link")
+        if code == _UNSATISFIABLE:
+            self._etag = None
+        elif not may_resume_download(code):
+            raise DownloadError(told)
+        interrupted = InterruptedDownloadError(told)
+        interrupted.retry_after = retry_after_from(response.headers)
+        raise interrupted
+
+    def _goes_on(
+        self, part: Part, begin: int, total: int | None, etag: str | None
+    ) -> bool:
         """Whether a part is the rest of what is here, and of the same file."""
         is_same = etag is None or etag == self._etag
         fits = total is None or self._length in (None, total)
-        return begin == self._written and is_same and fits
+        return begin == part.received and part.can_go_on and is_same and fits
 
-    def _refuse_other_kinds(self, response: httpx.Response) -> None:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise DownloadError(f"{self.url} answered compressed, unasked")
-        kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind.startswith("text/") or kind in ("application/json", "application/xml"):
-            raise DownloadError(f"{self.url} answered with {kind}, not with a video")
-
-    def _require_room_for(self, size: int) -> None:
-        if size > self.limits.size:
-            raise DownloadError(
-                f"{self.url} holds more than {self.limits.size:,} bytes; nothing was "
-                "written. download(..., max_bytes=...) takes more",
-            )
-
-    async def _copy(
-        self,
-        chunks: AsyncIterator[bytes],
-        file: anyio.AsyncFile[bytes],
-    ) -> None:
+    async def _copy(self, chunks: AsyncIterator[bytes], part: Part) -> None:
         async for chunk in chunks:
-            self._require_right_to_go_on()
-            self._require_room_for(self._written + len(chunk))
-            if self._written == 0 and len(chunk) >= HEAD:
-                self._require_mp4(begins_like_mp4(chunk), "it begins as none does")
-            await file.write(chunk)
-            self._written += len(chunk)
-        if self._length is not None and self._written != self._length:
-            raise _InterruptedError(
-                f"{self.url} sent {self._written} of {self._length} bytes",
+            self._require_right_to_go_on(part)
+            await part.add(chunk)
+        if self._length is not None and part.received != self._length:
+            raise InterruptedDownloadError(
+                f"{self.url} sent {part.received} of {self._length} bytes",
             )
-        if not self._written:
-            raise DownloadError(f"{self.url} answered with an empty file")
-
-    async def _check(self, file: anyio.AsyncFile[bytes]) -> None:
-        """See that it opens; whatever does not is fetched anew, if it may be."""
-        if self.limits.is_mp4:
-            await file.flush()
-            flaw = await to_thread.run_sync(flaw_of, self._part)
-            try:
-                self._require_mp4(flaw is None, flaw or "")
-            except DownloadError as error:
-                self._etag = None
-                raise _InterruptedError(str(error)) from error
-
-    def _require_mp4(self, is_one: bool, flaw: str) -> None:  # noqa: FBT001 (private)
-        if self.limits.is_mp4 and not is_one:
-            raise DownloadError(
-                f"{self.url} is no MP4 that opens: {flaw}. "
-                "download(..., check_mp4=False) takes it as it is",
-            )
+        try:
+            await part.end()
+        except InterruptedDownloadError:
+            part.received = 0  # what does not open is fetched anew, if it may be
+            raise
 
 
-async def _keep(file: anyio.AsyncFile[bytes]) -> None:
-    """Bring it to the disk: one that is full or failing may tell only now."""
-    await file.flush()
-    await to_thread.run_sync(os.fsync, file.wrapped.fileno())
+def _given_up(error: KlingError) -> DownloadError:
+    given_up = DownloadError(f"{error.reason}; nothing was written")
+    return given_up.with_hint(error.hint) if error.hint else given_up
 
 
-def _may_heal(error: BaseException) -> bool:
-    return isinstance(error, TransportError | _InterruptedError)
+class _GoneError(InterruptedDownloadError):
+    """There is no video under the link: not yet, or no more."""
 
 
 def _range_of(response: httpx.Response) -> tuple[int, int | None]:

@@ -12,13 +12,19 @@ from typing import Protocol, cast
 
 import httpx
 
-from kling_async._addresses import Reach
+from kling_async._addresses import Reach, is_public
 from kling_async._errors import DownloadError
 from kling_async._http.sender import phase_limits
 
 _MOST_HOPS = 10
 
 _SCHEMES = {"http": 80, "https": 443}
+
+_SAID_TO_ALL = frozenset({"host", "user-agent", "accept"})
+
+_LIBRARIES = frozenset({"httpx", "httpx2", "kling_async"})
+
+_TRANSPARENT = frozenset({"AsyncHTTPTransport", "MockTransport", "ASGITransport"})
 
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
 
@@ -51,14 +57,24 @@ async def get(
     Raises:
         DownloadError: The link is none, leads to no end, or where it must not.
     """
-    request = _request(http, url, headers, limit)
+    at = url
     for _ in range(_MOST_HOPS + 1):
-        response = await _send(http, request, reach)
-        if response.next_request is None:
+        response = await _send(http, _request(http, at, headers, limit), reach)
+        if not response.has_redirect_location:
             return response
         await response.aclose()  # unread, however long it is
-        request = response.next_request
+        at = _redirected(response)
     raise DownloadError(f"{url} leads on and on: more than {_MOST_HOPS} redirects")
+
+
+def _redirected(response: httpx.Response) -> str:
+    to = response.headers["location"]
+    try:
+        return str(response.url.join(to))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise DownloadError(
+            f"a redirect to {to!r}, which is no URL: {error}"
+        ) from error
 
 
 def _request(
@@ -67,19 +83,24 @@ def _request(
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url!r} is not an http or https URL")
     try:
-        return http.build_request(
+        request = http.build_request(
             "GET", url, headers=headers, timeout=phase_limits(limit)
         )
+        request.url = type(request.url)(url)  # without parameters of a lent client
     except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise DownloadError(f"{url!r} is no URL: {error}") from error
+    # What a client says by default is for the API, if for anybody: neither cookies
+    # nor credentials, those of a lent client included, are for a store.
+    for name in list(request.headers):
+        if name not in headers and name not in _SAID_TO_ALL:
+            del request.headers[name]
+    return request
 
 
 async def _send(
     http: httpx.AsyncClient, request: httpx.Request, reach: Reach
 ) -> httpx.Response:
     url = request.url
-    if url.scheme not in _SCHEMES:
-        raise DownloadError(f"a redirect to {url}, which is not an http or https URL")
     host, port = url.raw_host.decode("ascii"), url.port or _SCHEMES[url.scheme]
     if reach.refuses_host(host, port):
         raise _refused(url, host)
@@ -87,6 +108,11 @@ async def _send(
     if not reach.refuses(host, port, "127.0.0.1"):
         # It may be private: no client that is held more strictly takes it over.
         request.headers["connection"] = "close"
+    elif not is_public(host.strip("[]")) and not _tells_addresses(http, url):
+        raise DownloadError(
+            f"{url} may lead to an address that is not public: over the transport of "
+            "this http_client nobody can see. Nothing was asked of it",
+        ).with_hint("allow_private_downloads")
 
     def check(address: str) -> None:
         if reach.refuses(host, port, address):
@@ -94,6 +120,14 @@ async def _send(
 
     request.extensions["trace"] = _trace(host, check)
     return await http.send(request, stream=True, auth=None, follow_redirects=False)
+
+
+def _tells_addresses(http: httpx.AsyncClient, url: httpx.URL) -> bool:
+    """Whether it shows where it connects to, as httpcore does, or connects nowhere."""
+    find = getattr(http, "_transport_for_url", None)
+    kind = type(find(url)) if find else type(None)
+    library = kind.__module__.partition(".")[0]
+    return library in _LIBRARIES and kind.__name__ in _TRANSPARENT
 
 
 def _trace(host: str, check: Callable[[str], None]) -> Trace:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from attrs import frozen
 
@@ -27,17 +26,16 @@ def begins_like_mp4(head: bytes) -> bool:
     return head[4:HEAD] in _FIRST
 
 
-def flaw_of(path: Path) -> str | None:
+def flaw_in(file: IO[bytes]) -> str | None:
     """Tell what keeps a player from opening a file; None if nothing does.
 
     Raises:
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
-        try:
-            return _flaw_in(file, os.fstat(file.fileno()).st_size)
-        except _BrokenError as error:
-            return str(error)
+    try:
+        return _flaw_in(file, file.seek(0, os.SEEK_END))
+    except _BrokenError as error:
+        return str(error)
 
 
 class _BrokenError(Exception):
@@ -53,7 +51,7 @@ class _Box:
     end: int
 
 
-def _flaw_in(file: BinaryIO, size: int) -> str | None:
+def _flaw_in(file: IO[bytes], size: int) -> str | None:
     found = {box.kind: box for box in _boxes(file, 0, size)}
     movie = found.get(b"moov")
     if movie is None:
@@ -65,7 +63,7 @@ def _flaw_in(file: BinaryIO, size: int) -> str | None:
     return f"its box moov has no {min(missing).decode()}" if missing else None
 
 
-def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[_Box]:
+def _boxes(file: IO[bytes], begin: int, end: int) -> Iterator[_Box]:
     """Walk boxes side by side; a rest too short to be one is nobody's business."""
     count = 0
     while end - begin >= HEAD:

@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 
 from kling_async._config import Secret
 from kling_async._errors import ConfigurationError
+from kling_async._http.packing import PACKED, Unpacker
 
 # The longest that is ever due, 100 rows of the request log, takes a fortieth of it.
 MAX_ANSWER = 4 * 1024 * 1024
@@ -24,19 +25,9 @@ MAX_ANSWER = 4 * 1024 * 1024
 # What is asked for; httpx would name all that it can unpack, in bounds or not.
 ACCEPTED = "gzip"
 
-_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
-
-_PACKED = frozenset({"gzip", "x-gzip", "deflate"})
-
 
 class UnreadableBodyError(Exception):
     """A body that is too large, or not packed as it says."""
-
-
-class _Unpacking(Protocol):
-    """What zlib unpacks with."""
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 @define(eq=False)
@@ -48,7 +39,7 @@ class Body:
     """
 
     content: bytearray = field(factory=bytearray, repr=False)
-    _unpacking: _Unpacking | None = None
+    _unpacker: Unpacker | None = None
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Read from the headers how it is packed, and how long it is.
@@ -57,8 +48,8 @@ class Body:
             UnreadableBodyError: It is packed unasked, or too long.
         """
         encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding in _PACKED:
-            self._unpacking = zlib.decompressobj(_ZLIB_OR_GZIP)
+        if encoding in PACKED:
+            self._unpacker = Unpacker()
         elif encoding not in ("", "identity"):
             raise UnreadableBodyError(f"it is packed with {encoding[:80]!r}, unasked")
         length = headers.get("content-length", "")
@@ -73,14 +64,19 @@ class Body:
         Raises:
             UnreadableBodyError: It is too large, or not packed as it says.
         """
+        if self._unpacker is None:
+            self._keep(chunk)
+            return
+        try:
+            for piece in self._unpacker.unpack(chunk):
+                self._keep(piece)
+        except zlib.error as error:
+            raise UnreadableBodyError(f"it does not unpack: {error}") from error
+
+    def _keep(self, content: bytes) -> None:
         room = MAX_ANSWER - len(self.content)
-        if self._unpacking is not None:
-            try:
-                chunk = self._unpacking.decompress(chunk, room + 1)
-            except zlib.error as error:
-                raise UnreadableBodyError(f"it does not unpack: {error}") from error
-        self.content += chunk[:room]
-        if len(chunk) > room:
+        self.content += content[:room]
+        if len(content) > room:
             raise _too_large()
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from kling_async._addresses import is_bucket_url
 from kling_async._errors import Problem
 from kling_async._text import did_you_mean, pluralize, short_repr
 
@@ -309,6 +310,8 @@ def _problems_of_media(
             yield _problem(where, value, rule)
     elif not isinstance(value, str):
         yield _problem(where, value, rule)
+    elif local_media and is_bucket_url(value):
+        pass  # signed or read before it is sent
     elif value[:5].lower() == "data:":
         wrong = _wrong_with_data_uri(value, rule.medium or "image")
         if wrong:

@@ -10,17 +10,27 @@ import base64
 import mimetypes
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from anyio import to_thread
-from attrs import frozen
+from attrs import evolve, frozen
 
-from kling_async._errors import Hint, InvalidRequestError, Problem
+from kling_async._addresses import is_bucket_url
+from kling_async._errors import (
+    ConfigurationError,
+    Hint,
+    InvalidRequestError,
+    KlingError,
+    Problem,
+)
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.fields import Field, Medium
 from kling_async._text import short_repr
+
+# Where a text is a text, whatever it looks like, also for a model that is unknown.
+_TEXTS = frozenset({"prompt", "negative_prompt", "model"})
 
 # What Kling and several resellers document; this vendor's pages name no limit.
 _SHORTEST_SIDE = 300
@@ -65,6 +75,8 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WEBP", "image/webp"),
     (8, b"WAVE", "audio/wav"),
     (4, b"ftypM4A", "audio/mp4"),
+    *((4, b"ftyp" + brand, "image/heic") for brand in (b"heic", b"heix", b"mif1")),
+    (4, b"ftypavif", "image/avif"),
     (4, b"ftyp", "video/mp4"),
     (0, b"ID3", "audio/mpeg"),
     *((0, bytes((0xFF, mark)), "audio/aac") for mark in (0xF0, 0xF1, 0xF8, 0xF9)),
@@ -74,14 +86,39 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+class Source(Protocol):
+    """An object in a bucket, which the server cannot fetch by itself."""
+
+    async def size(self) -> int:
+        """Tell how many bytes it has."""
+        ...
+
+    async def read(self, most: int | None = None) -> bytes:
+        """Read it, or its beginning."""
+        ...
+
+    async def link(self) -> str | None:
+        """Give a link that the server can fetch for a while, where there is one."""
+        ...
+
+
+# Enough of an object for its type, and mostly for its width and height.
+_BEGINNING = 64 * 1024
+
+
 async def inline_media(
-    body: Mapping[str, object], *, check: bool = True
+    body: Mapping[str, object],
+    *,
+    check: bool = True,
+    source: Callable[[str], Source] | None = None,
 ) -> dict[str, object]:
-    """Give a body in which every path and all bytes have become data URIs.
+    """Give a body of what the wire takes: every path and all bytes as data URIs.
 
     Args:
         body: A request's body, by the wire's names, however deep.
         check: Whether the documented limits are held against the files.
+        source: Opens the URL of an object in a bucket, which becomes a link or a
+            data URI; None leaves such URLs as they are.
 
     Raises:
         InvalidRequestError: Everything that is wrong with the files, at once.
@@ -91,7 +128,7 @@ async def inline_media(
     problems: list[Problem] = []
     inlined = {
         name: await _inlined(
-            _Place(name, known.fields.get(name) if known else None, check),
+            _Place(name, known.fields.get(name) if known else None, check, source),
             value,
             problems,
         )
@@ -109,14 +146,15 @@ class _Place:
     where: str
     rule: Field | None
     check: bool
+    source: Callable[[str], Source] | None = None
 
     def inside(self, name: str) -> _Place:
         rule = self.rule.properties.get(name) if self.rule else None
-        return _Place(f"{self.where}.{name}", rule, self.check)
+        return evolve(self, where=f"{self.where}.{name}", rule=rule)
 
     def at(self, index: int) -> _Place:
         rule = self.rule and (self.rule.items or self.rule)
-        return _Place(f"{self.where}[{index}]", rule, self.check)
+        return evolve(self, where=f"{self.where}[{index}]", rule=rule)
 
     @property
     def medium(self) -> Medium | None:
@@ -132,14 +170,34 @@ class _Place:
     ) -> Exception:
         return InvalidRequestError([Problem(self.where, given, allowed, hint, advice)])
 
+    def source_of(self, value: object) -> Source | None:
+        """Open the object that a value names, if media belongs here."""
+        if (
+            self.source is None
+            or not isinstance(value, str)
+            or not is_bucket_url(value)
+        ):
+            return None
+        is_media = self.rule.medium is not None if self.rule else True
+        return self.source(value) if is_media and self.where not in _TEXTS else None
+
 
 async def _inlined(place: _Place, value: object, problems: list[Problem]) -> object:
-    if isinstance(value, (bytes, bytearray, memoryview, os.PathLike)):
+    is_local = isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
+    source = place.source_of(value)
+    if is_local or source is not None:
         try:
+            if source is not None:
+                return await _from_bucket(place, source, str(value))
             return await to_thread.run_sync(_data_uri, place, value)
         except InvalidRequestError as error:
             problems += error.problems
-            return None
+        except ConfigurationError:
+            raise
+        except KlingError as error:
+            allowed = "an object that can be read"
+            problems.append(Problem(place.where, str(value), allowed, str(error)))
+        return None
     if isinstance(value, Mapping):
         return {
             name: await _inlined(place.inside(str(name)), inner, problems)
@@ -153,14 +211,32 @@ async def _inlined(place: _Place, value: object, problems: list[Problem]) -> obj
     return value
 
 
-def _data_uri(place: _Place, given: object) -> str:
+async def _from_bucket(place: _Place, source: Source, url: str) -> str:
+    """Give a link to an object, or the object; what is wrong is told before."""
+    size = await source.size()
+    limit = place.rule.max_bytes if place.rule and place.check else None
+    if limit is not None and size > limit:
+        raise _too_large(place, url, size, limit)
+    if place.check:
+        head = await source.read(min(size, _BEGINNING)) if size else b""
+        _require_sound(place, url, head, _type_of(head), is_whole=size == len(head))
+    link = await source.link()
+    if link is not None:
+        return link
+    if place.medium == "video":
+        hint = "Its store signs no link, or has an address that is not public."
+        raise place.refused(url, "a video that the server can fetch by a link", hint)
+    return await to_thread.run_sync(_data_uri, place, await source.read(), url)
+
+
+def _data_uri(place: _Place, given: object, told: str | None = None) -> str:
     if isinstance(given, os.PathLike):
         path = Path(os.fsdecode(cast("os.PathLike[str]", given)))
         told = str(path)
         data = _read(place, path)
     else:
         data = bytes(cast("bytes", given))
-        told = short_repr(data)
+        told = told or short_repr(data)
     media_type = _type_of(data)
     if media_type == "video/mp4" and told.lower().endswith(".m4a"):
         media_type = "audio/mp4"  # the same container; not every recorder brands it
@@ -231,7 +307,12 @@ def _where_it_was_looked_for(path: Path) -> str | None:
 
 
 def _require_sound(
-    place: _Place, told: str, data: bytes, media_type: str | None
+    place: _Place,
+    told: str,
+    data: bytes,
+    media_type: str | None,
+    *,
+    is_whole: bool = True,
 ) -> None:
     allowed, in_words = _ALLOWED[place.medium], _IN_WORDS[place.medium]
     if not data:
@@ -243,15 +324,17 @@ def _require_sound(
     if limit is not None and len(data) > limit:
         raise _too_large(place, told, len(data), limit)
     if media_type in _IMAGES:
-        _require_shape(place, told, data)
+        _require_shape(place, told, data, is_whole=is_whole)
 
 
 def _too_large(place: _Place, told: str, size: int, limit: int) -> Exception:
     return place.refused(f"{told} of {size:,} bytes", f"at most {limit:,} bytes")
 
 
-def _require_shape(place: _Place, told: str, data: bytes) -> None:
+def _require_shape(place: _Place, told: str, data: bytes, *, is_whole: bool) -> None:
     size = _png_size(data) if data[:1] == b"\x89" else _jpeg_size(data)
+    if size is None and not is_whole:
+        return  # a long profile stands in front of it
     if size is None or 0 in size:
         hint = "Its header is broken."
         raise place.refused(told, _IN_WORDS["image"], hint)

@@ -53,6 +53,7 @@ def generate(
     check_media: options.CheckMedia = True,
     output: options.Output = None,
     overwrite: options.Overwrite = False,
+    any_format: options.AnyFormat = False,
     no_wait: options.NoWait = False,
     timeout: options.Timeout = None,
     json: options.Json = False,
@@ -76,7 +77,7 @@ def generate(
     wish = RequestOptions(
         model=model, images=image or [], fields=fields, settings=set_ or []
     )
-    target = Target(file=output, overwrite=overwrite)
+    target = Target(file=output, overwrite=overwrite, any_format=any_format)
     target.check()
     request = wish.to_request()
     screen = Screen.of(ctx)
@@ -194,6 +195,7 @@ def wait(
     output: options.Output = None,
     output_dir: options.OutputDir = Path(),
     overwrite: options.Overwrite = False,
+    any_format: options.AnyFormat = False,
     no_download: options.NoDownload = False,
     timeout: options.Timeout = None,
     json: options.Json = False,
@@ -203,7 +205,9 @@ def wait(
     if output is not None and len(wanted) > 1:
         message = "names one file, and there are several ids; use --output-dir"
         raise typer.BadParameter(message, param_hint="--output")
-    target = Target(file=output, folder=output_dir, overwrite=overwrite)
+    target = Target(
+        file=output, folder=output_dir, overwrite=overwrite, any_format=any_format
+    )
     if not no_download:
         target.check()
     delivery = Delivery(

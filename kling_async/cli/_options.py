@@ -226,6 +226,15 @@ Overwrite = Annotated[
     ),
 ]
 
+AnyFormat = Annotated[
+    bool,
+    typer.Option(
+        "--any-format",
+        help="Take the video as it is, also if it is no MP4 that opens, such as WebM.",
+        rich_help_panel=RESULT,
+    ),
+]
+
 NoWait = Annotated[
     bool,
     typer.Option(

@@ -143,6 +143,8 @@ _HINTS: Mapping[Hint, str] = {
     "reconcile": "`kling-async reconcile ID` does",
     "resume": "the command below goes on with it",
     "skip_media_check": "--no-check-media sends it all the same",
+    "take_any_format": "--any-format takes it as it is",
+    "take_more_bytes": "a program of your own can take more",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "the command below tries again",
 }

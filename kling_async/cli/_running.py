@@ -237,11 +237,13 @@ class Target:
         file: The file that the user named; None for a name after the id.
         folder: Where such a name goes.
         overwrite: Whether a file that is there already may be replaced.
+        any_format: Whether a video that is no MP4 is taken, too.
     """
 
     file: Path | None = None
     folder: Path = Path()
     overwrite: bool = False
+    any_format: bool = False
 
     def check(self) -> None:
         """Refuse what could not be written, as long as that costs nothing.
@@ -288,7 +290,8 @@ class Target:
         """The options that name it again."""
         named = ("--output", str(self.file)) if self.file is not None else ()
         inside = ("--output-dir", str(self.folder)) if self.folder != Path() else ()
-        return named + inside + (("--overwrite",) if self.overwrite else ())
+        flags = ("--overwrite",) * self.overwrite + ("--any-format",) * self.any_format
+        return named + inside + flags
 
 
 @define(eq=False, kw_only=True)
@@ -352,7 +355,7 @@ class Delivery:
         self._files[done.id] = path
         self.progress.say(done, "downloading")
         try:
-            await kling.download(done, path)
+            await kling.download(done, path, check_mp4=not to.any_format)
         except BaseException:
             del self._files[done.id]
             raise

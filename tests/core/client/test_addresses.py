@@ -17,7 +17,9 @@ PRIVATE = """
 224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 fe80::1 fe80::1%eth0 fc00::1
 fd00:ec2::254 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254
 64:ff9b::a00:1 64:ff9b:1::1 fec0::1 2002:7f00:1:: 2002:a9fe:a9fe::
-2001:0:4136:e378:8000:63bf:3fff:fdd2
+2001:0:4136:e378:8000:63bf:3fff:fdd2 ::ffff:0:a9fe:a9fe ::a9fe:a9fe ::7f00:1
+64:ff9b::a9fe:a9fe 64:ff9b::7f00:1 192.88.99.1 5f00::1 3fff::1 2001:db8::1 100::1
+2606:2800:220:1:0:5efe:a00:1 2606:2800:220:1:200:5efe:7f00:1
 """
 
 
@@ -45,11 +47,18 @@ def test_what_is_no_address_is_no_public_one(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST", "localhost.", "a.localhost", "::1", "[::1]"]
+    "host", ["localhost", "LOCALHOST", "localhost.", "127.8.8.8", "::1", "[::1]"]
 )
 def test_this_machine_is_known_by_name(host: str) -> None:
     """Before anything is looked up."""
     assert is_loopback(host)
+    assert Reach(API).refuses_host(host, 80)
+
+
+@pytest.mark.parametrize("host", ["a.localhost", "64:ff9b::7f00:1", "2002:7f00:1::"])
+def test_what_may_leave_this_machine_is_not_it_for_certain(host: str) -> None:
+    """No key goes there in the clear; a download does not go there either."""
+    assert not is_loopback(host)
     assert Reach(API).refuses_host(host, 80)
 
 

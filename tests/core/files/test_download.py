@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import io
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import anyio
 import av
 import httpx
 import pytest
+import socket_clock
+from attrs import evolve
 from films import film
 from raw_server import (
     Peer,
@@ -48,6 +52,7 @@ BASE_URL = "http://localhost:1"  # so whatever lies on this machine may be fetch
 FILM = film((bytes(range(256)) * 1000)[len(film(b"")) :])
 OTHER = film(FILM[: len(film(b"")) - 1 : -1])
 SHORT = film(b"short")
+WEBM = b"\x1aE\xdf\xa3" + bytes(3000)
 TAG, OTHER_TAG = '"one"', '"other"'
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"
 
@@ -229,6 +234,49 @@ async def test_a_drop_is_resumed_where_it_broke(tmp_path: Path) -> None:
     assert [it.attempt for it in told] == [1, 2]
 
 
+async def test_attempts_count_only_where_nothing_new_comes(tmp_path: Path) -> None:
+    """A link that drops every eighth brings it all, in 8 requests of 3 attempts."""
+    step = len(FILM) // 8 + 1
+
+    async def script(request: RawRequest, peer: Peer) -> None:
+        begin = int(request.headers.get("range", "bytes=0-")[6:-1])
+        rest = whole(FILM) if begin == 0 else part(begin)
+        await peer.send(rest[: len(rest) - (len(FILM) - begin) + step])
+        peer.hang_up()
+
+    async with RawServer(script) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    assert len(server.requests) == 8
+
+
+async def test_bytes_that_came_before_are_no_progress(tmp_path: Path) -> None:
+    """A server that breaks off at the same place for ever is given up."""
+    script = in_turn(whole(etag="", sent=1000))
+    async with RawServer(script) as server, client() as kling:
+        with pytest.raises(DownloadError, match="nothing was written"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert len(server.requests) == 4  # the first one was progress
+
+
+@pytest.mark.parametrize("status", ["429 Busy", "503 Busy"])
+def test_a_busy_store_is_left_alone_for_as_long_as_it_asks(
+    tmp_path: Path, status: str
+) -> None:
+    """As the API is."""
+    waits: list[float] = []
+    hooks = Hooks(on_retry=lambda event: waits.append(event.delay))
+    busy = answer(b"", status, retry_after="6")
+
+    async def fetch() -> None:
+        script = in_turn(busy, busy, whole())
+        async with RawServer(script) as server, client(hooks=hooks) as kling:
+            await kling.download(video(server), tmp_path / "film.mp4")
+
+    socket_clock.run(fetch)
+    assert waits == [6, 6]
+
+
 async def test_another_file_under_the_same_link_is_begun_anew(tmp_path: Path) -> None:
     """The server answers with the whole of it, since the ETag does not fit."""
     script = in_turn(whole(sent=100_000), whole(OTHER, OTHER_TAG))
@@ -298,7 +346,7 @@ async def test_a_server_that_sends_little_at_a_time_is_asked_on(tmp_path: Path) 
 @pytest.mark.parametrize(
     "first",
     [
-        *(answer(b"", f"{code} Odd") for code in (408, 425, 429, 500, 502, 503, 504)),
+        *(answer(b"", f"{code} Odd") for code in (408, 425, 429, 500, 501, 503, 520)),
         hang_up,
         reset,
         whole(sent=0),
@@ -369,16 +417,65 @@ async def test_what_does_not_heal_ends_as_an_error(
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-async def test_a_link_that_has_expired_is_told_of(tmp_path: Path, code: int) -> None:
-    """With what to do about it; asking again would be of no use."""
+async def test_a_link_that_leads_nowhere_is_told_of(tmp_path: Path, code: int) -> None:
+    """With what to do about it, after it was asked for a few times more."""
     script = answering(answer(b"", f"{code} No"))
     async with RawServer(script) as server, client() as kling:
         with pytest.raises(DownloadError, match="link may have expired") as caught:
             await kling.download(video(server), tmp_path / "film.mp4")
-    assert "kling.get(generation_id)" in str(caught.value)
+    assert caught.value.hint == "get_a_fresh_link"
     assert str(code) in str(caught.value)
-    assert len(server.requests) == 1
+    assert len(server.requests) == 3
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [403, 404])
+async def test_a_video_that_is_not_there_yet_is_asked_for_again(
+    tmp_path: Path, code: int
+) -> None:
+    """Just after its generation completed a store may not have it, or not show it."""
+    gone = answer(b"<Error>NoSuchKey</Error>", f"{code} No")
+    async with RawServer(in_turn(gone, gone, whole())) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+
+
+def test_a_store_gets_the_time_that_it_needs(tmp_path: Path) -> None:
+    """By default 15 seconds after the first 404: no chance makes them fewer."""
+    waits: list[float] = []
+    hooks = Hooks(on_retry=lambda event: waits.append(event.delay))
+    gone = answering(answer(b"", "404 Not Found"))
+
+    async def fetch() -> None:
+        kling = AsyncKling("some-key", base_url=BASE_URL, hooks=hooks)
+        async with RawServer(gone) as server, kling:
+            with pytest.raises(DownloadError):
+                await kling.download(video(server), tmp_path / "film.mp4")
+
+    socket_clock.run(fetch)
+    assert waits == [1, 2, 4, 8]
+
+
+async def test_an_expired_link_is_fetched_anew(tmp_path: Path) -> None:
+    """A generation is asked for its link of today, at once, and once."""
+
+    async def script(request: RawRequest, peer: Peer) -> None:
+        if request.target.startswith("/v2"):
+            fresh = {"url": f"{server.base_url}/fresh.mp4"}
+            await peer.send(answer({"id": ID, "status": "completed", "video": fresh}))
+        elif request.target == "/fresh.mp4":
+            await peer.send(whole())
+        else:
+            await peer.send(answer(b"", "403 Expired"))
+
+    old = Generation(id=ID, status=Status.COMPLETED, video=Video(url="http://x"))
+    async with RawServer(script) as server, client() as kling:
+        old = evolve(old, video=video(server))
+        api = kling.with_options(base_url=server.base_url)
+        path = await api.download(old, tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    asked = [it.target.partition("?")[0] for it in server.requests]
+    assert asked == ["/output.mp4", "/v2/video/generations", "/fresh.mp4"]
 
 
 @pytest.mark.parametrize("code", [204, 304, 400, 418])
@@ -395,13 +492,87 @@ async def test_any_other_answer_is_told_of(tmp_path: Path, code: int) -> None:
 @pytest.mark.parametrize(
     "kind", ["text/html; charset=utf-8", "Text/Plain", "application/json"]
 )
-async def test_a_page_in_place_of_a_video_is_refused(tmp_path: Path, kind: str) -> None:
-    """A login page with status 200 does not become an MP4."""
+@pytest.mark.parametrize("check", [True, False])
+async def test_a_page_in_place_of_a_video_is_refused(
+    tmp_path: Path, kind: str, *, check: bool
+) -> None:
+    """A login page with status 200 becomes no video, checked or not."""
     page = answer(b"<title>Sign in</title>", content_type=kind)
     async with RawServer(answering(page)) as server, client() as kling:
         with pytest.raises(DownloadError, match="not with a video"):
-            await kling.download(video(server), tmp_path / "film.mp4")
+            await kling.download(video(server), tmp_path / "film.mp4", check_mp4=check)
     assert len(server.requests) == 1
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "text/html"])
+async def test_the_bytes_decide_and_not_the_type(tmp_path: Path, kind: str) -> None:
+    """What a store calls a film by mistake is a film."""
+    script = answering(answer(FILM, content_type=kind))
+    async with RawServer(script) as server, client() as kling:
+        await kling.download(video(server), tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_bytes() == FILM
+
+
+CODINGS = ["aws-chunked", "Identity", "utf-8", "binary", "", "none, aws-chunked", "br"]
+
+
+@pytest.mark.parametrize("coding", [*CODINGS, "gzip", "deflate"])
+@pytest.mark.parametrize("content", [FILM, WEBM], ids=["mp4", "webm"])
+async def test_the_bytes_decide_and_not_what_they_are_said_to_be_packed_with(
+    tmp_path: Path, coding: str, content: bytes
+) -> None:
+    """Stores give back what an uploader said, or make words up."""
+    plain = answer(content, content_encoding=coding)
+    async with RawServer(answering(plain)) as server, client() as kling:
+        path = await kling.download(
+            video(server), tmp_path / "film", check_mp4=content is FILM
+        )
+    assert path.read_bytes() == content
+
+
+PACKED = {
+    "gzip": gzip.compress(FILM),
+    "": gzip.compress(FILM),
+    "GZip": gzip.compress(FILM[:5]) + gzip.compress(FILM[5:]) + bytes(9),
+    "deflate": zlib.compress(FILM),
+    "Deflate": zlib.compress(FILM, wbits=-zlib.MAX_WBITS),
+}
+
+
+@pytest.mark.parametrize("coding, packed", PACKED.items(), ids=PACKED)
+async def test_what_is_really_packed_is_unpacked(
+    tmp_path: Path, coding: str, packed: bytes
+) -> None:
+    """Also when it breaks off in the middle: then it is begun anew."""
+    sent = answer(packed, content_encoding=coding, etag=TAG)
+    async with RawServer(in_turn(sent[:-50], sent)) as server, client() as kling:
+        path = await kling.download(video(server), tmp_path / "film.mp4")
+    assert path.read_bytes() == FILM
+    assert [it.headers.get("range") for it in server.requests] == [None, None]
+
+
+async def test_a_few_packed_bytes_fill_no_disk(tmp_path: Path) -> None:
+    """The limit holds for what is unpacked."""
+    bomb = answer(gzip.compress(film(bytes(10_000_000))))
+    async with RawServer(answering(bomb)) as server, client() as kling:
+        with pytest.raises(DownloadError, match="more than 1,000,000 bytes"):
+            await kling.download(video(server), tmp_path / "f", max_bytes=1_000_000)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    "coding, packed", [("br", b"\x8b\x02\x80packed"), ("", b"\x28\xb5\x2f\xfd" * 9)]
+)
+async def test_what_cannot_be_unpacked_is_never_saved_packed(
+    tmp_path: Path, coding: str, packed: bytes, *, check: bool
+) -> None:
+    """Nobody asked for it, and nobody could play it."""
+    sent = answer(packed, content_encoding=coding)
+    async with RawServer(answering(sent)) as server, client() as kling:
+        with pytest.raises(DownloadError, match=r"packed with (br|zstd), unasked"):
+            await kling.download(video(server), tmp_path / "f", check_mp4=check)
     assert files_in(tmp_path) == []
 
 
@@ -419,15 +590,6 @@ async def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     empty = answer(b"", content_type="video/mp4")
     async with RawServer(answering(empty)) as server, client() as kling:
         with pytest.raises(DownloadError, match="empty file"):
-            await kling.download(video(server), tmp_path / "film.mp4")
-    assert files_in(tmp_path) == []
-
-
-async def test_compression_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
-    """Its bytes are not the video's."""
-    packed = answer(b"packed", content_encoding="gzip")
-    async with RawServer(answering(packed)) as server, client() as kling:
-        with pytest.raises(DownloadError, match="compressed, unasked"):
             await kling.download(video(server), tmp_path / "film.mp4")
     assert files_in(tmp_path) == []
 
@@ -516,7 +678,7 @@ async def refused(target: object, match: str) -> None:
     """See a target refused before anything is asked for."""
     async with RawServer(answering(whole())) as server, client() as kling:
         with pytest.raises(DownloadError, match=match):
-            await kling.download(video(server), target)  # type: ignore[arg-type]  # some are none
+            await kling.download(video(server), target)  # type: ignore[call-overload]  # some are none
     assert server.requests == []
 
 
@@ -726,7 +888,7 @@ async def test_what_is_no_generation_is_told_of(tmp_path: Path, given: object) -
     """An id, say: what to give instead is in the error."""
     async with client() as kling:
         with pytest.raises(DownloadError, match="give a Generation or a Video"):
-            await kling.download(given, tmp_path / "film.mp4")  # type: ignore[arg-type]  # the slip
+            await kling.download(given, tmp_path / "film.mp4")  # type: ignore[call-overload]  # the slip
 
 
 async def test_every_error_of_a_download_knows_its_generation(tmp_path: Path) -> None:

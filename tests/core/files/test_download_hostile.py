@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from films import FTYP, film
+from httpx_aiohttp import HttpxAiohttpClient
 from raw_server import Peer, RawRequest, RawServer, Script, answer, answering
 
 from kling_async import (
@@ -178,6 +179,63 @@ async def test_behind_a_proxy_names_are_its_business_and_addresses_ours(
     assert [it.target for it in proxy.requests] == [link.url]
 
 
+async def test_over_a_transport_that_shows_no_address_names_are_refused(
+    tmp_path: Path,
+) -> None:
+    """A private one could not be ruled out; whoever allows it anyway may."""
+    async with RawServer(answering(whole())) as server:
+        link = video(server, "127.1")  # a name: no address as addresses are written
+        for lent in (HttpxAiohttpClient(), httpx.AsyncClient(transport=Wrapped())):
+            async with lent, client(VENDOR, http_client=lent) as kling:
+                match = "nobody can see.*allow_private_downloads"
+                await refused(kling, link, tmp_path, match)
+        assert server.requests == []
+        lent = httpx.AsyncClient(transport=Wrapped())
+        generous = client(VENDOR, http_client=lent, allow_private_downloads=True)
+        async with lent, generous:
+            await generous.download(link, tmp_path / "film.mp4")
+    assert len(server.requests) == 1
+
+
+class Wrapped(httpx.AsyncBaseTransport):
+    """A transport of the user's own, that tells nothing of its connections."""
+
+    def __init__(self) -> None:
+        self._inner = httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it on, but for what it would tell."""
+        request.extensions.pop("trace", None)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._inner.aclose()
+
+
+@pytest.mark.parametrize("is_lent", [False, True])
+async def test_a_store_learns_nothing_of_another_one_or_of_the_user(
+    tmp_path: Path, *, is_lent: bool
+) -> None:
+    """No cookie goes from one download to the next, nor into a redirect."""
+    film_ = answer(FILM, set_cookie="track=1; Path=/")
+    hop = redirect("/elsewhere").replace(b"\r\n", b"\r\nset-cookie: hop=1\r\n", 1)
+    http = httpx.AsyncClient(
+        cookies={"mine": "1"},
+        headers={"authorization": "Bearer mine", "x-mine": "1"},
+        params={"mine": "1"},
+    )
+    script = one_each(film_, hop, film_)
+    kling = client(http_client=http if is_lent else None)
+    async with RawServer(script) as server, http, kling:
+        for _ in range(2):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert len(server.requests) == 3
+    for request in server.requests:
+        assert "cookie" not in request.headers
+        assert "mine" not in str(request)
+
+
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://films.example/v.mp4"])
 async def test_a_redirect_to_what_is_no_web_is_not_followed(
     tmp_path: Path, to: str
@@ -248,10 +306,8 @@ async def test_a_limit_that_is_none_is_told_of(tmp_path: Path, limit: object) ->
     """With what is allowed."""
     async with client() as kling:
         with pytest.raises(DownloadError, match=r"max_bytes: given .* allowed: a"):
-            await kling.download(
-                Video(url=HERE),
-                tmp_path / "film.mp4",
-                max_bytes=limit,  # type: ignore[arg-type]  # the slip
+            await kling.download(  # type: ignore[call-overload]  # the slip
+                Video(url=HERE), tmp_path / "film.mp4", max_bytes=limit
             )
         with pytest.raises(ConfigurationError, match="timeout: given -1"):
             await kling.download(Video(url=HERE), tmp_path / "film.mp4", timeout=-1)

@@ -28,7 +28,9 @@ PACKED = {
     "gzip": gzip.compress(b"hello"),
     "GZIP ": gzip.compress(b"hello"),
     "x-gzip": gzip.compress(b"hello"),
+    "x-GZip": gzip.compress(b"hel") + gzip.compress(b"lo") + bytes(9),
     "deflate": zlib.compress(b"hello"),
+    " deflate": zlib.compress(b"hello", wbits=-zlib.MAX_WBITS),
     "identity": b"hello",
     "": b"hello",
 }

@@ -1,0 +1,111 @@
+"""What HTTP calls content coding: gzip and deflate, unpacked piece by piece.
+
+Reads what servers really send: several gzip members, deflate with its header or
+without, nothing but zeros after the end. Memory is bounded, whatever is packed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from attrs import define
+
+GZIP_HEAD = b"\x1f\x8b"
+
+DEFLATE = "deflate"
+
+PACKED = frozenset({"gzip", "x-gzip", DEFLATE})
+
+# What really packs and is not unpacked here (IANA's registry of content codings). Any
+# other word, such as aws-chunked, binary or utf-8, is some store's slip.
+_OTHERS = frozenset("br zstd compress x-compress dcb dcz exi pack200-gzip".split())
+
+_ZSTD_HEAD = b"\x28\xb5\x2f\xfd"
+
+_PIECE = 1024 * 1024
+
+_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
+
+_ZLIB_METHOD, _ZLIB_CHECK = 8, 31
+
+
+def is_packed(head: bytes, encoding: str) -> bool:
+    """Whether a body that is no JSON is packed in a way that `Unpacker` reads.
+
+    Args:
+        head: Its first bytes, which count for more than what is said of them.
+        encoding: What its Content-Encoding says.
+
+    Raises:
+        UnknownPackingError: It is packed otherwise.
+    """
+    told = {it.strip() for it in encoding.lower().split(",")}
+    if head.startswith(_ZSTD_HEAD) or told & _OTHERS:
+        raise UnknownPackingError(", ".join(sorted(told & _OTHERS)) or "zstd")
+    return head.startswith(GZIP_HEAD) or DEFLATE in told
+
+
+class UnknownPackingError(Exception):
+    """A body is packed in a way that nobody asked for."""
+
+
+class _Stream(Protocol):
+    """What zlib unpacks one member with."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+@define(eq=False)
+class Unpacker:
+    """Unpacks one body.
+
+    Attributes:
+        is_whole: Whether what came so far ends where a packed stream does.
+    """
+
+    is_whole: bool = False
+    _stream: _Stream | None = None
+    _rest: bytes = b""
+    _count: int = 0
+
+    def unpack(self, packed: bytes) -> Iterator[bytes]:
+        """Unpack what has come next, in pieces of up to a megabyte.
+
+        Raises:
+            zlib.error: It is not packed so.
+        """
+        left, is_full = self._rest + packed, False
+        self._rest = b""
+        while left or is_full:
+            if self._stream is None or self._stream.eof:
+                if len(left) < len(GZIP_HEAD):
+                    self._rest = left
+                    return
+                if self._count and not left.startswith(GZIP_HEAD):
+                    return  # padding, which gzip ignores, too
+                self._stream, self._count = _opened(left), self._count + 1
+            piece = self._stream.decompress(left, _PIECE)
+            left = self._stream.unused_data or self._stream.unconsumed_tail
+            self.is_whole = self._stream.eof
+            is_full = len(piece) == _PIECE and not self.is_whole
+            if piece:
+                yield piece
+
+
+def _opened(head: bytes) -> _Stream:
+    is_zlib = (
+        head[0] & 0xF == _ZLIB_METHOD and int.from_bytes(head[:2]) % _ZLIB_CHECK == 0
+    )
+    is_packed_with_head = is_zlib or head.startswith(GZIP_HEAD)
+    return zlib.decompressobj(_ZLIB_OR_GZIP if is_packed_with_head else -zlib.MAX_WBITS)
