@@ -30,7 +30,7 @@ from kling_async._failures import (
 )
 from kling_async._files.fetch import get
 from kling_async._files.part import (
-    InterruptedDownloadError,
+    InterruptionError,
     Part,
     is_out_of_files,
 )
@@ -215,13 +215,13 @@ class Download:
         for number in itertools.count(1):
             try:
                 await self._attempt(session, part)
-            except (TransportError, InterruptedDownloadError) as error:
+            except (TransportError, InterruptionError) as error:
                 if is_out_of_files(error):
                     await anyio.sleep(random.uniform(0, _FILES_COME_BACK))  # noqa: S311 (no secret)
                     continue
                 fruitless = 0 if self._has_progressed(part) else fruitless + 1
                 if fruitless >= self.retry.attempts:
-                    raise _given_up(error) from error
+                    raise _given_up(error) from _error_of(error)
                 await self._wait(error, number, max(fruitless, 1))
             else:
                 return
@@ -230,17 +230,21 @@ class Download:
         before, self._furthest = self._furthest, max(self._furthest, part.received)
         return self._furthest > before
 
-    async def _wait(self, error: KlingError, number: int, in_a_row: int) -> None:
-        if isinstance(error, _GoneError) and await self._take_fresh_url():
+    async def _wait(
+        self, failure: TransportError | InterruptionError, number: int, in_a_row: int
+    ) -> None:
+        if isinstance(failure, _Gone) and await self._take_fresh_url():
             return
-        delay = wait_after(error, in_a_row, self.retry)
-        if isinstance(error, _GoneError):
+        delay = wait_after(failure, in_a_row, self.retry)
+        if isinstance(failure, _Gone):
             # All of the back-off, not a random part: a store gets the time it needs.
             most = self.retry.initial * self.retry.factor**in_a_row
             delay = max(delay, min(most, self.retry.maximum))
         if anyio.current_time() + delay > self._deadline:
-            raise _given_up(error) from error
-        self.reporter.retry(RetryEvent(attempt=number, delay=delay, error=error))
+            raise _given_up(failure) from _error_of(failure)
+        self.reporter.retry(
+            RetryEvent(attempt=number, delay=delay, error=_error_of(failure))
+        )
         await anyio.sleep(delay)
 
     async def _take_fresh_url(self) -> bool:
@@ -280,7 +284,7 @@ class Download:
                 await self._copy(chunks, part)
             finally:
                 await leave(response.aclose, chunks)
-        except (KlingError, OSError):
+        except (InterruptionError, KlingError, OSError):
             raise
         except Exception as error:
             raise translate(error, f"downloading {self.url}") from error
@@ -312,7 +316,7 @@ class Download:
         etag = response.headers.get("etag")
         if begin != 0 and not self._goes_on(part, begin, total, etag):
             self._etag = None
-            raise InterruptedDownloadError(f"{self.url} answered with another range")
+            raise InterruptionError(f"{self.url} answered with another range")
         if begin == 0:
             await part.begin(
                 response.headers.get("content-encoding", ""),
@@ -330,15 +334,12 @@ class Download:
             return
         told = f"{self.url} answered {code}"
         if code in _GONE:
-            gone = _GoneError(f"{told}; the link may have expired")
-            raise gone.with_hint("get_a_fresh_link")
+            raise _Gone(f"{told}; the link may have expired", "get_a_fresh_link")
         if code == _UNSATISFIABLE:
             self._etag = None
         elif not may_resume_download(code):
             raise DownloadError(told)
-        interrupted = InterruptedDownloadError(told)
-        interrupted.retry_after = retry_after_from(response.headers)
-        raise interrupted
+        raise InterruptionError(told, retry_after=retry_after_from(response.headers))
 
     def _goes_on(
         self, part: Part, begin: int, total: int | None, etag: str | None
@@ -353,22 +354,28 @@ class Download:
             self._require_right_to_go_on(part)
             await part.add(chunk)
         if self._length is not None and part.received != self._length:
-            raise InterruptedDownloadError(
+            raise InterruptionError(
                 f"{self.url} sent {part.received} of {self._length} bytes",
             )
         try:
             await part.end()
-        except InterruptedDownloadError:
+        except InterruptionError:
             part.received = 0  # what does not open is fetched anew, if it may be
             raise
 
 
-def _given_up(error: KlingError) -> DownloadError:
+def _error_of(failure: TransportError | InterruptionError) -> KlingError:
+    return failure.error if isinstance(failure, InterruptionError) else failure
+
+
+def _given_up(failure: TransportError | InterruptionError) -> DownloadError:
+    error = _error_of(failure)
     given_up = DownloadError(f"{error.reason}; nothing was written")
-    return given_up.with_hint(error.hint) if error.hint else given_up
+    given_up.hint = error.hint
+    return given_up
 
 
-class _GoneError(InterruptedDownloadError):
+class _Gone(InterruptionError):
     """There is no video under the link: not yet, or no more."""
 
 

@@ -18,7 +18,7 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
-from kling_async._errors import DownloadError, KlingError
+from kling_async._errors import DownloadError, Hint, KlingError
 from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_in
 from kling_async._http.packing import UnknownPackingError, Unpacker, is_packed
 
@@ -36,18 +36,21 @@ _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 _WRITTEN_AT_ONCE = 1024 * 1024
 
 
-class InterruptedDownloadError(KlingError):
+class InterruptionError(Exception):
     """A download stopped in a way that may heal; the bytes so far are kept.
 
     Attributes:
+        error: What it is if it does not heal.
         retry_after: How many seconds the server asks to wait, if it does.
     """
 
-    retry_after: float | None = None
-
-
-class TooManyFilesError(InterruptedDownloadError):
-    """The system has no more open files to give just now."""
+    def __init__(
+        self, message: str, hint: Hint | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.error = DownloadError(message)
+        self.error.hint = hint
+        self.retry_after = retry_after
 
 
 def is_out_of_files(error: BaseException | None) -> bool:
@@ -100,7 +103,7 @@ class Part:
         """Have the file open, at its end.
 
         Raises:
-            TooManyFilesError: There are too many open ones.
+            InterruptionError: There are too many open ones.
         """
         # Made, or it fails: a link that lies there is never followed.
         try:
@@ -111,7 +114,7 @@ class Part:
             )
         except OSError as error:
             if error.errno in _TOO_MANY:
-                raise TooManyFilesError(f"no more files: {error.strerror}") from error
+                raise InterruptionError("too many open files") from error
             raise
         self._exists = True
         async with file:
@@ -119,7 +122,7 @@ class Part:
             self._file = file
             try:
                 yield
-            except KlingError:
+            except (InterruptionError, KlingError):
                 await self._write()  # the next attempt goes on from here
                 raise
 
@@ -159,20 +162,19 @@ class Part:
 
         Raises:
             DownloadError: It cannot be what was asked for.
-            InterruptedDownloadError: It may be, when it is fetched anew.
+            InterruptionError: It may be, when it is fetched anew.
         """
         if not self.received:
             raise DownloadError(f"{self.url} answered with an empty file")
         if not self._has_begun:
             await self._look()
         if self._unpacker is not None and not self._unpacker.is_whole:
-            raise InterruptedDownloadError(f"{self.url} ends in the middle")
+            raise InterruptionError(f"{self.url} ends in the middle")
         await self.flush()
         if self.is_mp4:
             flaw = await to_thread.run_sync(flaw_in, self._opened.wrapped)
             if flaw is not None:
-                broken = InterruptedDownloadError(self._no_mp4(flaw))
-                raise broken.with_hint("take_any_format")
+                raise InterruptionError(self._no_mp4(flaw), "take_any_format")
 
     async def flush(self) -> None:
         """Bring it to the disk: one that is full or failing may tell only now."""
@@ -230,9 +232,7 @@ class Part:
             for piece in self._unpacker.unpack(chunk):
                 await self._put(piece)
         except zlib.error as error:
-            raise InterruptedDownloadError(
-                f"{self.url} does not unpack: {error}"
-            ) from error
+            raise InterruptionError(f"{self.url} does not unpack: {error}") from error
 
     async def _put(self, content: bytes) -> None:
         size = self._written + len(self._pending)

@@ -23,6 +23,7 @@ from attrs import frozen
 from kling_async._addresses import Reach
 from kling_async._errors import ConfigurationError, DownloadError, KlingError
 from kling_async._files.part import Part
+from kling_async._requests.media import SourceError
 from kling_async._text import safe_line
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _RETRIES: dict[str, object] = {
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kling_async_storage")
 
 
-class StorageError(KlingError):
+class StorageError(SourceError):
     """A store failed, or refused.
 
     Attributes:
@@ -260,7 +261,7 @@ async def _call(work: Callable[[], T]) -> T:
         _limiter.set(limiter)
     try:
         return await to_thread.run_sync(work, limiter=limiter)
-    except (KlingError, MemoryError):
+    except (KlingError, StorageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever obstore raises)
         raise _named(error) from None  # what obstore adds is for who debugs obstore

@@ -19,10 +19,8 @@ from attrs import evolve, frozen
 
 from kling_async._addresses import is_bucket_url
 from kling_async._errors import (
-    ConfigurationError,
     Hint,
     InvalidRequestError,
-    KlingError,
     Problem,
 )
 from kling_async._requests.catalogue import catalogue_in_use
@@ -84,6 +82,10 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     *((0, bytes((0xFF, mark)), "audio/mpeg") for mark in (0xE2, 0xE3)),
     (0, b"%PDF", "application/pdf"),
 )
+
+
+class SourceError(Exception):
+    """An object in a bucket cannot be read."""
 
 
 class Source(Protocol):
@@ -192,9 +194,7 @@ async def _inlined(place: _Place, value: object, problems: list[Problem]) -> obj
             return await to_thread.run_sync(_data_uri, place, value)
         except InvalidRequestError as error:
             problems += error.problems
-        except ConfigurationError:
-            raise
-        except KlingError as error:
+        except SourceError as error:
             allowed = "an object that can be read"
             problems.append(Problem(place.where, str(value), allowed, str(error)))
         return None
