@@ -233,10 +233,10 @@ class Download:
     async def _wait(
         self, failure: TransportError | InterruptionError, number: int, in_a_row: int
     ) -> None:
-        if isinstance(failure, _Gone) and await self._take_fresh_url():
+        if isinstance(failure, _GoneError) and await self._take_fresh_url():
             return
         delay = wait_after(failure, in_a_row, self.retry)
-        if isinstance(failure, _Gone):
+        if isinstance(failure, _GoneError):
             # All of the back-off, not a random part: a store gets the time it needs.
             most = self.retry.initial * self.retry.factor**in_a_row
             delay = max(delay, min(most, self.retry.maximum))
@@ -334,7 +334,7 @@ class Download:
             return
         told = f"{self.url} answered {code}"
         if code in _GONE:
-            raise _Gone(f"{told}; the link may have expired", "get_a_fresh_link")
+            raise _GoneError(f"{told}; the link may have expired", "get_a_fresh_link")
         if code == _UNSATISFIABLE:
             self._etag = None
         elif not may_resume_download(code):
@@ -375,7 +375,7 @@ def _given_up(failure: TransportError | InterruptionError) -> DownloadError:
     return given_up
 
 
-class _Gone(InterruptionError):
+class _GoneError(InterruptionError):
     """There is no video under the link: not yet, or no more."""
 
 
