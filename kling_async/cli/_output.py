@@ -32,7 +32,7 @@ from kling_async import (
 from kling_async._billing.money import usd_of
 from kling_async._errors import Hint
 from kling_async._failures import Fate, Healing, Meaning, meaning_of
-from kling_async._text import safe_line
+from kling_async._text import safe_cell, safe_line, spell_out
 
 _MINUTE, _KILO = 60, 1000
 
@@ -278,8 +278,9 @@ class Screen:
         """Return the screen of the command that is running."""
         return ctx.ensure_object(cls)
 
-    def result(self, line: str, style: str = "") -> None:
-        """Print a line that a script may read, as it is."""
+    def result(self, *cells: str, style: str = "") -> None:
+        """Print a line that a script may read: as it is, or cells with tabs between."""
+        line = "\t".join(map(safe_cell, cells) if cells[1:] else map(spell_out, cells))
         if self.out.is_terminal:
             _print(self.out, Text(line, style), soft_wrap=True)
         else:
