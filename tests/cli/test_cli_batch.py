@@ -417,7 +417,7 @@ def listing(emulator: Emulator, scenes: Path, *words: str) -> list[dict[str, obj
 def wait_for(holds: object) -> None:
     """Wait for another process."""
     assert callable(holds)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
