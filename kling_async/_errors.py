@@ -50,6 +50,7 @@ Hint = Literal[
     "skip_media_check",
     "take_any_format",
     "take_more_bytes",
+    "start_the_emulator",
     "top_up",
     "wait_longer_for_a_download",
 ]
@@ -70,6 +71,7 @@ _HINTS: Mapping[Hint, str] = {
     "skip_media_check": "AsyncKling(check_media=False) sends it all the same",
     "take_any_format": "download(..., check_mp4=False) takes it as it is",
     "take_more_bytes": "download(..., max_bytes=...) takes more",
+    "start_the_emulator": "is the emulator running? `kling-async emulator` starts it",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "download(..., timeout=...) waits longer",
 }

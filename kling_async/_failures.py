@@ -318,7 +318,10 @@ async def repeat(
         sleep=anyio.sleep,
         reraise=True,
     )
-    return await retrying(attempt)
+    try:
+        return await retrying(attempt)
+    except KlingError as error:
+        raise error.with_traceback(None) from error.__cause__  # tenacity's frames
 
 
 def _error_of(state: RetryCallState) -> BaseException:

@@ -145,6 +145,7 @@ _HINTS: Mapping[Hint, str] = {
     "skip_media_check": "--no-check-media sends it all the same",
     "take_any_format": "--any-format takes it as it is",
     "take_more_bytes": "a program of your own can take more",
+    "start_the_emulator": "is the emulator running? `kling-async emulator` starts it",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "the command below tries again",
 }
