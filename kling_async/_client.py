@@ -661,10 +661,12 @@ class AsyncKling(Accounting, Downloading):
             if timeout is not None:
                 require_timeout("timeout", timeout)
             transport = self._transport()
+            session = transport.connections.here()
             loop = self._poll_loops.join(
                 generation_id,
-                fetch=transport.poll_in_turn,
-                timetable=transport.connections.here().timetable,
+                ask=transport.ask,
+                limiter=session.limiter,
+                scope=session.scope,
                 retry=self._settings.retry,
                 reporter=self._settings.reporter,
             )

@@ -292,6 +292,7 @@ async def repeat(
     policy: RetryPolicy,
     may_repeat: Callable[[BaseException], bool],
     before_wait: Callable[[int, float, KlingError], None],
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> T:
     """Make an attempt, and others where it may be repeated; raise the last error.
 
@@ -300,6 +301,7 @@ async def repeat(
         policy: How often and how long.
         may_repeat: Which errors may be tried again.
         before_wait: Told the attempt's number, the wait in seconds, the error.
+        sleep: How to wait.
     """
 
     def wait(state: RetryCallState) -> float:
@@ -315,7 +317,7 @@ async def repeat(
         wait=wait,
         retry=retry_if_exception(may_repeat),
         before_sleep=tell,
-        sleep=anyio.sleep,
+        sleep=sleep,
         reraise=True,
     )
     try:

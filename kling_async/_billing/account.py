@@ -33,8 +33,9 @@ from kling_async._billing.rows import (
 from kling_async._errors import RequestTimeoutError
 from kling_async._failures import may_repeat_get
 from kling_async._http.session import Session
-from kling_async._http.transport import Transport, in_place
+from kling_async._http.transport import Transport
 from kling_async._http.wire import Answer
+from kling_async._runtime.limiter import Kind, Slot
 from kling_async._runtime.window import SlidingWindow
 
 T = TypeVar("T")
@@ -184,45 +185,44 @@ class Account:
         most = min(left, _LOG_LIMIT, self.transport.settings.timeout)
         deadline = anyio.current_time() + most
 
-        async def get(session: Session) -> Page[LogRow]:
-            limit = max(deadline - anyio.current_time(), _LEAST)
-            return await self._get(session, f"/v2/logs?{query}", decode_log, limit)
-
         try:
             with anyio.fail_after(deadline - anyio.current_time()):
                 await self.shared.log_limiter.take()
-                # Not for its turn after a 429: the log has a limit of its own.
-                await session.gate.acquire()
+            slot = await session.limiter.acquire(Kind.LOG, deadline)
         except TimeoutError as error:
             message = "the request log could not be asked in time"
             raise RequestTimeoutError(message, request_sent=False) from error
-        return await in_place(session, get)
+        with slot:
+            limit = max(deadline - anyio.current_time(), _LEAST)
+            path = f"/v2/logs?{query}"
+            return await self._get(session, slot, path, decode_log, limit)
 
     async def _ask(self, path: str, read: Callable[[Answer], T]) -> T:
         """Ask by the rules of any GET."""
-        limit, is_log = self.transport.settings.timeout, _is_log(path)
+        limit, is_log = self.transport.settings.timeout, path.startswith("/v2/logs")
+        # The log has a limit of its own: whoever passes it may still create.
+        kind = Kind.LOG if is_log else Kind.AWAITED
 
-        async def get(session: Session) -> T:
-            return await self._get(session, path, read, limit)
+        async def get(session: Session, slot: Slot) -> T:
+            return await self._get(session, slot, path, read, limit)
 
         async def attempt() -> T:
             if is_log:
                 await self.shared.log_limiter.take()
-            return await self.transport.in_scope(get)
+            return await self.transport.in_slot(kind, get)
 
         return await self.transport.repeat(attempt, may_repeat_get, pauses=not is_log)
 
     async def _get(
-        self, session: Session, path: str, read: Callable[[Answer], T], limit: float
+        self,
+        session: Session,
+        slot: Slot,
+        path: str,
+        read: Callable[[Answer], T],
+        limit: float,
     ) -> T:
         call = self.transport.call("GET", limit, path=path)
-        # The log has a limit of its own: whoever passes it may still create.
-        pauses = not _is_log(path)
-        return read(await self.transport.exchange(session, call, pauses=pauses))
-
-
-def _is_log(path: str) -> bool:
-    return path.startswith("/v2/logs")
+        return read(await self.transport.exchange(session, slot, call))
 
 
 def stamp(time: dt.datetime) -> str:

@@ -19,7 +19,7 @@ from attrs import define, field
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._errors import KlingError
-from kling_async._runtime.tasks import CLOCK_TICK
+from kling_async._runtime.loop import CLOCK_TICK
 
 Verdict = Literal["found", "failed", "missing"]
 

@@ -34,8 +34,8 @@ from kling_async._failures import (
 from kling_async._generation import Generation, Status
 from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
 from kling_async._http.session import Session
-from kling_async._http.transport import in_place
 from kling_async._http.wire import decode_created, same_generation
+from kling_async._runtime.limiter import Kind, Slot
 
 # How long to ask for the status of what was found; its id is safe by then.
 _STATUS_LIMIT = 10.0
@@ -71,12 +71,9 @@ async def fetch_status(
     """
     limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
 
-    async def poll(session: Session) -> Generation:
-        return await account.transport.poll(session, generation.id, limit)
-
-    with anyio.fail_after(_STATUS_LIMIT):
-        await session.take_place()
-    told = await in_place(session, poll)
+    until = anyio.current_time() + _STATUS_LIMIT
+    with await session.limiter.acquire(Kind.AWAITED, until) as slot:
+        told = await account.transport.poll(session, slot, generation.id, limit)
     request_id = generation.client_request_id
     return evolve(told, id=generation.id, client_request_id=request_id)
 
@@ -224,9 +221,7 @@ class Submission:
     async def _attempt(self) -> Generation:
         posts = self._posts
         try:
-            return await self.account.transport.in_scope(
-                self._send, is_essential=True, on_error=self._resolve
-            )
+            return await self.account.transport.in_scope(self._send, self._resolve)
         except ClientClosedError as error:
             if self._posts == posts:
                 raise
@@ -238,13 +233,13 @@ class Submission:
             self._warn_if_gone()  # perhaps with the answer there already
             raise
 
-    async def _send(self, session: Session) -> Generation:
+    async def _send(self, session: Session, slot: Slot) -> Generation:
         """Exchange once, in the client's own task: the caller may be gone."""
         self._posts += 1
         self.since, self._sent_at = _now(), anyio.current_time()
         with self._in_use():
             try:
-                generation = await self._exchange(session)
+                generation = await self._exchange(session, slot)
             except KlingError as error:
                 if isinstance(error, TransportError) and not error.request_sent:
                     self._posts -= 1
@@ -381,7 +376,7 @@ class Submission:
         with nullcontext() if self.is_unique else ids.use(self.client_request_id):
             yield
 
-    async def _exchange(self, session: Session) -> Generation:
+    async def _exchange(self, session: Session, slot: Slot) -> Generation:
         transport = self.account.transport
         call = transport.call(
             "POST",
@@ -392,5 +387,5 @@ class Submission:
                 "x-client-request-id": self.client_request_id,
             },
         )
-        answer = await transport.exchange(session, call)
+        answer = await transport.exchange(session, slot, call)
         return decode_created(answer, self.client_request_id)

@@ -38,6 +38,7 @@ from kling_async._hooks import Reporter, RetryEvent
 from kling_async._http.sender import leave
 from kling_async._http.session import Session
 from kling_async._http.transport import translate
+from kling_async._runtime.limiter import Kind
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 
@@ -260,13 +261,14 @@ class Download:
         return True
 
     async def _attempt(self, session: Session, part: Part) -> None:
-        await session.take_place()
         try:
+            slot = await session.limiter.acquire(Kind.DOWNLOAD, self._deadline)
+        except TimeoutError as error:
+            raise self._too_slow(part) from error
+        with slot:
             self._require_right_to_go_on(part)
             async with part.opened():
                 await self._fetch(session, part)
-        finally:
-            session.gate.release()
 
     async def _fetch(self, session: Session, part: Part) -> None:
         limits, left = self.limits, self._deadline - anyio.current_time()

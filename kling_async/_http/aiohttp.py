@@ -7,16 +7,20 @@ each request once, and aiohttp's own errors come out.
 
 from __future__ import annotations
 
+import math
 import ssl
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 
 import aiohttp
 import httpx
-from attrs import define, field
+from attrs import define, field, frozen
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from kling_async._http.pool import proxy_for
 from kling_async._http.sender import JSON, Call, Response, no_url, phase_limits
+from kling_async._runtime.limiter import Slot
 
 
 @define(eq=False)
@@ -35,6 +39,34 @@ async def _send_once(
         raise _Lost(error) from error
 
 
+@frozen(eq=False)
+class _Headers(Mapping[str, str]):
+    """aiohttp's own headers, read as httpx reads them."""
+
+    _all: CIMultiDictProxy[str]
+
+    def __getitem__(self, name: str) -> str:
+        value = ", ".join(self._all.getall(name))
+        if value.isascii():
+            return value
+        raw = value.encode("utf-8", "surrogateescape")
+        return raw.decode("utf-8" if _is_utf8(raw) else "latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.lower() for name in self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 @define(eq=False)
 class AiohttpSender:
     """Sends over one session of aiohttp, made for the running event loop."""
@@ -42,7 +74,7 @@ class AiohttpSender:
     _session: aiohttp.ClientSession
     _routes: dict[str, URL | None] = field(factory=dict[str, "URL | None"], init=False)
 
-    async def send(self, call: Call) -> Response:
+    async def send(self, call: Call, slot: Slot) -> Response:  # noqa: ARG002 (a pool of its own)
         """Send a request, once, its target as it is."""
         if call.base_url not in self._routes:
             self._routes[call.base_url] = _route(call)
@@ -62,9 +94,11 @@ class AiohttpSender:
             )
         except _Lost as lost:
             raise lost.error from None
-        headers = httpx.Headers(answer.raw_headers)  # read as over httpx
         return Response(
-            answer.status, headers, answer.content.iter_any(), partial(_close, answer)
+            answer.status,
+            _Headers(answer.headers),
+            answer.content.iter_any(),
+            partial(_close, answer),
         )
 
     async def aclose(self) -> None:
@@ -78,12 +112,9 @@ async def _close(answer: aiohttp.ClientResponse) -> None:
 
 @lru_cache(maxsize=64)
 def _limits_of(limit: float) -> aiohttp.ClientTimeout:
-    within = phase_limits(limit)
+    # The exchange's own bound ends a silence: a timer less for each read.
     return aiohttp.ClientTimeout(
-        total=None,
-        connect=within.pool,
-        sock_connect=within.connect,
-        sock_read=within.read,
+        total=None, sock_connect=phase_limits(limit).connect, ceil_threshold=math.inf
     )
 
 

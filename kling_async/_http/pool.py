@@ -1,92 +1,99 @@
-"""Where our own API calls go: several small pools, behind the environment's proxy.
+"""Where our own API calls go: on the connection of their slot, through a proxy or none.
 
-httpcore's pool walks all its connections at each request, so one of 100 is slow;
-small ones side by side are not. Sends what it is given, and knows no API.
+httpx's own transport carries them, with its TLS, proxies, time-outs and errors; only
+its pool is taken out. That walks all its connections at each request, and a request
+cancelled there can leave it unusable (encode/httpcore issue 1093). Knows no API.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import Callable
+from typing import cast
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
+import httpcore
 import httpx
-from attrs import define, field
+from attrs import define, field, frozen
 
 from kling_async._addresses import is_loopback
+from kling_async._runtime.limiter import Slot
 
-# Measured, see docs/benchmarks.md: fewer gain nothing, more cost time.
-_POOL_SIZE = 4
-
-NewPool = Callable[[int, httpx.Proxy | None], httpx.AsyncBaseTransport]
-
-
-@define(eq=False)
-class _Pool:
-    """One small pool, and how many of its connections are free."""
-
-    transport: httpx.AsyncBaseTransport
-    free: int
+# The name under which a request's extensions carry its slot.
+SLOT = "kling_async.slot"
 
 
-@define(eq=False)
-class _Body(httpx.AsyncByteStream):
-    """The body of an answer, whose connection is busy until it is closed."""
+@frozen(eq=False)
+class Line:
+    """An open connection, and where it leads."""
 
-    _stream: httpx.AsyncByteStream
-    _pool: _Pool
-    _is_open: bool = True
+    connection: httpcore.AsyncConnectionInterface
+    pool: httpcore.AsyncConnectionPool
+    origin: httpcore.Origin
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
+    def leads_to(
+        self, pool: httpcore.AsyncConnectionPool, origin: httpcore.Origin
+    ) -> bool:
+        """Whether a request may go over it."""
+        return (
+            self.pool is pool
+            and self.origin == origin
+            and self.connection.is_idle()  # not so if its last exchange was torn
+            and not self.connection.has_expired()
+        )
 
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._pool.free += self._is_open
-            self._is_open = False
+
+async def close_line(line: object) -> None:
+    """Close the connection of a slot, if it has one."""
+    if isinstance(line, Line):
+        with anyio.CancelScope(shield=True):
+            await line.connection.aclose()
 
 
-class Shards(httpx.AsyncBaseTransport):
-    """Small pools side by side; a request goes to the one that has most to spare.
+@frozen(eq=False)
+class _Lines:
+    """In the place of a pool: each request goes over the connection of its slot.
 
-    Args:
-        max_connections: How many connections they have together.
-        new_pool: Makes one of so many connections, through a proxy or none.
-        proxy: Through which.
+    Attributes:
+        pool: Knows how to make one: through which proxy, with which TLS.
     """
 
-    def __init__(
-        self, max_connections: int, new_pool: NewPool, proxy: httpx.Proxy | None = None
-    ) -> None:
-        count = -(-max_connections // _POOL_SIZE)
-        least, more = divmod(max_connections, count)
-        sizes = [least + (number < more) for number in range(count)]
-        self._pools = [_Pool(new_pool(size, proxy), size) for size in sizes]
+    pool: httpcore.AsyncConnectionPool
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; its connection is free when the response is closed."""
-        pool = max(self._pools, key=_spare)
-        pool.free -= 1
+    async def handle_async_request(
+        self, request: httpcore.Request
+    ) -> httpcore.Response:
+        """Send a request; its connection is made anew if it is closed or too old."""
+        slot = request.extensions[SLOT]
+        assert isinstance(slot, Slot)  # noqa: S101 (narrows)
+        line = slot.connection
+        origin = request.url.origin
+        if not isinstance(line, Line) or not line.leads_to(self.pool, origin):
+            slot.connection = None
+            await close_line(line)
+            connection = self.pool.create_connection(origin)
+            line = slot.connection = Line(connection, self.pool, origin)
         try:
-            response = await pool.transport.handle_async_request(request)
+            return await line.connection.handle_async_request(request)
         except BaseException:
-            pool.free += 1
+            slot.connection = None
+            await close_line(line)
             raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 (narrows)
-        response.stream = _Body(response.stream, pool)
-        return response
 
     async def aclose(self) -> None:
-        """Close all of them."""
-        for pool in self._pools:
-            await pool.transport.aclose()
+        """Do nothing: the slots have the connections."""
 
 
-def _spare(pool: _Pool) -> int:
-    return pool.free
+class SlotTransport(httpx.AsyncHTTPTransport):
+    """httpx's transport, whose requests bring the slot that they go out on."""
+
+    def __init__(
+        self, tls: ssl.SSLContext, keepalive_expiry: float, proxy: httpx.Proxy | None
+    ) -> None:
+        limits = httpx.Limits(keepalive_expiry=keepalive_expiry)
+        super().__init__(verify=tls, limits=limits, proxy=proxy)
+        self._pool = cast("httpcore.AsyncConnectionPool", _Lines(self._pool))
 
 
 @define(eq=False)

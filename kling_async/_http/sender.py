@@ -18,6 +18,8 @@ from attrs import define, field, frozen
 from kling_async._config import Secret
 from kling_async._errors import ConfigurationError
 from kling_async._http.packing import PACKED, Unpacker
+from kling_async._http.pool import SLOT
+from kling_async._runtime.limiter import Slot
 
 # The longest that is ever due, 100 rows of the request log, takes a fortieth of it.
 MAX_ANSWER = 4 * 1024 * 1024
@@ -167,8 +169,12 @@ async def leave(
 class Sender(Protocol):
     """Sends the requests of API calls."""
 
-    async def send(self, call: Call) -> Response:
+    async def send(self, call: Call, slot: Slot) -> Response:
         """Send one; give the answer as soon as its headers are there.
+
+        Args:
+            call: The request.
+            slot: The right to send it now, and its connection.
 
         Raises:
             ConfigurationError: The library takes the base URL for none.
@@ -195,7 +201,7 @@ class Direct:
     transport: httpx.AsyncBaseTransport
     headers: httpx.Headers = field(converter=_for_json)
 
-    async def send(self, call: Call) -> Response:
+    async def send(self, call: Call, slot: Slot) -> Response:
         """Send a request as it is."""
         try:
             request = httpx.Request(
@@ -203,7 +209,7 @@ class Direct:
                 call.url,
                 headers=[*self.headers.raw, *_raw(call.headers)],
                 content=call.content,
-                extensions={"timeout": phase_limits(call.limit).as_dict()},
+                extensions={"timeout": _phases(call.limit), SLOT: slot},
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise no_url(call, error) from error
@@ -223,7 +229,7 @@ class Lent:
 
     client: httpx.AsyncClient
 
-    async def send(self, call: Call) -> Response:
+    async def send(self, call: Call, slot: Slot) -> Response:  # noqa: ARG002 (a pool of its own)
         """Send a request by the client's own rules, but for redirects."""
         try:
             request = self.client.build_request(
@@ -265,3 +271,8 @@ def phase_limits(limit: float) -> httpx.Timeout:
     """Bound each phase of an exchange that may take ``limit`` seconds in all."""
     seconds = None if limit == float("inf") else limit
     return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))
+
+
+@lru_cache(maxsize=64)
+def _phases(limit: float) -> Mapping[str, float | None]:
+    return phase_limits(limit).as_dict()

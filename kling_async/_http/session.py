@@ -1,4 +1,4 @@
-"""A client's connections: one pool, gate and scope for each event loop.
+"""A client's connections: one limiter and scope for each event loop.
 
 Sockets, locks and tasks belong to the loop they were made in. A client that is
 used from a second loop gets a second set; nothing is ever carried across.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import anyio
+import anyio.lowlevel
 import httpx
 from attrs import define, field
 
@@ -21,16 +24,11 @@ from kling_async._checks import is_whole
 from kling_async._config import __version__
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
-from kling_async._http.pool import Routes, Shards
+from kling_async._http.pool import Routes, SlotTransport, close_line
 from kling_async._http.sender import Direct, Lent, Sender, phase_limits
-from kling_async._runtime.tasks import (
-    CLOCK_TICK,
-    CLOSED,
-    Scope,
-    at_loop_end,
-    running_loop,
-)
-from kling_async._runtime.timers import Timetable, Turns
+from kling_async._runtime.limiter import Limiter
+from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
+from kling_async._runtime.tasks import CLOSED, Scope, at_loop_end, is_in_job
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
 # connection: a create must not meet one that is just being closed.
@@ -50,49 +48,67 @@ class Session:
     Attributes:
         http: Brings API calls.
         files: Brings videos, from other hosts, and never sees the key.
-        gate: A place for each exchange in flight: httpcore's pool slows down
-            and times out when thousands queue in it.
-        timetable: Which poll loop wants one, and when.
-        resume_at: Until when (loop time, seconds) the server wants quiet.
+        loop: The event loop.
+        limiter: When an exchange may begin, and on which connection.
+        scope: The tasks.
         closing: Closes `http` and `files`, at the latest when the loop ends;
             None where they belong to the user.
     """
 
     http: Sender
     files: httpx.AsyncClient
-    gate: anyio.Semaphore
-    timetable: Timetable
-    resume_at: float = 0.0
+    loop: Loop
+    limiter: Limiter
+    scope: Scope = field(factory=Scope)
     closing: AsyncGenerator[None, None] | None = None
+    _exchanges: dict[Bound, object] = field(factory=dict[Bound, object], init=False)
+    _left: Signal = field(init=False)
 
-    @property
-    def scope(self) -> Scope:
-        """The tasks."""
-        return self.timetable.scope
+    def __attrs_post_init__(self) -> None:
+        self._left = self.loop.signal()
 
-    def pause(self, seconds: float) -> None:
-        """Keep every exchange that has not begun back for so long."""
-        self.resume_at = max(self.resume_at, anyio.current_time() + seconds)
+    @contextmanager
+    def bound(self, deadline: float) -> Iterator[Bound]:
+        """Bound an exchange; closing the client cuts it, unless a job of its has it."""
+        with self.loop.bound(deadline) as bound:
+            if not is_in_job():
+                self._exchanges[bound] = self.loop.task()
+            try:
+                yield bound
+            finally:
+                self._exchanges.pop(bound, None)
+                if self.limiter.is_closed:
+                    self._left.set()
 
-    async def take_place(self) -> None:
-        """Wait for the end of a pause and for a place in flight."""
-        while True:
-            # An event cannot do: the pause may grow while it lasts.
-            while (left := self._left_of_pause()) > CLOCK_TICK:  # noqa: ASYNC110
-                await anyio.sleep(left)
-            await self.gate.acquire()
-            if self._left_of_pause() <= CLOCK_TICK:
-                return
-            self.gate.release()
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, unless the client is closed meanwhile.
 
-    def _left_of_pause(self) -> float:
-        return self.resume_at - anyio.current_time() if self.resume_at else 0.0
+        Raises:
+            ClientClosedError: It was.
+        """
+        signal = self.loop.signal()
+        self.scope.listeners.add(signal)
+        try:
+            await anyio.lowlevel.checkpoint()
+            if not self.limiter.is_closed:
+                await signal.wait(self.loop.time() + seconds)
+        finally:
+            self.scope.listeners.discard(signal)
+        if self.limiter.is_closed:
+            raise ClientClosedError(CLOSED)
 
     async def aclose(self, patience: float) -> None:
         """End the tasks, then close the sockets."""
         closing, self.closing = self.closing, None
+        self.limiter.close()
+        here = self.loop.task()
+        others = [it for it, task in self._exchanges.items() if task is not here]
+        for exchange in others:
+            exchange.cut()
         try:
             await self.scope.aclose(patience)
+            while any(it in self._exchanges for it in others):
+                await self._left.wait()
         finally:
             if closing is not None:
                 await closing.aclose()
@@ -114,9 +130,7 @@ class Connections:
     is_closed: bool = False
     _ssl: ssl.SSLContext | None = None
     _home: weakref.ref[object] | None = None
-    _sessions: weakref.WeakKeyDictionary[object, Session] = field(
-        factory=weakref.WeakKeyDictionary[object, Session],
-    )
+    _sessions: weakref.WeakSet[Session] = field(factory=weakref.WeakSet[Session])
 
     def __attrs_post_init__(self) -> None:
         if not is_whole(self.max_connections) or self.max_connections < 1:
@@ -139,16 +153,18 @@ class Connections:
         if self.is_closed or (self.http_client and self.http_client.is_closed):
             raise ClientClosedError(CLOSED)
         loop = running_loop()
-        session = self._sessions.get(loop)
+        known = _sessions_of(loop)
+        session = known.get(self)
         if session is None:
-            session = self._sessions[loop] = self._open(loop)
+            session = known[self] = self._open(loop)
+            self._sessions.add(session)
         return session
 
     def _open(self, loop: object) -> Session:
-        gate = anyio.Semaphore(self.max_connections, fast_acquire=True)
-        timetable = Timetable(Scope(), Turns(self.max_connections))
+        seam = loop_here()
+        limiter = Limiter(seam, self.max_connections)
         if self.http_client is None:
-            return self._open_own(loop, gate, timetable)
+            return self._open_own(loop, seam, limiter)
         if self._home is not None and self._home() is not loop:
             raise ConfigurationError(
                 "this AsyncKling was made with http_client=... and is used from a "
@@ -156,11 +172,9 @@ class Connections:
                 "http_client out, or make one AsyncKling for each loop",
             )
         self._home = weakref.ref(loop)
-        return Session(Lent(self.http_client), self.http_client, gate, timetable)
+        return Session(Lent(self.http_client), self.http_client, seam, limiter)
 
-    def _open_own(
-        self, loop: object, gate: anyio.Semaphore, timetable: Timetable
-    ) -> Session:
+    def _open_own(self, loop: object, seam: Loop, limiter: Limiter) -> Session:
         if self.library == "aiohttp" and not isinstance(
             loop, asyncio.AbstractEventLoop
         ):
@@ -171,30 +185,22 @@ class Connections:
         http = self._new_sender(files.headers)
 
         async def close() -> None:
-            self._sessions.pop(loop, None)
             with anyio.CancelScope(shield=True):
+                for line in limiter.take_connections():
+                    await close_line(line)
                 await http.aclose()
                 await files.aclose()
 
-        return Session(http, files, gate, timetable, closing=at_loop_end(close))
+        return Session(http, files, seam, limiter, closing=at_loop_end(close))
 
     def _new_sender(self, headers: httpx.Headers) -> Sender:
+        tls = self._ssl or httpx.create_ssl_context()
         if self.library == "aiohttp":
             from kling_async._http import aiohttp as _aiohttp  # noqa: PLC0415 (an extra)
 
-            tls = self._ssl or httpx.create_ssl_context()
             return _aiohttp.open_sender(_USER_AGENT, _limits(self.max_connections), tls)
-        return Direct(Routes(self._open_route), headers)
-
-    def _open_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
-        return Shards(self.max_connections, self._new_pool, proxy)
-
-    def _new_pool(
-        self, size: int, proxy: httpx.Proxy | None
-    ) -> httpx.AsyncBaseTransport:
-        return httpx.AsyncHTTPTransport(
-            verify=self._ssl or True, limits=_limits(size), proxy=proxy
-        )
+        new_transport = partial(SlotTransport, tls, _KEEPALIVE_EXPIRY)
+        return Direct(Routes(new_transport), headers)
 
     def _new_client(self) -> httpx.AsyncClient:
         try:
@@ -213,16 +219,34 @@ class Connections:
     async def aclose(self, patience: float) -> None:
         """Close what belongs to the running loop; forget what was elsewhere."""
         self.is_closed = True
-        here = running_loop()
-        for loop, session in list(self._sessions.items()):
-            if loop is here:
+        here = _sessions_of(running_loop()).pop(self, None)
+        for session in list(self._sessions):
+            if session is here:
                 await session.aclose(patience)
-            elif isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+            elif session.loop.is_running():
                 logger.warning(
                     "aclose() was called in another event loop than some "
                     "connections were opened in: they end with that loop",
                 )
         self._sessions.clear()
+
+
+_Sessions: TypeAlias = "weakref.WeakKeyDictionary[Connections, Session]"
+
+_of_other_loops: weakref.WeakKeyDictionary[object, _Sessions] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _sessions_of(loop: object) -> _Sessions:
+    """Give the sessions in an event loop: it has them, and they go with it.
+
+    A mapping of ours would keep the loop, which open sockets know, for ever.
+    """
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        return _of_other_loops.setdefault(loop, weakref.WeakKeyDictionary())
+    own: dict[str, _Sessions] = vars(loop)
+    return own.setdefault("_kling_async_sessions", weakref.WeakKeyDictionary())
 
 
 def _require_library(library: object, http_client: object) -> None:

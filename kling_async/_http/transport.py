@@ -6,12 +6,12 @@ them may be tried again is decided in `_retrying`; JSON is read in `_wire`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
-import anyio
 import httpx
 from attrs import define, field, frozen
 
@@ -25,6 +25,7 @@ from kling_async._errors import (
     KlingError,
     RateLimitError,
     RequestTimeoutError,
+    ServerError,
     TransportError,
     drop_frames,
 )
@@ -35,13 +36,15 @@ from kling_async._http.sender import (
     Body,
     Call,
     Response,
-    Sender,
     UnreadableBodyError,
     leave,
 )
 from kling_async._http.session import Connections, Session
 from kling_async._http.unsent import is_unsent
 from kling_async._http.wire import Answer, decode_error, decode_polled
+from kling_async._runtime.limiter import Kind, Slot
+from kling_async._runtime.loop import Loop
+from kling_async._runtime.tasks import CLOSED
 
 T = TypeVar("T")
 
@@ -80,7 +83,7 @@ def _of_aiohttp(error: Exception) -> BaseException | None:
 
 @frozen(eq=False)
 class Transport:
-    """Exchanges with the API, each in the client's scope, one after another.
+    """Exchanges with the API, each in a slot of the limiter.
 
     Attributes:
         settings: How.
@@ -92,42 +95,26 @@ class Transport:
 
     def fetch(self, generation_id: str) -> Awaitable[Generation]:
         """Ask for one generation, patiently."""
-        # No closures: see `Job`.
-        poll = partial(
-            self.poll, generation_id=generation_id, limit=self.settings.timeout
-        )
-        return self.repeat(partial(self.in_scope, poll), may_repeat_get)
+        limit = self.settings.timeout
 
-    async def poll_in_turn(
-        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
-    ) -> Generation:
-        """Ask for one generation once; to be called in the scope.
+        async def poll(session: Session, slot: Slot) -> Generation:
+            return await self.poll(session, slot, generation_id, limit)
 
-        Args:
-            generation_id: Which.
-            attempt: How many have failed in a row, and one more: after a 429 it
-                tells how long to keep the whole client back.
-            begin: Called when there is a place in flight; tells how many seconds the
-                exchange may take, beside the settings' own limit.
-        """
+        return self.repeat(lambda: self.in_slot(Kind.AWAITED, poll), may_repeat_get)
+
+    async def ask(self, slot: Slot, generation_id: str, limit: float) -> Generation:
+        """Ask for one generation once, in a slot; the settings bound it, too."""
         session = self.connections.here()
-        await session.take_place()
-        try:
-            limit = min(begin(), self.settings.timeout)
-            return await self.poll(session, generation_id, limit)
-        except RateLimitError as error:
-            session.pause(wait_after(error, attempt, self.settings.retry))
-            raise
-        finally:
-            session.gate.release()
+        limit = min(limit, self.settings.timeout)
+        return await self.poll(session, slot, generation_id, limit)
 
     async def poll(
-        self, session: Session, generation_id: str, limit: float
+        self, session: Session, slot: Slot, generation_id: str, limit: float
     ) -> Generation:
-        """Ask for one generation once; a place in flight has to be taken."""
+        """Ask for one generation once, in a slot."""
         query = f"?generation_id={quote(generation_id, safe='')}"
         call = self.call("GET", limit, query=query)
-        answer = await self.exchange(session, call)
+        answer = await self.exchange(session, slot, call)
         return decode_polled(answer, generation_id)
 
     def repeat(
@@ -146,46 +133,82 @@ class Transport:
                 as this one waits.
         """
         before_wait = self._pause if pauses else self._tell
-        return repeat(attempt, self.settings.retry, may_repeat, before_wait)
+        sleep = self.connections.here().sleep
+        return repeat(attempt, self.settings.retry, may_repeat, before_wait, sleep)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
         """Keep every call back after a 429, and tell of another attempt."""
         if isinstance(error, RateLimitError):
-            self.connections.here().pause(delay)
+            self.connections.here().limiter.pause(delay)
         self._tell(number, delay, error)
 
     def _tell(self, number: int, delay: float, error: KlingError) -> None:
         event = RetryEvent(attempt=number, delay=delay, error=error)
         self.settings.reporter.retry(event)
 
-    async def in_scope(
-        self,
-        work: Callable[[Session], Awaitable[T]],
-        *,
-        is_essential: bool = False,
-        on_error: Callable[[Session, KlingError], Awaitable[T]] | None = None,
+    async def in_slot(
+        self, kind: Kind, work: Callable[[Session, Slot], Awaitable[T]]
     ) -> T:
-        """Do work in the client's scope; a cancelled caller leaves at once.
+        """Do work in a slot; refused along with many others, it waits for another.
 
         Args:
-            work: What to do, once there is a place in flight.
-            is_essential: Closing the client waits for it.
-            on_error: What to make of its error, in the scope too but without
-                the place.
+            kind: What for.
+            work: What to do, once there is a slot.
         """
         session = self.connections.here()
-        await session.take_place()
-        free = session.gate.release
-        placed: Callable[[], Awaitable[T]] = partial(work, session)
-        if on_error is not None:
-            free = once(free)
-            placed = partial(_settled, session, work, free, on_error)
-        try:
-            job = session.scope.start(placed, is_essential=is_essential, at_end=free)
-        except ClientClosedError:
-            free()
-            raise
-        return await job.result()
+        for number in itertools.count(1):
+            slot = await session.limiter.acquire(kind)
+            try:
+                with slot:
+                    return await work(session, slot)
+            except RateLimitError as error:
+                self._require_excuse(session, slot, number, error)
+        raise AssertionError  # for the type checkers: the loop has no end
+
+    async def in_scope(
+        self,
+        work: Callable[[Session, Slot], Awaitable[T]],
+        on_error: Callable[[Session, KlingError], Awaitable[T]],
+    ) -> T:
+        """Create in a slot, in the client's own task: a cancelled caller leaves.
+
+        Closing the client waits for it.
+
+        Args:
+            work: What to do, once there is a slot.
+            on_error: What to make of its error, when the slot is given back.
+        """
+        session = self.connections.here()
+
+        async def settled(slot: Slot) -> T:
+            try:
+                with slot:
+                    return await work(session, slot)
+            except KlingError as error:
+                return await on_error(session, error)
+
+        for number in itertools.count(1):
+            slot = await session.limiter.acquire(Kind.CREATE)
+            try:
+                job = session.scope.start(
+                    partial(settled, slot), is_essential=True, at_end=slot.release
+                )
+            except BaseException:
+                slot.release()
+                raise
+            try:
+                return await job.result()
+            except RateLimitError as error:
+                self._require_excuse(session, slot, number, error)
+        raise AssertionError  # for the type checkers: the loop has no end
+
+    def _require_excuse(
+        self, session: Session, slot: Slot, number: int, error: RateLimitError
+    ) -> None:
+        """Raise a refusal that counts; tell of one that met too many at once."""
+        if not slot.is_excused:
+            raise error
+        self._tell(number, session.limiter.pause_left, error)
 
     def call(
         self,
@@ -218,21 +241,18 @@ class Transport:
             limit=limit,
         )
 
-    async def exchange(
-        self, session: Session, call: Call, *, pauses: bool = True
-    ) -> Answer:
-        """Send one request and read its answer, within its limit.
-
-        A 429 that says how long keeps the whole client back, if it ``pauses``.
+    async def exchange(self, session: Session, slot: Slot, call: Call) -> Answer:
+        """Send one request in a slot, and read its answer, within its limit.
 
         Raises:
             APIStatusError: The answer is no success.
             TransportError: There is none.
             ConfigurationError: The base URL is none.
+            ClientClosedError: The client was closed meanwhile.
         """
-        started = anyio.current_time()
+        started = session.loop.time()
         received = _Received()
-        await received.receive(session.http, call, started + call.limit)
+        await received.receive(session, slot, call, started + call.limit)
         failure = received.failure(call)
         response = received.response
         if self.settings.reporter.hears_requests:
@@ -240,12 +260,13 @@ class Transport:
                 method=call.method,
                 url=call.url,
                 status_code=response.status_code if response else None,
-                seconds=anyio.current_time() - started,
+                seconds=session.loop.time() - started,
                 error=failure,
             )
             self.settings.reporter.request(event)
         if response is None:
             assert failure is not None  # noqa: S101 (one of the two there is)
+            slot.miss()
             raise failure
         answer = Answer(
             status_code=response.status_code,
@@ -255,45 +276,23 @@ class Transport:
             redact=self.settings.api_key.redact,
         )
         if not answer.is_success:
-            raise self._refusal(answer, session if pauses else None)
+            raise self._refusal(answer, session, slot)
+        slot.accept()
         return answer
 
-    def _refusal(self, answer: Answer, paused: Session | None) -> KlingError:
-        """Read an answer that is no success; a 429 may pause a whole session."""
+    def _refusal(self, answer: Answer, session: Session, slot: Slot) -> KlingError:
+        """Read an answer that is no success, and tell the limiter what it says."""
         error = decode_error(answer)
-        if paused and isinstance(error, RateLimitError) and error.retry_after:
-            paused.pause(min(error.retry_after, self.settings.retry.max_retry_after))
+        if isinstance(error, RateLimitError):
+            number = session.limiter.refusals + 1
+            slot.refuse(wait_after(error, number, self.settings.retry))
+        elif isinstance(error, ServerError):
+            slot.miss()
+        else:
+            slot.accept()
         if may_be_accepted(error) and answer.inference_id:
             error.concerning(answer.inference_id)
         return error
-
-
-async def in_place(session: Session, work: Callable[[Session], Awaitable[T]]) -> T:
-    """Do work, and give back the place in flight that was taken for it."""
-    try:
-        return await work(session)
-    finally:
-        session.gate.release()
-
-
-async def _settled(
-    session: Session,
-    work: Callable[[Session], Awaitable[T]],
-    free: Callable[[], None],
-    on_error: Callable[[Session, KlingError], Awaitable[T]],
-) -> T:
-    """Do work in its place, and make something of its error without the place."""
-    try:
-        return await work(session)
-    except KlingError as error:
-        free()
-        return await on_error(session, error)
-
-
-def once(work: Callable[[], None]) -> Callable[[], None]:
-    """Do it at the first call, and nothing at those that follow."""
-    left = [work]
-    return lambda: left.pop()() if left else None
 
 
 @define(eq=False)
@@ -304,35 +303,41 @@ class _Received:
     body: Body = field(factory=Body, repr=False)
     error: Exception | None = None
 
-    async def receive(self, http: Sender, call: Call, deadline: float) -> None:
+    async def receive(
+        self, session: Session, slot: Slot, call: Call, deadline: float
+    ) -> None:
         """Send a request and read its answer, as far as it comes in time."""
-        with anyio.CancelScope(deadline=deadline + _SLACK) as scope:
+        with session.bound(deadline + _SLACK) as bound:
             try:
-                self.response = await http.send(call)
-                await self._read(self.response, deadline)
+                self.response = await session.http.send(call, slot)
+                await self._read(self.response, session.loop, deadline)
             except ConfigurationError:
                 raise
             except Exception as error:  # noqa: BLE001 (what came may be enough)
                 self.error = error
-        if scope.cancelled_caught:
+        if bound.is_cut:
+            if session.limiter.is_closed and session.loop.time() < deadline:
+                raise ClientClosedError(CLOSED)
             self.error = TimeoutError()
 
-    async def _read(self, response: Response, deadline: float) -> None:
+    async def _read(self, response: Response, loop: Loop, deadline: float) -> None:
         try:
             if response.unpacked is not None:
                 self.body.add(response.unpacked)
             else:
-                await self._read_chunks(response, deadline)
+                await self._read_chunks(response, loop, deadline)
         except BaseException:
             await leave(response.aclose, response.chunks)
             raise
         await response.aclose()
 
-    async def _read_chunks(self, response: Response, deadline: float) -> None:
+    async def _read_chunks(
+        self, response: Response, loop: Loop, deadline: float
+    ) -> None:
         self.body.begin(response.headers)
         async for chunk in response.chunks:
             self.body.add(chunk)
-            if anyio.current_time() > deadline:
+            if loop.time() > deadline:
                 raise TimeoutError("it trickles in too slowly")
 
     def failure(self, call: Call) -> KlingError | None:

@@ -10,8 +10,8 @@ import copy
 import math
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, Self
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Self
 
 import anyio
 from attrs import define, evolve, field, frozen
@@ -35,8 +35,9 @@ from kling_async._polling.schedules import (
     PollState,
 )
 from kling_async._requests.catalogue import catalogue_in_use
-from kling_async._runtime.tasks import CLOCK_TICK, CLOSED, Job, Scope
-from kling_async._runtime.timers import Timetable
+from kling_async._runtime.limiter import Kind, Limiter, Slot
+from kling_async._runtime.loop import CLOCK_TICK, Signal
+from kling_async._runtime.tasks import CLOSED, Job, Scope
 
 # Origins kept; the oldest make room.
 KEPT = 100_000
@@ -98,42 +99,15 @@ def _video_length(model: str, given: object) -> float | None:
     return length if math.isfinite(length) else None
 
 
+# When the time is up there is a last look: it may take a twentieth more, within bounds.
+_LAST_LOOK, _LAST_LOOK_SHARE = 5.0, 0.05
+
 # A generation may be unknown to the server for a moment after its create.
 REFUSAL_GRACE = 20.0
 
 
-class Fetch(Protocol):
-    """Asks the server for one generation, once."""
-
-    def __call__(
-        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
-    ) -> Awaitable[Generation]:
-        """Ask.
-
-        Args:
-            generation_id: For which.
-            attempt: How many polls have failed in a row, and one more.
-            begin: Called when the request goes out; tells how many seconds it may take.
-        """
-        ...
-
-
-class Watcher(Protocol):
-    """One who waits for news.
-
-    Attributes:
-        polling: When to poll, by its wish.
-        last: What it has seen last.
-        deadline: When it leaves, on the event loop's clock.
-        due: When it wants the next poll, on the same clock.
-        news: Set to let it look again.
-    """
-
-    polling: Polling
-    last: Generation | None
-    deadline: float
-    due: float
-    news: anyio.Event
+Ask = Callable[[Slot, str, float], Awaitable[Generation]]
+"""Asks the server for one generation, once: in which slot, and for how many seconds."""
 
 
 @define(eq=False)
@@ -149,56 +123,65 @@ class Place:
 
 @define(eq=False, kw_only=True)
 class PollLoop:
-    """The polls of one generation, for one or a thousand watchers.
+    """The polls of one generation, for one or a thousand watchers: one task.
+
+    The task sleeps until the next poll is due, takes a slot, polls, and wakes those
+    for whom there is news. It lives while somebody waits.
 
     Attributes:
         generation_id: What is watched.
-        fetch: How to poll.
-        timetable: Where and when it runs.
+        ask: How to poll.
+        limiter: Whose turn it is.
+        scope: Where the task runs.
         retry: How often and how soon to ask again after a failure.
         reporter: Who is told, once for all watchers.
         origins: Where the generation may be known from.
         chance: Where jitter comes from: numbers in [0, 1).
         last: What was seen last.
         error: Why there will be no more polls, if it ended so.
+        failure: What the last poll met, if it failed.
+        asked_at: When the last poll went out, on the event loop's clock.
         client_request_id: The one of the create, which polls do not tell.
-        rings_at: When the alarm rings.
     """
 
     generation_id: str
-    fetch: Fetch
-    timetable: Timetable
+    ask: Ask
+    limiter: Limiter
+    scope: Scope
     retry: RetryPolicy
     reporter: Reporter
     origins: Origins
     chance: Callable[[], float] = random.random
     last: Generation | None = None
     error: KlingError | None = None
+    failure: KlingError | None = None
+    asked_at: float = field(default=-math.inf, init=False)
     client_request_id: str | None = None
-    rings_at: float = field(default=math.inf, init=False)
     _end: Place = field(factory=Place, init=False)
-    _waiting: list[Watcher] = field(factory=list[Watcher], init=False)
+    _waiting: dict[Watch, None] = field(factory=dict["Watch", None], init=False)
     _context: contextvars.Context = field(factory=contextvars.copy_context, init=False)
-    _poll: Job[None] | None = field(default=None, init=False)
-    _is_polled: bool = field(default=False, init=False)
-    _is_asking: bool = field(default=False, init=False)
-    _is_quiet: bool = field(default=False, init=False)
+    _task: Job[None] | None = field(default=None, init=False)
+    _signal: Signal = field(init=False)
+    _wakes_at: float = field(default=math.inf, init=False)
+    _is_queued: bool = field(default=False, init=False)
     _polls: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _soon: float = field(default=math.inf, init=False)
     _chance: float = field(init=False)
-    _started: float = field(factory=anyio.current_time, init=False)
+    _started: float = field(init=False)
     _polled_at: float = field(init=False)
     _told: Generation | None = field(default=None, init=False)
-    _failure: KlingError | None = field(default=None, init=False)
+    _is_untold: bool = field(default=False, init=False)
     _refused_since: float = field(default=math.inf, init=False)
     _origin: Origin | None = field(init=False)
     _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._origin = self.origins.of(self.generation_id, self.timetable.scope)
+        self._signal = self.limiter.loop.signal()
+        self._started = self.limiter.loop.time()
+        self._origin = self.origins.of(self.generation_id, self.scope)
         self._unfinished_at = self._origin.created if self._origin else self._started
-        self._polled_at = self._started
+        self._polled_at = self._unfinished_at
         self._chance = self.chance()
 
     @property
@@ -217,168 +200,171 @@ class PollLoop:
             return Place((self.last, self._end))
         return self._end
 
-    async def wait(self, watcher: Watcher) -> None:
-        """Wait for news, or until the watcher has to look and ask again.
+    async def wait(self, watch: Watch) -> None:
+        """Wait for news, or until the watcher has to look again.
 
         Raises:
             ConfigurationError: The watcher's schedule is not one.
             ClientClosedError: The client was closed.
         """
-        if self.timetable.scope.is_closed:
+        if self.scope.is_closed:
             raise ClientClosedError(CLOSED)
-        watcher.due = self._due(watcher)
-        watcher.news = anyio.Event()
-        self._waiting.append(watcher)
+        watch.due = self._due(watch)
+        self._waiting[watch] = None
         try:
-            now = anyio.current_time() + CLOCK_TICK
-            self._look_ahead(now, watcher.due, watcher.deadline, self.rings_at)
-            await watcher.news.wait()
+            if self._task is None:
+                self._task = self.scope.start(
+                    self._run, at_end=self._ended, context=self._context, is_plain=True
+                )
+            elif watch.due < self._wakes_at:
+                self._signal.set()
+            await watch.signal.wait()
         finally:
-            self._waiting.remove(watcher)
+            del self._waiting[watch]
             if not self._waiting:
                 self._rest()
 
     def _rest(self) -> None:
         """Stop when nobody waits, without tearing what is under way."""
-        self.timetable.alarm.forget(self)
-        if self._poll is not None and not self._is_asking:
-            self._poll.cancel()
-
-    def _look_ahead(self, now: float, due: float, *others: float) -> None:
-        """Poll if that is due, and set the alarm for what comes next."""
-        if due <= now:
-            self._queue_up()
-        self.timetable.alarm.set(
-            self, min(math.inf if self._is_polled else due, *others)
-        )
-
-    def ring(self) -> None:
-        """Poll if it is time, and let those leave whose time is up."""
-        now = anyio.current_time() + CLOCK_TICK
-        due = leave = math.inf
-        for watcher in self._waiting:
-            if watcher.deadline <= now:
-                watcher.news.set()
-            else:
-                due, leave = min(due, watcher.due), min(leave, watcher.deadline)
-        if self._waiting:
-            self._look_ahead(now, due, leave)
-
-    def wake(self) -> None:
-        """Let all who wait look again."""
-        for watcher in self._waiting:
-            watcher.news.set()
-
-    def _queue_up(self) -> None:
-        if not self._is_polled:
-            self._is_polled = True
-            self.timetable.turns.take(self._begin)
-
-    def _begin(self) -> bool:
-        """Start a poll, if there is still somebody who waits for it."""
-        if self.timetable.scope.is_closed or not self._waiting:
-            self._is_polled = False
-            return False
-        self._is_asking = self._is_quiet = False
-        self._poll = self.timetable.scope.start(
-            self._ask, at_end=self._ended, context=self._context.copy()
-        )
-        return True
+        if self._task is not None and self._is_queued:
+            self._task.cancel()
+        self._signal.set()
 
     def _ended(self) -> None:
-        self._poll, self._is_polled = None, False
-        if self._is_quiet:
-            self._go_on()
-        else:
-            self.wake()
-        self.timetable.turns.give_back()
+        """Let those who wait see for themselves, however the task ended."""
+        self._task = None
+        self._wake(self._waiting)
 
-    def _go_on(self) -> None:
+    def _wake(self, watches: Iterable[Watch]) -> None:
+        for watch in watches:
+            watch.signal.set()
+
+    async def _run(self) -> None:
+        loop = self.limiter.loop
+        while self._waiting and not self.is_over:
+            due = min(it.due for it in self._waiting)
+            if due <= loop.time() + CLOCK_TICK:
+                self._wakes_at = -math.inf
+                await self._poll()
+            else:
+                self._wakes_at = due
+                await self._signal.wait(due)
+
+    async def _poll(self) -> None:
+        """Poll once, and tell whoever there is news for; plan the next poll."""
+        loop = self.limiter.loop
+        until = max(it.leaves_at for it in self._waiting)
+        # Nobody waits past their own time for the sake of another.
+        first = min(it.leaves_at for it in self._waiting)
+        timer = loop.call_at(first, self._release) if first < until else None
+        try:
+            self._is_queued = True
+            slot = await self.limiter.acquire(Kind.POLL, until)
+            self._is_queued = False
+            with slot:
+                self.asked_at = loop.time()
+                await self._ask(slot, until)
+        except TimeoutError:
+            self.asked_at = loop.time()
+        finally:
+            self._is_queued = False
+            if timer is not None:
+                timer.cancel()
+        self._plan()
+
+    def _release(self) -> None:
+        """Wake those whose time is up though a poll is still under way."""
+        now = self.limiter.loop.time() + CLOCK_TICK
+        self._wake(it for it in self._waiting if it.leaves_at <= now)
+
+    def _plan(self) -> None:
         """Plan the next poll; nobody is woken for what is no news."""
-        for watcher in self._waiting:
+        for watch in self._waiting:
             try:
-                watcher.due = self._due(watcher)
+                watch.due = self._due(watch)
             except ConfigurationError:  # it asks for itself, and is told
-                watcher.due = math.inf
-                watcher.news.set()
+                watch.due = math.inf
+                watch.signal.set()
+            if watch.deadline <= self.asked_at:
+                watch.due = math.inf
+                watch.signal.set()
         self._report_failure(min((it.due for it in self._waiting), default=math.inf))
-        self.ring()
 
-    def _due(self, watcher: Watcher) -> float:
-        """When a watcher wants the next poll; one that knows nothing wants it now."""
-        if watcher.last is None and not self._polls:
+    def _due(self, watch: Watch) -> float:
+        """When a watcher wants the next poll.
+
+        One that knows nothing wants it now, and so does one whose knowledge is of
+        unknown age. All look once more when their time is up.
+        """
+        knows = watch.last is not None and self._origin is not None
+        if not self._polls and not knows:
             return self._started
         origin = self._origin
         state = PollState(
             polls=self._polls,
-            elapsed=self._polled_at - self._started,
-            status=watcher.last.status if watcher.last else None,
+            elapsed=max(0.0, self._polled_at - self._started),
+            status=watch.last.status if watch.last else None,
             chance=self._chance,
             age=self._polled_at - origin.created if origin else None,
             model=origin.model if origin else None,
             video_length=origin.video_length if origin else None,
         )
-        return min(self._soon, self._polled_at + checked_delay(watcher.polling, state))
+        due = self._polled_at + checked_delay(watch.polling, state)
+        return min(self._soon, due, watch.deadline)
 
     def _report_failure(self, due: float) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None and due < math.inf:
+        if self._is_untold and self.failure is not None and due < math.inf:
             event = RetryEvent(
                 attempt=self._polls,
-                delay=max(0.0, due - anyio.current_time()),
-                error=failure,
+                delay=max(0.0, due - self.limiter.loop.time()),
+                error=self.failure,
             )
             self.reporter.retry(event)
+        self._is_untold = False
 
-    def _time_left(self) -> float:
-        """Begin to ask, for as long as the most patient watcher stays."""
-        self._is_asking = True
-        now = anyio.current_time()
-        return max((it.deadline for it in self._waiting), default=now) - now
-
-    async def _ask(self) -> None:
-        """Poll once; what fails in a way that may heal is only noted."""
-        asked_at = anyio.current_time()
+    async def _ask(self, slot: Slot, until: float) -> None:
+        """Ask once; what fails in a way that may heal is only noted."""
+        loop = self.limiter.loop
+        asked_at = self.asked_at
         try:
-            seen = await self.fetch(
-                self.generation_id, attempt=self._failures + 1, begin=self._time_left
-            )
+            seen = await self.ask(slot, self.generation_id, until - asked_at)
         except Exception as error:  # noqa: BLE001 (told to all who watch)
-            has_news = self._failed(_as_ours(error))
+            self._failed(_as_ours(error))
         else:
             self._failures, self._soon, self._refused_since = 0, math.inf, math.inf
+            self.failure = None
             if seen.is_terminal:
                 self._teach(seen)
             else:
                 self._unfinished_at = asked_at
-            has_news = self._see(seen)
+            self._see(seen)
         self._polls += 1
-        self._polled_at = anyio.current_time()
+        self._polled_at = loop.time()
         self._chance = self.chance()
-        self._is_quiet = not has_news
 
-    def _failed(self, error: KlingError) -> bool:
-        """Take note of a failure; tell whether it is the last."""
+    def _failed(self, error: KlingError) -> None:
+        """Take note of a failure; if it is the last, all hear of it."""
         self._failures += 1
         self._judge(error)
         if self._failures < self.retry.attempts and may_repeat_get(error):
             wait = wait_after(error, self._failures, self.retry)
-            self._soon = anyio.current_time() + wait
+            self._soon = self.limiter.loop.time() + wait
         else:
             self._soon = math.inf
-        return self.error is not None
+        if self.error is not None:
+            self._wake(self._waiting)
 
-    def _see(self, seen: Generation) -> bool:
+    def _see(self, seen: Generation) -> None:
         views = [self.last, *(it.last for it in self._waiting)]
         if not any(is_change(view, seen) for view in views):
-            return False
+            return
         if seen.client_request_id is None and self.client_request_id is not None:
             seen = evolve(seen, client_request_id=self.client_request_id)
         self._tell(seen)
         self.last = seen
         self._end.next = (seen, end := Place())
         self._end = end
-        return True
+        self._wake(self._waiting)
 
     def _teach(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
@@ -390,7 +376,7 @@ class PollLoop:
             model=origin.model,
             video_length=origin.video_length,
             after=self._unfinished_at - origin.created,
-            by=anyio.current_time() - origin.created,
+            by=self.limiter.loop.time() - origin.created,
         )
         for polling in {id(it.polling): it.polling for it in self._waiting}.values():
             if isinstance(polling, LearningPolling):
@@ -399,18 +385,16 @@ class PollLoop:
     def _judge(self, error: KlingError) -> None:
         """Pass over what may heal; end with what will not."""
         error.concerning(self.generation_id, self.last)
+        self.failure, self._is_untold = error, True
         if may_repeat_get(error):
             self._refused_since = math.inf
-            self._failure = error
             return
-        now = anyio.current_time()
+        now = self.limiter.loop.time()
         self._refused_since = min(self._refused_since, now)
         is_final = isinstance(error, AuthenticationError | PermissionDeniedError)
         lasted = now - self._refused_since >= REFUSAL_GRACE
         if is_final or lasted or not isinstance(error, APIStatusError):
             self.error = error
-        else:
-            self._failure = error
 
     def _tell(self, seen: Generation) -> None:
         if is_change(self._told, seen):
@@ -426,8 +410,8 @@ class PollLoops:
     """
 
     _origins: Origins
-    _loops: weakref.WeakValueDictionary[tuple[Timetable, str], PollLoop] = field(
-        factory=weakref.WeakValueDictionary[tuple[Timetable, str], PollLoop],
+    _loops: weakref.WeakValueDictionary[tuple[Scope, str], PollLoop] = field(
+        factory=weakref.WeakValueDictionary[tuple[Scope, str], PollLoop],
         init=False,
     )
 
@@ -435,19 +419,21 @@ class PollLoops:
         self,
         generation_id: str,
         *,
-        fetch: Fetch,
-        timetable: Timetable,
+        ask: Ask,
+        limiter: Limiter,
+        scope: Scope,
         retry: RetryPolicy,
         reporter: Reporter,
     ) -> PollLoop:
         """Give the loop of an id, a new one if there is none that goes on."""
-        key = timetable, generation_id
+        key = scope, generation_id
         loop = self._loops.get(key)
         if loop is None or loop.is_over:
             loop = self._loops[key] = PollLoop(
                 generation_id=generation_id,
-                fetch=fetch,
-                timetable=timetable,
+                ask=ask,
+                limiter=limiter,
+                scope=scope,
                 retry=retry,
                 reporter=reporter,
                 origins=self._origins,
@@ -505,8 +491,9 @@ class Watch:
         timeout: How long to go on, in seconds from now.
         last: What has been seen last; it is not given again.
         deadline: When the time is up, on the event loop's clock.
+        leaves_at: When it leaves, whatever became of its last look.
         due: When it wants the next poll, on the same clock.
-        news: Set to let it look again.
+        signal: Set to let it look again.
     """
 
     loop: PollLoop
@@ -514,12 +501,16 @@ class Watch:
     timeout: float
     last: Generation | None = None
     deadline: float = field(init=False)
-    due: float = field(init=False)
-    news: anyio.Event = field(init=False)
+    leaves_at: float = field(init=False)
+    due: float = field(default=math.inf, init=False)
+    signal: Signal = field(init=False)
     _place: Place = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.deadline = anyio.current_time() + self.timeout
+        loop = self.loop.limiter.loop
+        self.signal = loop.signal()
+        self.deadline = loop.time() + self.timeout
+        self.leaves_at = self.deadline + last_look(self.timeout)
         self._place = self.loop.enter(self.last)
 
     def __aiter__(self) -> Self:
@@ -549,8 +540,16 @@ class Watch:
     def _require_hope(self) -> None:
         if self.loop.error is not None:
             raise _own(self.loop.error)
-        if anyio.current_time() + CLOCK_TICK >= self.deadline:
-            raise WaitTimeoutError(self.loop.generation_id, timeout=self.timeout)
+        now = self.loop.limiter.loop.time() + CLOCK_TICK
+        has_looked = self.loop.asked_at + CLOCK_TICK >= self.deadline
+        if now >= self.deadline and (has_looked or now >= self.leaves_at):
+            error = WaitTimeoutError(self.loop.generation_id, timeout=self.timeout)
+            raise error from self.loop.failure
+
+
+def last_look(timeout: float) -> float:
+    """How long the poll may take that is made when a watcher's time is up."""
+    return min(_LAST_LOOK, max(1.0, timeout * _LAST_LOOK_SHARE))
 
 
 def _own(error: KlingError) -> KlingError:

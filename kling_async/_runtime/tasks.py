@@ -1,8 +1,7 @@
 """The client's own tasks: work that outlives its caller, never the client.
 
-An exchange is not torn when its caller is cancelled. The caller leaves at once,
-the exchange ends here: a cancelled request can leave httpcore's pool unusable
-(encode/httpcore issue 1093), and a create's answer holds a paid id.
+A create is not torn when its caller is cancelled. The caller leaves at once, the
+exchange ends here: its answer holds the id of paid work.
 """
 
 from __future__ import annotations
@@ -17,23 +16,26 @@ import anyio
 from attrs import define, field
 
 from kling_async._errors import ClientClosedError
+from kling_async._runtime.loop import Signal, running_loop
 
 T = TypeVar("T")
 
 CLOSED = "the client is closed; make a new AsyncKling"
 
-# asyncio may end a sleep early, by its clock's resolution: what is nearer is now.
-CLOCK_TICK = 1e-6
+# The jobs that the running code is part of: closing cannot wait for these.
+_within: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar(
+    "_within", default=frozenset()
+)
 
 
-def running_loop() -> object:
-    """Give the event loop that runs: asyncio's, else trio's token."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+def is_asyncio() -> bool:
+    """Whether the loop that runs is one of asyncio."""
+    return isinstance(running_loop(), asyncio.AbstractEventLoop)
 
-        return trio.lowlevel.current_trio_token()
+
+def is_in_job() -> bool:
+    """Whether the code that runs is part of a job, which its scope ends."""
+    return bool(_within.get())
 
 
 def _spawn(
@@ -76,17 +78,13 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
 
 @define(eq=False)
 class Job(Generic[T]):
-    """One piece of work in a scope, and what became of it.
-
-    There is one for each poll, so it is made of few objects: what thousands of them
-    leave to the garbage collector is most of what it costs.
-    """
+    """One piece of work in a scope, and what became of it."""
 
     _work: Callable[[], Awaitable[T]]
     is_essential: bool
     _scope: Scope
     _at_end: Callable[[], None] | None
-    _cancelled: anyio.CancelScope = field(factory=anyio.CancelScope)
+    _cancelled: anyio.CancelScope | None
     _done: anyio.Event | None = None
     _is_whole: bool = False
     _result: T | None = None
@@ -95,8 +93,10 @@ class Job(Generic[T]):
 
     async def run(self) -> None:
         """Do the work; its error is kept for whoever waits, not raised."""
+        if self._cancelled is not None:
+            _within.set(_within.get() | {self})
         try:
-            with self._cancelled:
+            with self._cancelled or contextlib.nullcontext():
                 self._result = await self._work()
                 self._is_whole = True
         except Exception as error:  # noqa: BLE001 (handed to the one who waits)
@@ -114,7 +114,10 @@ class Job(Generic[T]):
 
     def cancel(self) -> None:
         """Ask the work to stop; `finished` tells when it has."""
-        self._cancelled.cancel()
+        if self._cancelled is not None:
+            self._cancelled.cancel()
+        elif isinstance(self.task, asyncio.Task):
+            self.task.cancel()
 
     def finished(self) -> Awaitable[None]:
         """Wait for the end of the work, however it ends."""
@@ -149,9 +152,17 @@ class _Ending(Protocol):
     @property
     def is_essential(self) -> bool: ...
 
+    @property
+    def task(self) -> object: ...
+
     def cancel(self) -> None: ...
 
     def finished(self) -> Awaitable[None]: ...
+
+
+def _is_running(job: _Ending) -> bool:
+    """Whether it is this code's own task."""
+    return is_asyncio() and job.task is asyncio.current_task()
 
 
 @define(eq=False)
@@ -160,13 +171,10 @@ class Scope:
 
     Attributes:
         is_closed: Whether nothing starts here any more.
-        at_close: Called when it closes, so that those who wait in tasks of their own
-            hear of it.
+        listeners: Set when it closes: those who wait in tasks of their own hear of it.
     """
 
-    at_close: list[Callable[[], None]] = field(
-        factory=list[Callable[[], None]], init=False
-    )
+    listeners: set[Signal] = field(factory=set[Signal], init=False)
     _jobs: set[_Ending] = field(factory=set["_Ending"])
     is_closed: bool = False
 
@@ -177,6 +185,7 @@ class Scope:
         is_essential: bool = False,
         at_end: Callable[[], None] | None = None,
         context: contextvars.Context | None = None,
+        is_plain: bool = False,
     ) -> Job[T]:
         """Start work that is nobody's child but the client's.
 
@@ -186,13 +195,17 @@ class Scope:
             at_end: Called once when it has ended, however it did.
             context: What it sees of context variables, its alone; by default a copy
                 of what the caller sees.
+            is_plain: Whether it is cancelled by `asyncio.Task.cancel`, where there is
+                one: a cancel scope of its own is most of what a small task costs.
 
         Raises:
             ClientClosedError: The scope is closed.
         """
         if self.is_closed:
             raise ClientClosedError(CLOSED)
-        job = Job(work, is_essential, self, at_end)
+        needs_scope = not is_plain or not is_asyncio()
+        cancelled = anyio.CancelScope() if needs_scope else None
+        job = Job(work, is_essential, self, at_end, cancelled)
         self._jobs.add(job)
         job.task = _spawn(job.run, job.end, context)
         return job
@@ -213,8 +226,8 @@ class Scope:
         `asyncio.Task.cancel`, which no shield keeps off, ends the patience.
         """
         self.is_closed = True
-        for tell in self.at_close:
-            tell()
+        for listener in self.listeners:
+            listener.set()
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.is_essential:
@@ -228,5 +241,7 @@ class Scope:
                 await self._drain()
 
     async def _drain(self) -> None:
+        """Wait for all jobs but those that wait for this."""
         for job in list(self._jobs):
-            await job.finished()
+            if job not in _within.get() and not _is_running(job):
+                await job.finished()

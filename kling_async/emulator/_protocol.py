@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from kling_async._config import PATHS
 from kling_async._errors import Problem
-from kling_async._runtime.tasks import running_loop
+from kling_async._runtime.loop import running_loop
 from kling_async._runtime.window import SlidingWindow
 from kling_async._text import short_repr
 

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
-import anyio
 import httpx
 from attrs import frozen
 from stub import BODY, GENERATION_ID, stub_server
@@ -18,7 +17,7 @@ from stub import BODY, GENERATION_ID, stub_server
 from kling_async import AsyncKling
 from kling_async._http.sender import Direct
 from kling_async._http.wire import Answer, decode_polled
-from kling_async._runtime.tasks import Scope
+from kling_async._runtime.limiter import Kind
 
 ROUNDS, TIMES = 7, 1500
 HEADERS = httpx.Headers({"content-type": "application/json"})
@@ -49,20 +48,21 @@ async def parts() -> dict[str, float]:
     """Time each of our own parts alone."""
     async with AsyncKling("some-key", base_url="http://127.0.0.1") as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
-        session, scope = transport.connections.here(), Scope()
+        session = transport.connections.here()
         session.http = http = Direct(Echo(), HEADERS)
 
-        async def place() -> None:
-            await session.take_place()
-            session.gate.release()
+        async def take_slot() -> None:
+            (await session.limiter.acquire(Kind.POLL)).release()
 
         async def guard() -> None:
-            with anyio.CancelScope(deadline=anyio.current_time() + 60):
+            with session.bound(session.loop.time() + 60):
                 await _nothing()
 
         async def send() -> None:
-            response = await http.send(transport.call("GET", 60, query="?id=1"))
-            await response.aclose()
+            call = transport.call("GET", 60, query="?id=1")
+            with await session.limiter.acquire(Kind.POLL) as slot:
+                response = await http.send(call, slot)
+                await response.aclose()
 
         async def decode() -> None:
             answer = Answer(status_code=200, headers=HEADERS, content=BODY)
@@ -70,13 +70,10 @@ async def parts() -> dict[str, float]:
 
         return {
             "all of them": await cpu_of(lambda: kling.get(GENERATION_ID)),
-            "a task that outlives its caller": await cpu_of(
-                lambda: scope.start(_nothing).result()
-            ),
             "making the request, wrapping the answer": await cpu_of(send),
             "reading the JSON": await cpu_of(decode),
             "the bound on the whole": await cpu_of(guard),
-            "a place in flight": await cpu_of(place),
+            "a slot": await cpu_of(take_slot),
         }
 
 

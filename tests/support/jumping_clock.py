@@ -13,7 +13,7 @@ import pytest
 import trio.lowlevel
 import trio.testing
 
-from kling_async._runtime.tasks import running_loop
+from kling_async._runtime.loop import running_loop
 
 GUARD = 1e6  # of jumping time: a deadlock fails at once
 

@@ -1,4 +1,4 @@
-"""Small pools side by side: which one a request goes to, and through which proxy."""
+"""The connections of the slots: when they are made anew, and through which proxy."""
 
 from __future__ import annotations
 
@@ -7,101 +7,17 @@ import gzip
 
 import httpx
 import pytest
-from attrs import define, field
 from clients import ID, KEY, ONCE, QUEUED, client
 from raw_server import Peer, RawRequest, RawServer, answer, answering
 
 from kling_async import ConfigurationError, ConnectionFailedError
-from kling_async._http.pool import Routes, Shards
+from kling_async._http.pool import Routes
 
 SERVED = answering(answer(QUEUED))
-REQUEST = httpx.Request("GET", "http://kling.test/")
-
-
-@define(eq=False)
-class Counting(httpx.AsyncBaseTransport):
-    """A pool that notes how many of its connections are busy, at most."""
-
-    size: int
-    busy: int = 0
-    most: int = 0
-    is_closed: bool = False
-    fails: bool = False
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer at once, and stay busy until the answer is closed."""
-        await request.aread()
-        if self.fails:
-            raise httpx.ConnectError("refused")
-        self.busy += 1
-        self.most = max(self.most, self.busy)
-        return httpx.Response(200, stream=Leaving(self))
-
-    async def aclose(self) -> None:
-        """Note it."""
-        self.is_closed = True
-
-
-@define(eq=False)
-class Leaving(httpx.AsyncByteStream):
-    """An empty body whose end frees a connection."""
-
-    pool: Counting
-
-    async def aclose(self) -> None:
-        """Free it."""
-        self.pool.busy -= 1
-
-
-@define(eq=False)
-class Made:
-    """The pools that shards have made."""
-
-    pools: list[Counting] = field(factory=list[Counting])
-
-    def new(self, size: int, proxy: httpx.Proxy | None) -> Counting:
-        """Make one."""
-        assert proxy is None
-        self.pools.append(Counting(size))
-        return self.pools[-1]
-
-
-@pytest.mark.parametrize("most", [1, 3, 4, 5, 10, 100])
-async def test_no_pool_is_ever_asked_for_more_than_it_holds(most: int) -> None:
-    """All connections are used before any request would have to wait for one."""
-    made = Made()
-    shards = Shards(most, made.new)
-    assert sum(pool.size for pool in made.pools) == most
-    for _ in range(3):
-        answers = [await shards.handle_async_request(REQUEST) for _ in range(most)]
-        assert all(pool.busy == pool.size for pool in made.pools)
-        for it in answers:
-            await it.aclose()
-            await it.aclose()
-        assert all(pool.busy == 0 for pool in made.pools)
-    assert all(pool.most == pool.size for pool in made.pools)
-    await shards.aclose()
-    assert all(pool.is_closed for pool in made.pools)
-
-
-async def test_a_failed_request_leaves_its_place_free() -> None:
-    """However often a connection is refused, the pool counts as free."""
-    made = Made()
-    shards = Shards(8, made.new)
-    for pool in made.pools:
-        pool.fails = True
-    for _ in range(20):
-        with pytest.raises(httpx.ConnectError):
-            await shards.handle_async_request(REQUEST)
-    for pool in made.pools:
-        pool.fails = False
-    for _ in range(8):
-        await shards.handle_async_request(REQUEST)
-    assert all(pool.most == pool.size for pool in made.pools)
 
 
 async def test_requests_one_after_the_other_share_one_connection() -> None:
-    """Many pools do not mean many connections where one is enough."""
+    """A hundred slots do not mean many connections where one is enough."""
     async with RawServer(SERVED) as server, client(server.base_url) as kling:
         for _ in range(20):
             await kling.get(ID)
@@ -224,7 +140,7 @@ async def test_no_proxy_names_hosts_as_elsewhere(
 
 
 async def test_a_hundred_exchanges_are_in_flight_at_once() -> None:
-    """Small pools together bring as many as one large one."""
+    """There are as many slots as connections."""
     all_here = asyncio.Event()
 
     async def script(_: RawRequest, peer: Peer) -> None:
@@ -237,3 +153,39 @@ async def test_a_hundred_exchanges_are_in_flight_at_once() -> None:
         async with asyncio.timeout(20):
             await asyncio.gather(*(kling.get(ID) for _ in range(100)))
         assert server.accepted == 100
+
+
+async def test_a_connection_that_the_server_closed_is_made_anew() -> None:
+    """Nothing is sent into one that is known to be closed."""
+    async with RawServer(answering(answer(QUEUED, connection="close"))) as server:
+        async with client(server.base_url, retry=ONCE) as kling:
+            for _ in range(3):
+                await kling.get(ID)
+        assert server.accepted == 3
+
+
+async def test_a_cancelled_exchange_costs_one_connection() -> None:
+    """Whenever it is torn, the next has a sound one (encode/httpcore issue 1093)."""
+    async with RawServer(SERVED) as server:
+        async with client(server.base_url, retry=ONCE, max_connections=2) as kling:
+            for steps in range(40):
+                torn = asyncio.create_task(kling.get(ID))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                torn.cancel()
+                await asyncio.wait([torn])
+                assert (await kling.get(ID)).id == ID
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(kling.get(ID) for _ in range(10)))
+        assert server.accepted <= 80
+
+
+async def test_a_slot_that_asks_another_server_makes_a_connection_to_it() -> None:
+    """Clients that share connections may have base URLs of their own."""
+    async with RawServer(SERVED) as here, RawServer(SERVED) as there:
+        async with client(here.base_url, max_connections=1) as kling:
+            other = kling.with_options(base_url=there.base_url)
+            for _ in range(2):
+                await kling.get(ID)
+                await other.get(ID)
+        assert (len(here.requests), len(there.requests)) == (2, 2)

@@ -32,14 +32,14 @@ from kling_async import (
     RetryPolicy,
     Status,
     StatusEvent,
-    Video,
     WaitTimeoutError,
 )
 from kling_async._hooks import Reporter
 from kling_async._polling.schedules import PollState
-from kling_async._polling.watch import Origins, PollLoops, Watch
+from kling_async._polling.watch import Ask, Origins, PollLoop, PollLoops, Watch
+from kling_async._runtime.limiter import Limiter, Slot
+from kling_async._runtime.loop import loop_here
 from kling_async._runtime.tasks import Scope
-from kling_async._runtime.timers import Timetable, Turns
 
 LIFE: Mapping[int, Told] = {0: "queued", 25: "generating", 95: done()}
 WHOLE = ["queued", "generating", "completed"]
@@ -226,17 +226,13 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     """What should never come out of a poll is not asked for again at once."""
     asked: list[str] = []
 
-    async def fetch(
-        generation_id: str, *, attempt: int, begin: Callable[[], float]
-    ) -> Generation:
+    async def ask(_: Slot, generation_id: str, limit: float) -> Generation:
         asked.append(generation_id)
-        await anyio.sleep(begin() / 100 * attempt)
+        await anyio.sleep(limit / 100)
         raise ValueError("a bug")
 
-    timetable, loops = timetable_of(3), PollLoops(Origins())
-    loop = loops.join(
-        ID, fetch=fetch, timetable=timetable, retry=ONCE, reporter=Reporter()
-    )
+    limiter = Limiter(loop_here(), 3)
+    loop = loop_of(ask, limiter)
     watches = [Watch(loop=loop, polling=Fixed(10), timeout=100) for _ in range(3)]
     errors: list[KlingError] = []
 
@@ -251,102 +247,44 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     assert asked == [ID]
     assert [it.generation_id for it in errors] == [ID] * 3
     assert {type(it.__cause__) for it in errors} == {ValueError}
-    assert timetable.turns.free == 3
+    assert limiter.flight == 0
 
 
-def timetable_of(turns: int) -> Timetable:
-    """Give a timetable by which so many poll at once."""
-    return Timetable(Scope(), Turns(turns))
-
-
-@define(eq=False)
-class Desk:
-    """Where polls are answered, so many at once, each after ten seconds."""
-
-    under_way: int = 0
-    peak: int = 0
-    asked: list[str] = field(factory=list[str])
-
-    async def fetch(
-        self, generation_id: str, *, attempt: int, begin: Callable[[], float]
-    ) -> Generation:
-        """Answer a poll."""
-        assert attempt == 1
-        assert begin() > 0
-        self.asked.append(generation_id)
-        self.under_way += 1
-        self.peak = max(self.peak, self.under_way)
-        try:
-            await anyio.sleep(10)
-        finally:
-            self.under_way -= 1
-        return Generation(
-            id=generation_id, status=Status.COMPLETED, video=Video(url="https://v.mp4")
-        )
+def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
+    """Give a poll loop that asks in its own way."""
+    return PollLoops(Origins()).join(
+        ID,
+        ask=ask,
+        limiter=limiter,
+        scope=Scope(),
+        retry=ONCE,
+        reporter=Reporter(),
+    )
 
 
 @on_each_loop
-async def test_polls_wait_for_their_turn_without_a_task_of_their_own() -> None:
-    """Those whom all have left meanwhile are passed over."""
-    desk, timetable, loops = Desk(), timetable_of(3), PollLoops(Origins())
-    before = living_tasks()
+async def test_polls_that_nobody_waits_for_any_more_are_not_made() -> None:
+    """Those whom all have left in the queue are passed over; one may come again."""
+    api = Api({0: done()}, latency=10)
     seen: list[str] = []
 
-    async def watch(generation_id: str, timeout: float) -> None:
-        loop = loops.join(
-            generation_id,
-            fetch=desk.fetch,
-            timetable=timetable,
-            retry=ONCE,
-            reporter=Reporter(),
-        )
-        with contextlib.suppress(WaitTimeoutError):
-            watch = Watch(loop=loop, polling=Fixed(10), timeout=timeout)
-            seen.append((await anext(watch)).id)
+    async with api.client(max_connections=3) as kling:
 
-    async with anyio.create_task_group() as tasks:
-        for number in range(12):
-            tasks.start_soon(watch, str(number), 15 if number in (7, 8, 9) else 100)
-            await anyio.wait_all_tasks_blocked()
-        assert living_tasks() == before + 12 + 3 + 1  # the last for the alarm
-        await anyio.sleep(17)
-        tasks.start_soon(watch, "8", 100)
+        async def watch(generation_id: str, timeout: float) -> None:
+            with contextlib.suppress(WaitTimeoutError):
+                seen.append((await kling.wait(generation_id, timeout=timeout)).id)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(12):
+                tasks.start_soon(watch, str(number), 15 if number in (7, 8, 9) else 100)
+                await anyio.wait_all_tasks_blocked()
+            await anyio.sleep(17)
+            tasks.start_soon(watch, "8", 100)
     rest = [str(number) for number in range(12) if number not in (7, 9)]
     assert sorted(seen) == sorted(rest)
-    assert sorted(desk.asked) == sorted(rest)
-    assert desk.peak == 3
-    assert timetable.turns.free == 3
-
-
-@on_each_loop
-async def test_one_that_comes_to_an_abandoned_place_in_the_queue_takes_it() -> None:
-    """And one that was passed over queues up anew."""
-    desk, timetable, loops = Desk(), timetable_of(1), PollLoops(Origins())
-
-    def watch(generation_id: str, timeout: float) -> Watch:
-        loop = loops.join(
-            generation_id,
-            fetch=desk.fetch,
-            timetable=timetable,
-            retry=ONCE,
-            reporter=Reporter(),
-        )
-        return Watch(loop=loop, polling=Fixed(10), timeout=timeout)
-
-    kept = watch("late", 1000)
-
-    async def leave_early(it: Watch) -> None:
-        with pytest.raises(WaitTimeoutError):
-            await anext(it)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(anext, watch("first", 1000))
-        await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(leave_early, watch("late", 5))
-        await anyio.sleep(20)
-    assert desk.asked == ["first"]
-    assert (await anext(kept)).succeeded
-    assert desk.asked == ["first", "late"]
+    assert sorted(api.ids) == sorted(rest)
+    under_way = [sum(at - 10 < it <= at for it in api.polls) for at in api.polls]
+    assert max(under_way) == 3
 
 
 @on_each_loop
@@ -373,26 +311,21 @@ async def test_closing_the_client_ends_all_watches_at_once() -> None:
 @on_each_loop
 async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
     """None of them is given it while the client closes."""
-    desk, timetable, loops = Desk(), timetable_of(1), PollLoops(Origins())
+    api = Api({0: done()}, latency=10)
     before = living_tasks()
+    kling = api.client(max_connections=1)
 
     async def watch(generation_id: str) -> None:
-        loop = loops.join(
-            generation_id,
-            fetch=desk.fetch,
-            timetable=timetable,
-            retry=ONCE,
-            reporter=Reporter(),
-        )
         with pytest.raises(ClientClosedError):
-            await anext(Watch(loop=loop, polling=Fixed(10), timeout=100))
+            await kling.wait(generation_id)
 
     async with anyio.create_task_group() as tasks:
         for number in range(4):
             tasks.start_soon(watch, str(number))
         await anyio.sleep(5)
-        await timetable.scope.aclose(0)
-    assert len(desk.asked) == 1
+        await kling.aclose()
+        assert api.now == pytest.approx(5)
+    assert len(api.ids) == 1
     assert living_tasks() == before
 
 
@@ -454,8 +387,8 @@ async def test_the_soonest_wish_decides_when_to_poll() -> None:
             tasks.start_soon(calm.watch)
             await anyio.sleep(10)
             tasks.start_soon(hasty.watch)
-    assert api.polls == [0, *range(10, 38, 3), 57]
-    assert calm.times == [0, 16, 57]
+    assert api.polls == [0, *range(10, 38, 3), 38, 58]
+    assert calm.times == [0, 16, 58]
     assert hasty.times == [10, 16]
     assert isinstance(hasty.error, WaitTimeoutError)
 
@@ -533,7 +466,7 @@ async def test_what_was_no_news_for_those_who_waited_is_news_for_the_next() -> N
             tasks.start_soon(knowing.watch)
             await anyio.sleep(8)
             tasks.start_soon(late.watch)
-    assert early.seen == ["queued"]
+    assert early.seen == ["queued", "generating"]  # the latter by its last look
     assert knowing.seen == late.seen == ["generating", "completed"]
     assert late.times == [14, 100]
 
@@ -588,10 +521,12 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
 
     async with api.client() as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
+        session = transport.connections.here()
         loop = PollLoops(Origins()).join(
             ID,
-            fetch=transport.poll_in_turn,
-            timetable=transport.connections.here().timetable,
+            ask=transport.ask,
+            limiter=session.limiter,
+            scope=session.scope,
             retry=ONCE,
             reporter=Reporter(),
         )

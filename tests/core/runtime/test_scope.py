@@ -15,7 +15,8 @@ import pytest
 from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
-from kling_async._runtime.tasks import Scope, at_loop_end, running_loop
+from kling_async._runtime.loop import running_loop
+from kling_async._runtime.tasks import Scope, at_loop_end
 
 
 async def one() -> int:

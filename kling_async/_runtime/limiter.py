@@ -1,0 +1,386 @@
+"""What decides when an exchange begins: one limiter for each client and event loop.
+
+So many slots as connections, and one queue of who waits for one. A slot that is given
+back goes to the first of the highest class; every so often to whoever has waited
+longest, whatever its class. After a 429 fewer are let in, one after another (additive
+increase, multiplicative decrease: Chiu and Jain, "Analysis of the Increase and Decrease
+Algorithms for Congestion Avoidance in Computer Networks", 1989; counted as TCP counts,
+RFC 5681, section 3.1). Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from enum import IntEnum
+from types import TracebackType
+from typing import Self
+
+from attrs import define, field
+
+from kling_async._errors import ClientClosedError
+from kling_async._runtime.loop import CLOCK_TICK, Loop, Signal, Timer
+from kling_async._runtime.tasks import CLOSED
+
+# Every so many slots go to whoever has waited longest.
+_TURN = 8
+
+# Downloads take minutes: so many at once, and never more than half of the slots.
+_MOST_DOWNLOADS = 16
+
+# So many creates go out before the first is accepted; each accepted one lets in one
+# more (slow start, RFC 5681): what an account allows shows before many are refused.
+_FIRST_CREATES = 12
+
+# After a refusal so many as the window says are let in during a round of this length.
+_ROUND = 1.0
+
+# Without a refusal for so long, the rate is whole again.
+_FORGIVEN = 60.0
+
+# After an outage the polls that wait begin evenly over so long, or faster than this.
+_SPREAD, _LEAST_RATE = 30.0, 20.0
+
+
+class Kind(IntEnum):
+    """What an exchange is for; the first goes first."""
+
+    CREATE = 0
+    AWAITED = 1
+    LOG = 2
+    DOWNLOAD = 3
+    POLL = 4
+
+
+# What has a limit of its own: the vendor's log, and the hosts that files lie on.
+_FREE = (Kind.LOG, Kind.DOWNLOAD)
+
+
+@define(eq=False)
+class Slot:
+    """The right to one exchange, until it is given back.
+
+    Attributes:
+        kind: What for.
+        connection: The open connection that belongs to the slot, if there is one; it
+            goes on to whoever has the slot next.
+        is_excused: Whether its refusal is no fault of who met it: the rate was too
+            high for all, and is lower by now.
+    """
+
+    _limiter: Limiter
+    kind: Kind
+    _epoch: int
+    _is_reduced: bool
+    connection: object = None
+    is_excused: bool = False
+    _is_taken: bool = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back; a second time does nothing."""
+        if self._is_taken:
+            self._is_taken = False
+            self._limiter._take_back(self)  # noqa: SLF001 (its own)
+
+    def accept(self) -> None:
+        """Tell that the server answered, and did not refuse."""
+        if self.kind not in _FREE:
+            self._limiter._speed_up(self.kind)  # noqa: SLF001 (its own)
+
+    def miss(self) -> None:
+        """Tell that the server was not reached, or failed."""
+        if self.kind not in _FREE:
+            self._limiter._is_out = True  # noqa: SLF001 (its own)
+
+    def refuse(self, pause: float) -> None:
+        """Tell that the server refused, since too many came.
+
+        Args:
+            pause: How long it wants quiet, in seconds.
+        """
+        if self.kind in _FREE:
+            return
+        limiter = self._limiter
+        is_news = self._epoch == limiter.epoch
+        was_alone = limiter.flight <= 1
+        self.is_excused = not (is_news and (self._is_reduced or was_alone))
+        limiter._slow_down(pause, is_news=is_news)  # noqa: SLF001 (its own)
+
+
+@define(eq=False)
+class _Waiter:
+    """One who waits for a slot."""
+
+    number: int
+    signal: Signal
+    slot: Slot | None = None
+    is_gone: bool = False
+
+
+@define(eq=False)
+class Limiter:
+    """So many exchanges at once, and who is next.
+
+    Attributes:
+        loop: Whose clock counts.
+        slots: How many at once.
+        epoch: How often it has slowed down.
+        flight: How many are under way of those that a refusal holds back.
+        refusals: How many slow-downs came in a row, with nothing let through.
+        is_closed: Whether nothing begins any more.
+    """
+
+    loop: Loop
+    slots: int
+    epoch: int = field(default=0, init=False)
+    flight: int = field(default=0, init=False)
+    refusals: int = field(default=0, init=False)
+    is_closed: bool = field(default=False, init=False)
+    _busy: int = field(default=0, init=False)
+    _under_way: list[int] = field(factory=lambda: [0] * len(Kind), init=False)
+    _queues: list[deque[_Waiter]] = field(
+        factory=lambda: [deque[_Waiter]() for _ in Kind], init=False
+    )
+    _waiting: int = field(default=0, init=False)
+    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
+    _begun: int = field(default=0, init=False)
+    _connections: list[object] = field(factory=list[object], init=False)
+    _timer: Timer | None = field(default=None, init=False)
+    _timer_at: float = field(default=math.inf, init=False)
+    _creates: float = field(default=_FIRST_CREATES, init=False)
+    _window: float = field(default=math.inf, init=False)
+    _gained: int = field(default=0, init=False)
+    _resume_at: float = field(default=-math.inf, init=False)
+    _next_at: float = field(default=-math.inf, init=False)
+    _round_at: float = field(default=-math.inf, init=False)
+    _in_round: int = field(default=0, init=False)
+    _in_last_round: int = field(default=0, init=False)
+    _is_out: bool = field(default=False, init=False)
+    _poll_gap: float = field(default=0.0, init=False)
+    _spread_until: float = field(default=-math.inf, init=False)
+    _next_poll_at: float = field(default=-math.inf, init=False)
+
+    async def acquire(self, kind: Kind, until: float = math.inf) -> Slot:
+        """Wait for a slot.
+
+        Args:
+            kind: What for.
+            until: How long to wait, on the loop's clock.
+
+        Raises:
+            ClientClosedError: The client was closed.
+            TimeoutError: There was none in time.
+        """
+        if self.is_closed:
+            raise ClientClosedError(CLOSED)
+        if not self._waiting and self._ready_at(kind) <= 0:
+            return self._begin(kind)
+        waiter = _Waiter(next(self._numbers), self.loop.signal())
+        self._queues[kind].append(waiter)
+        self._waiting += 1
+        self._serve()
+        try:
+            await self._granted(waiter, until)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        assert waiter.slot is not None  # noqa: S101 (what was waited for)
+        return waiter.slot
+
+    async def _granted(self, waiter: _Waiter, until: float) -> None:
+        while waiter.slot is None:
+            await waiter.signal.wait(until)
+            if self.is_closed:
+                raise ClientClosedError(CLOSED)
+            is_late = self.loop.time() + CLOCK_TICK >= until
+            if is_late and waiter.slot is None:
+                raise TimeoutError("no slot came free in time")
+
+    def pause(self, seconds: float) -> None:
+        """Hold back whatever has not begun, for so long."""
+        self._resume_at = max(self._resume_at, self.loop.time() + seconds)
+
+    @property
+    def pause_left(self) -> float:
+        """How much longer whatever has not begun is held back, in seconds."""
+        return max(0.0, self._resume_at - self.loop.time())
+
+    def close(self) -> None:
+        """Let nothing begin any more; all who wait hear of it at once."""
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for queue in self._queues:
+            for waiter in queue:
+                waiter.signal.set()
+
+    def take_connections(self) -> list[object]:
+        """Give the connections that no slot uses, to be closed."""
+        idle, self._connections = self._connections, []
+        return idle
+
+    def _leave(self, waiter: _Waiter) -> None:
+        waiter.is_gone = True
+        if waiter.slot is not None:
+            waiter.slot.release()
+        else:
+            self._waiting -= 1
+
+    def _begin(self, kind: Kind) -> Slot:
+        self._busy += 1
+        self._begun += 1
+        self._under_way[kind] += 1
+        if kind not in _FREE:
+            self.flight += 1
+            self._count()
+        connection = None
+        if kind is not Kind.DOWNLOAD and self._connections:
+            connection = self._connections.pop()
+        is_reduced = self._window < math.inf
+        return Slot(self, kind, self.epoch, is_reduced, connection)
+
+    def _count(self) -> None:
+        """Count what begins in a round, and set the pace of what follows."""
+        now = self.loop.time()
+        if now >= self._round_at + _ROUND:
+            is_next = now < self._round_at + 2 * _ROUND
+            self._in_last_round = self._in_round if is_next else 0
+            self._round_at, self._in_round = now, 0
+        self._in_round += 1
+        if self._window < math.inf:
+            self._next_at = now + _ROUND / self._window
+
+    def _take_back(self, slot: Slot) -> None:
+        self._busy -= 1
+        self._under_way[slot.kind] -= 1
+        if slot.connection is not None:
+            self._connections.append(slot.connection)
+            slot.connection = None
+        if slot.kind not in _FREE:
+            self.flight -= 1
+        if self._waiting:
+            self._serve()
+
+    def _speed_up(self, kind: Kind) -> None:
+        """Let in one more after each full round without a refusal."""
+        self.refusals = 0
+        if self._is_out:
+            self._is_out = False
+            polls = len(self._queues[Kind.POLL])
+            self._poll_gap = min(_SPREAD / max(polls, 1), 1 / _LEAST_RATE)
+            self._spread_until = self.loop.time() + _SPREAD
+        if kind is Kind.CREATE:
+            self._creates += 1
+        if self._window < math.inf:
+            self._gained += 1
+            if self._gained >= self._window:
+                self._window += 1
+                self._gained = 0
+
+    def _slow_down(self, pause: float, *, is_news: bool) -> None:
+        """Let in half as many, once for all that were let in before."""
+        now = self.loop.time()
+        self._resume_at = max(self._resume_at, now + pause)
+        if not is_news:
+            return
+        self.epoch += 1
+        self.refusals += 1
+        self._creates = math.inf
+        self._gained = 0
+        recent = self._in_round if now < self._round_at + _ROUND else 0
+        flight = min(self._window, max(self.flight, recent, self._in_last_round))
+        self._window = max(1.0, flight // 2)
+
+    def _ready_at(self, kind: Kind) -> float:
+        """When one of a kind may begin: 0 for now, infinite for when another ends."""
+        if self._busy >= self.slots or self._under_way[kind] >= self._most(kind):
+            return math.inf
+        if kind in _FREE:
+            return 0.0
+        if self._window == math.inf and not self._poll_gap:
+            return self._passed(self._resume_at)
+        now = self.loop.time()
+        if now > self._resume_at + _FORGIVEN:
+            self._window, self._creates = math.inf, _FIRST_CREATES
+        if self.flight >= self._window:
+            return math.inf
+        ready_at = max(self._resume_at, self._next_at)
+        if kind is Kind.POLL:
+            ready_at = max(ready_at, self._next_poll_at)
+        return self._passed(ready_at)
+
+    def _most(self, kind: Kind) -> float:
+        """How many of a kind may be under way."""
+        if kind is Kind.DOWNLOAD:
+            return min(_MOST_DOWNLOADS, max(1, self.slots // 2))
+        return self._creates if kind is Kind.CREATE else math.inf
+
+    def _passed(self, when: float) -> float:
+        """Give 0 for a time that has come."""
+        if when == -math.inf or when <= self.loop.time() + CLOCK_TICK:
+            return 0.0
+        return when
+
+    def _serve(self) -> None:
+        """Let begin all that may."""
+        while self._waiting:
+            kind = self._next()
+            if kind is None:
+                return
+            waiter = self._queues[kind].popleft()
+            self._waiting -= 1
+            waiter.slot = self._begin(kind)
+            waiter.signal.set()
+            if kind is Kind.POLL and self._poll_gap:
+                now = self.loop.time()
+                self._next_poll_at = now + self._poll_gap
+                if not self._queues[kind] or now > self._spread_until:
+                    self._poll_gap = 0.0
+
+    def _next(self) -> Kind | None:
+        """Give the kind whose first goes next; None, and a timer, if none may yet."""
+        soonest = math.inf
+        ready: list[Kind] = []
+        for kind in Kind:
+            queue = self._queues[kind]
+            while queue and queue[0].is_gone:
+                queue.popleft()
+            if queue:
+                when = self._ready_at(kind)
+                soonest = min(soonest, when)
+                if when <= 0:
+                    ready.append(kind)
+        if not ready:
+            self._look_again_at(soonest)
+            return None
+        if self._begun % _TURN == _TURN - 1:
+            return min(ready, key=self._first)
+        return ready[0]
+
+    def _first(self, kind: Kind) -> int:
+        return self._queues[kind][0].number
+
+    def _look_again_at(self, when: float) -> None:
+        if when == math.inf or when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self.loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        self._serve()

@@ -1,0 +1,273 @@
+"""The one seam between asyncio, used plainly, and any other event loop.
+
+What runs for each exchange of thousands is written twice here, and nowhere else: over
+asyncio's own futures and timers, and over anyio. A timer, a signal and a bound are all
+that the limiter, the watches and an exchange need of a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+from attrs import define, field
+
+# asyncio may end a sleep early, by its clock's resolution: what is nearer is now.
+CLOCK_TICK = 1e-6
+
+
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> object:
+        """Let it not come."""
+        ...
+
+
+class Signal(Protocol):
+    """Wakes the one task that waits for it, or the next one that will."""
+
+    def set(self) -> None:
+        """Wake it."""
+        ...
+
+    async def wait(self, until: float = math.inf) -> None:
+        """Wait for the signal, or until a time of the loop's clock."""
+        ...
+
+
+class Bound(Protocol):
+    """A block that ends at a time, or when it is cut.
+
+    Attributes:
+        is_cut: Whether it was ended.
+    """
+
+    is_cut: bool
+
+    def cut(self) -> None:
+        """End the block now."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool: ...
+
+
+class Loop(Protocol):
+    """The event loop that runs."""
+
+    def time(self) -> float:
+        """Tell its time, in seconds."""
+        ...
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """Call at a time."""
+        ...
+
+    def signal(self) -> Signal:
+        """Make a signal."""
+        ...
+
+    def bound(self, deadline: float) -> Bound:
+        """Make a bound for a block of the task that runs."""
+        ...
+
+    def task(self) -> object:
+        """Give the task that runs."""
+        ...
+
+    def is_running(self) -> bool:
+        """Whether it goes on, as far as another loop or thread can tell."""
+        ...
+
+
+def running_loop() -> object:
+    """Give the event loop that runs: asyncio's, else trio's token."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+
+        return trio.lowlevel.current_trio_token()
+
+
+def loop_here() -> Loop:
+    """Give the seam to the event loop that runs."""
+    loop = running_loop()
+    return AsyncioLoop(loop) if isinstance(loop, asyncio.AbstractEventLoop) else Trio()
+
+
+@define(eq=False)
+class AsyncioLoop:
+    """asyncio, plainly: futures, timers and `Task.cancel`."""
+
+    _loop: asyncio.AbstractEventLoop
+
+    def time(self) -> float:
+        return self._loop.time()
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        return self._loop.call_at(when, call)
+
+    def signal(self) -> Signal:
+        return _AsyncioSignal(self._loop)
+
+    def bound(self, deadline: float) -> Bound:
+        return _AsyncioBound(self._loop, deadline)
+
+    def task(self) -> object:
+        return asyncio.current_task(self._loop)
+
+    def is_running(self) -> bool:
+        return self._loop.is_running()
+
+
+@define(eq=False)
+class _AsyncioSignal:
+    _loop: asyncio.AbstractEventLoop
+    _future: asyncio.Future[None] | None = None
+    _is_set: bool = False
+
+    def set(self) -> None:
+        if self._future is None:
+            self._is_set = True
+        else:
+            _wake(self._future)
+
+    async def wait(self, until: float = math.inf) -> None:
+        if self._is_set:
+            self._is_set = False
+            return
+        future = self._future = self._loop.create_future()
+        timer = self._loop.call_at(until, _wake, future) if until < math.inf else None
+        try:
+            await future
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+@define(eq=False)
+class _AsyncioBound:
+    """As `asyncio.timeout`, without its coroutines."""
+
+    _loop: asyncio.AbstractEventLoop
+    _deadline: float
+    is_cut: bool = False
+    _timer: Timer | None = None
+    _task: asyncio.Task[object] | None = None
+    _cancelling: int = 0
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task(self._loop)
+        if self._task is not None:
+            self._cancelling = self._task.cancelling()
+        if self._deadline < math.inf:
+            self._timer = self._loop.call_at(self._deadline, self.cut)
+        return self
+
+    def cut(self) -> None:
+        if not self.is_cut and self._task is not None:
+            self.is_cut = True
+            self._task.cancel()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
+        task, self._task = self._task, None
+        if not self.is_cut or task is None:
+            return False
+        others = task.uncancel() > self._cancelling
+        return exc_type is asyncio.CancelledError and not others
+
+
+@define(eq=False)
+class Trio:
+    """trio, through anyio."""
+
+    def time(self) -> float:
+        return anyio.current_time()
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+
+        scope = anyio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await anyio.sleep_until(when)
+                call()
+
+        trio.lowlevel.spawn_system_task(wait)
+        return scope
+
+    def signal(self) -> Signal:
+        return _AnyioSignal()
+
+    def bound(self, deadline: float) -> Bound:
+        return _AnyioBound(deadline)
+
+    def task(self) -> object:
+        return anyio.get_current_task().id
+
+    def is_running(self) -> bool:
+        return False  # nobody but itself can ask
+
+
+@define(eq=False)
+class _AnyioSignal:
+    _event: anyio.Event = field(factory=anyio.Event)
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, until: float = math.inf) -> None:
+        with anyio.CancelScope(deadline=until):
+            await self._event.wait()
+        self._event = anyio.Event()
+
+
+@define(eq=False)
+class _AnyioBound:
+    _deadline: float
+    is_cut: bool = False
+    _scope: anyio.CancelScope = field(init=False)
+
+    def __enter__(self) -> Self:
+        self._scope = anyio.CancelScope(deadline=self._deadline)
+        self._scope.__enter__()
+        return self
+
+    def cut(self) -> None:
+        self._scope.cancel()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        is_swallowed = bool(self._scope.__exit__(exc_type, exc, traceback))
+        self.is_cut = self._scope.cancelled_caught
+        return is_swallowed
