@@ -320,8 +320,12 @@ async def repeat(
         sleep=sleep,
         reraise=True,
     )
+
+    async def attempted() -> T:  # tenacity awaits what it can see to be a coroutine
+        return await attempt()
+
     try:
-        return await retrying(attempt)
+        return await retrying(attempted)
     except KlingError as error:
         raise error.with_traceback(None) from error.__cause__  # tenacity's frames
 

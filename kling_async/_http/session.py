@@ -110,6 +110,7 @@ class Session:
             while any(it in self._exchanges for it in others):
                 await self._left.wait()
         finally:
+            self.limiter.stop()
             if closing is not None:
                 await closing.aclose()
 

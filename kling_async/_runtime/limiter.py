@@ -22,7 +22,7 @@ from attrs import define, field
 
 from kling_async._errors import ClientClosedError
 from kling_async._runtime.loop import CLOCK_TICK, Loop, Signal, Timer
-from kling_async._runtime.tasks import CLOSED
+from kling_async._runtime.tasks import CLOSED, is_in_job
 
 # Every so many slots go to whoever has waited longest.
 _TURN = 8
@@ -184,7 +184,9 @@ class Limiter:
             ClientClosedError: The client was closed.
             TimeoutError: There was none in time.
         """
-        if self.is_closed:
+        # Closing waits for what finds out the fate of a create: that may still ask.
+        may_stay = kind is not Kind.CREATE and is_in_job()
+        if self.is_closed and not may_stay:
             raise ClientClosedError(CLOSED)
         if not self._waiting and self._ready_at(kind) <= 0:
             return self._begin(kind)
@@ -193,17 +195,17 @@ class Limiter:
         self._waiting += 1
         self._serve()
         try:
-            await self._granted(waiter, until)
+            await self._granted(waiter, until, may_stay=may_stay)
         except BaseException:
             self._leave(waiter)
             raise
         assert waiter.slot is not None  # noqa: S101 (what was waited for)
         return waiter.slot
 
-    async def _granted(self, waiter: _Waiter, until: float) -> None:
+    async def _granted(self, waiter: _Waiter, until: float, *, may_stay: bool) -> None:
         while waiter.slot is None:
             await waiter.signal.wait(until)
-            if self.is_closed:
+            if self.is_closed and not may_stay:
                 raise ClientClosedError(CLOSED)
             is_late = self.loop.time() + CLOCK_TICK >= until
             if is_late and waiter.slot is None:
@@ -221,11 +223,14 @@ class Limiter:
     def close(self) -> None:
         """Let nothing begin any more; all who wait hear of it at once."""
         self.is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
         for queue in self._queues:
             for waiter in queue:
                 waiter.signal.set()
+
+    def stop(self) -> None:
+        """Look at the clock no more: nobody waits."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def take_connections(self) -> list[object]:
         """Give the connections that no slot uses, to be closed."""

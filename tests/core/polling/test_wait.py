@@ -175,7 +175,7 @@ async def test_generate_counts_its_limit_from_the_creates_answer() -> None:
     async with api.client() as kling:
         with pytest.raises(WaitTimeoutError) as caught:
             await kling.generate(SUNSET, timeout=70)
-    assert api.now == pytest.approx(90)
+    assert 90 <= api.now < 95  # with its last look
     assert caught.value.generation_id == "g-0"
     assert caught.value.client_request_id is not None
 
