@@ -46,7 +46,7 @@ def is_unsent(error: BaseException) -> bool:
         return False
     if error.__cause__ is not None:
         below = _library_of(type(error.__cause__).__module__)
-        return below in ("httpcore", "httpcore2") or source.endswith(_MOCKS)
+        return below in ("httpcore", "httpcore2", "respx") or source.endswith(_MOCKS)
     return any(it.endswith(_MOCKS) or _library_of(it) in _MOCKS for it in modules)
 
 
