@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from kling_async._http.pool import proxy_for
+from kling_async._http.pool import Proxies
 from kling_async._http.sender import JSON, Call, Response, no_url, phase_limits
 from kling_async._runtime.limiter import Slot
 
@@ -73,11 +73,12 @@ class AiohttpSender:
 
     _session: aiohttp.ClientSession
     _routes: dict[str, URL | None] = field(factory=dict[str, "URL | None"], init=False)
+    _proxies: Proxies = field(factory=Proxies, init=False)
 
     async def send(self, call: Call, slot: Slot) -> Response:  # noqa: ARG002 (a pool of its own)
         """Send a request, once, its target as it is."""
         if call.base_url not in self._routes:
-            self._routes[call.base_url] = _route(call)
+            self._routes[call.base_url] = await _route(call, self._proxies)
         try:
             answer = await self._session.request(
                 call.method,
@@ -118,10 +119,10 @@ def _limits_of(limit: float) -> aiohttp.ClientTimeout:
     )
 
 
-def _route(call: Call) -> URL | None:
+async def _route(call: Call, proxies: Proxies) -> URL | None:
     """Give the proxy of a base URL, which has to be one for httpx too."""
     try:
-        proxy = proxy_for(httpx.URL(call.base_url))
+        proxy = await proxies.find(httpx.URL(call.base_url))
     except (httpx.InvalidURL, ValueError) as error:
         raise no_url(call, error) from error
     return URL(proxy) if proxy else None

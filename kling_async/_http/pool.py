@@ -10,11 +10,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import cast
-from urllib.request import getproxies, proxy_bypass
+from urllib import request as environment
 
 import anyio
 import httpcore
 import httpx
+from anyio import to_thread
 from attrs import define, field, frozen
 
 from kling_async._addresses import is_loopback
@@ -97,50 +98,68 @@ class SlotTransport(httpx.AsyncHTTPTransport):
 
 
 @define(eq=False)
+class Proxies:
+    """Finds the proxy to each host, once for all requests.
+
+    Read is what `urllib.request` reads: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``
+    and ``NO_PROXY``; where none of them is set, the settings of macOS and Windows.
+    """
+
+    _found: dict[tuple[str, bytes], str | None] = field(
+        factory=dict[tuple[str, bytes], str | None]
+    )
+    _lock: anyio.Lock = field(factory=anyio.Lock)
+
+    async def find(self, url: httpx.URL) -> str | None:
+        """Give the proxy to a URL's host, if any."""
+        site = url.scheme, url.netloc
+        if site not in self._found:
+            async with self._lock:
+                if site not in self._found:
+                    self._found[site] = await _proxy_for(url)
+        return self._found[site]
+
+
+async def _proxy_for(url: httpx.URL) -> str | None:
+    if url.scheme == "http" and is_loopback(url.host):
+        return None  # what is said to this machine in the clear does not leave it
+    proxies = environment.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or await to_thread.run_sync(_is_direct, url, abandon_on_cancel=True):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_direct(url: httpx.URL) -> bool:
+    """Whether a host is an exception; macOS and Windows may ask the DNS for that."""
+    names = [url.host]
+    if environment.getproxies_environment():
+        names.append(url.netloc.decode("ascii"))  # with its port, which is but a text
+    return any(map(environment.proxy_bypass, names))
+
+
+@define(eq=False)
 class Routes(httpx.AsyncBaseTransport):
     """Sends each request the way that the environment names for its host.
 
-    Read are the variables that `urllib.request` reads, once for each host:
-    ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
+    Closes what it has opened.
     """
 
     _open: Callable[[httpx.Proxy | None], httpx.AsyncBaseTransport]
     _by_proxy: dict[str | None, httpx.AsyncBaseTransport] = field(
         factory=dict[str | None, httpx.AsyncBaseTransport]
     )
-    _by_host: dict[tuple[str, bytes, int | None], httpx.AsyncBaseTransport] = field(
-        factory=dict[tuple[str, bytes, int | None], httpx.AsyncBaseTransport]
-    )
+    _proxies: Proxies = field(factory=Proxies)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
-        url = request.url
-        host = url.scheme, url.raw_host, url.port
-        transport = self._by_host.get(host)
-        if transport is None:
-            transport = self._by_host[host] = self._route(url)
-        return await transport.handle_async_request(request)
-
-    def _route(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
-        proxy = proxy_for(url)
+        proxy = await self._proxies.find(request.url)
         if proxy not in self._by_proxy:
             self._by_proxy[proxy] = self._open(httpx.Proxy(proxy) if proxy else None)
-        return self._by_proxy[proxy]
+        return await self._by_proxy[proxy].handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all ways."""
         with anyio.CancelScope(shield=True):
             for transport in self._by_proxy.values():
                 await transport.aclose()
-
-
-def proxy_for(url: httpx.URL) -> str | None:
-    """Give the proxy that the environment names for a URL, if any."""
-    if url.scheme == "http" and is_loopback(url.host):
-        return None  # what is said to this machine in the clear does not leave it
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    names = url.netloc.decode("ascii"), url.host  # with its port, and without
-    if not proxy or any(map(proxy_bypass, names)):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
+import urllib.request
 
+import anyio
 import httpx
 import pytest
 from clients import ID, KEY, ONCE, QUEUED, client
 from raw_server import Peer, RawRequest, RawServer, answer, answering
 
 from kling_async import ConfigurationError, ConnectionFailedError
-from kling_async._http.pool import Routes
+from kling_async._http.pool import Proxies, Routes
 
 SERVED = answering(answer(QUEUED))
 
@@ -189,3 +192,37 @@ async def test_a_slot_that_asks_another_server_makes_a_connection_to_it() -> Non
                 await kling.get(ID)
                 await other.get(ID)
         assert (len(here.requests), len(there.requests)) == (2, 2)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+async def test_what_the_system_says_of_a_host_is_asked_once_beside_the_loop(
+    monkeypatch: pytest.MonkeyPatch, *, is_direct: bool
+) -> None:
+    """MacOS and Windows look names up for it, and a DNS may take its time."""
+    asked, may_answer = list[str](), threading.Event()
+
+    def look_up(host: str) -> bool:
+        asked.append(host)
+        assert may_answer.wait(300)
+        return is_direct
+
+    async def answer_the_lookup() -> None:
+        while not asked:
+            await anyio.lowlevel.checkpoint()
+        may_answer.set()  # by the loop, which a look-up on it would hold up
+
+    settings = {"https": "http://10.0.0.1:3128"}
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: settings)
+    monkeypatch.setattr(urllib.request, "getproxies_environment", dict[str, str])
+    monkeypatch.setattr(urllib.request, "proxy_bypass", look_up)
+    proxies, found = Proxies(), list[str | None]()
+
+    async def find() -> None:
+        found.append(await proxies.find(httpx.URL("https://kling.test:8443/v2")))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(find)
+        tasks.start_soon(answer_the_lookup)
+    assert found == [None if is_direct else settings["https"]] * 20
+    assert asked == ["kling.test"]
