@@ -50,6 +50,7 @@ __all__ = [
     "progress",
     "progress_events",
     "public_message",
+    "verified_event",
 ]
 
 EVENT_STREAM_HEADERS: Mapping[str, str] = {
@@ -268,3 +269,43 @@ async def _encode(
             yield event.encode()
     finally:
         await events.aclose()
+
+
+_LARGEST_EVENT = 1024 * 1024
+
+
+async def verified_event(request: Request, *, secret: str) -> dict[str, object]:
+    """Read news of a durable job's end, once its signature has been checked.
+
+    The same news may come twice: its ``webhook-id`` header tells. Needs the extras
+    ``web`` and ``webhooks``.
+
+    Args:
+        request: What came, of Starlette or FastAPI.
+        secret: What the sender signs with, as `kling_async.durable.Webhook` has it.
+
+    Returns:
+        The event: its ``type``, such as ``"job.done"``, its ``timestamp`` and ``data``.
+
+    Raises:
+        starlette.exceptions.HTTPException: 401 where the signature or its time is
+            wrong, 413 where it is too large.
+    """
+    with needs_extra("web", "starlette"):
+        from starlette.exceptions import HTTPException  # noqa: PLC0415 (an extra)
+    with needs_extra("webhooks", "standardwebhooks"):
+        from standardwebhooks.webhooks import (  # noqa: PLC0415 (an extra)
+            Webhook,
+        )
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST_EVENT:
+            raise HTTPException(413)
+    try:
+        event: object = Webhook(secret).verify(bytes(body), dict(request.headers))
+    except Exception:  # noqa: BLE001 (whatever a stranger's bytes make of it)
+        raise HTTPException(401) from None
+    if not isinstance(event, dict):
+        raise HTTPException(401)
+    return event

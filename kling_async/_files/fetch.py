@@ -20,7 +20,7 @@ _MOST_HOPS = 10
 
 _SCHEMES = {"http": 80, "https": 443}
 
-_SAID_TO_ALL = frozenset({"host", "user-agent", "accept"})
+_SAID_TO_ALL = frozenset({"host", "user-agent", "accept", "content-length"})
 
 _LIBRARIES = frozenset({"httpx", "httpx2", "kling_async"})
 
@@ -59,7 +59,8 @@ async def get(
     """
     at = url
     for _ in range(_MOST_HOPS + 1):
-        response = await _send(http, _request(http, at, headers, limit), reach)
+        request = build_request(http, "GET", at, headers, limit)
+        response = await send(http, request, reach)
         if not response.has_redirect_location:
             return response
         await response.aclose()  # unread, however long it is
@@ -77,14 +78,28 @@ def _redirected(response: httpx.Response) -> str:
         ) from error
 
 
-def _request(
-    http: httpx.AsyncClient, url: str, headers: Mapping[str, str], limit: float
+def build_request(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    limit: float,
+    content: bytes | None = None,
 ) -> httpx.Request:
+    """Make a request that says what is given, and nothing that a client adds.
+
+    Raises:
+        DownloadError: The URL is none.
+    """
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url!r} is not an http or https URL")
     try:
         request = http.build_request(
-            "GET", url, headers=headers, timeout=phase_limits(limit)
+            method,
+            url,
+            headers=headers,
+            content=content,
+            timeout=phase_limits(limit),
         )
         request.url = type(request.url)(url)  # without parameters of a lent client
     except (httpx.InvalidURL, TypeError, ValueError) as error:
@@ -97,9 +112,14 @@ def _request(
     return request
 
 
-async def _send(
+async def send(
     http: httpx.AsyncClient, request: httpx.Request, reach: Reach
 ) -> httpx.Response:
+    """Send it, unless it leads to an address that is not allowed; follow nothing.
+
+    Raises:
+        DownloadError: It does.
+    """
     url = request.url
     host, port = url.raw_host.decode("ascii"), url.port or _SCHEMES[url.scheme]
     if reach.refuses_host(host, port):

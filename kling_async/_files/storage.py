@@ -21,7 +21,8 @@ from anyio.lowlevel import RunVar
 from attrs import frozen
 
 from kling_async._addresses import Reach
-from kling_async._errors import ConfigurationError, DownloadError, KlingError
+from kling_async._checks import needs_extra
+from kling_async._errors import DownloadError, KlingError
 from kling_async._files.part import Part
 from kling_async._requests.media import SourceError
 from kling_async._text import safe_line
@@ -95,7 +96,7 @@ class BucketObject:
         """Give this machine's folder for the bytes so far.
 
         Raises:
-            ConfigurationError: obstore is missing.
+            MissingExtraError: obstore is missing.
             DownloadError: No object can be put there.
         """
         try:
@@ -219,13 +220,8 @@ class BucketObject:
 
     def _place(self) -> tuple[ObjectStore, str]:
         """Give the store, and the name within it."""
-        try:
+        with needs_extra("storage", "obstore"):
             from obstore.store import from_url  # noqa: PLC0415 (an extra)
-        except ModuleNotFoundError:
-            raise ConfigurationError(
-                f"{self}: buckets need the extra storage: "
-                "pip install 'kling_async[storage]'"
-            ) from None
         found = _URL.fullmatch(self.url)
         parent, _, name = found["rest"].rpartition("/") if found else ("", "", "")
         if found is None or not parent or not name:
@@ -261,7 +257,7 @@ async def _call(work: Callable[[], T]) -> T:
         _limiter.set(limiter)
     try:
         return await to_thread.run_sync(work, limiter=limiter)
-    except (KlingError, StorageError, MemoryError):
+    except (KlingError, StorageError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever obstore raises)
         raise _named(error) from None  # what obstore adds is for who debugs obstore

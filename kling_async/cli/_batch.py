@@ -140,10 +140,11 @@ class BatchRun:
 
         async with anyio.create_task_group() as tasks:
             for status in progress.statuses.values():
-                if status.state is not JobState.DONE or status.output is None:
+                path = status.output
+                if status.state is not JobState.DONE or not isinstance(path, Path):
                     continue
-                if not await anyio.Path(status.output).exists():
-                    tasks.start_soon(fetch, status, status.output)
+                if not await anyio.Path(path).exists():
+                    tasks.start_soon(fetch, status, path)
 
     async def _write(self, rows: Sequence[RowPlan], progress: BatchProgress) -> None:
         self.screen.note(progress.in_words(), "")

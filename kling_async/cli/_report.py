@@ -314,7 +314,7 @@ def _request_id(status: JobStatus) -> str | None:
 
 def _file(status: JobStatus) -> Path | None:
     output = status.output
-    return output if output is not None and output.is_file() else None
+    return output if isinstance(output, Path) and output.is_file() else None
 
 
 def _prompt(row: RowPlan) -> str:

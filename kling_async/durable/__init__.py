@@ -18,6 +18,7 @@ with needs_extra("durable", "dbos", "filelock", "sqlalchemy"):
     from kling_async.durable._client import DurableKling, Job
     from kling_async.durable._store import Intent, JobState, JobStatus
     from kling_async.durable._submit import NewJob
+    from kling_async.durable._webhook import Undelivered, Webhook
 
 __all__ = [
     "Account",
@@ -27,6 +28,8 @@ __all__ = [
     "JobState",
     "JobStatus",
     "NewJob",
+    "Undelivered",
+    "Webhook",
 ]
 
 # Tracebacks, the docs and pickles are to show the names that users import.

@@ -29,6 +29,7 @@ from kling_async._errors import (
     JobError,
     SubmissionUncertainError,
 )
+from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
 from kling_async.durable._budget import Account, BudgetStore
@@ -36,6 +37,12 @@ from kling_async.durable._database import Database, close
 from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
 from kling_async.durable._store import JobState, JobStatus, StatusCache, Store
 from kling_async.durable._submit import NewJob, Submitter, give_up, retry_job
+from kling_async.durable._webhook import (
+    Undelivered,
+    Webhook,
+    redeliver,
+    undelivered,
+)
 from kling_async.durable._worker import Uncertain, Worker, WorkerContext
 
 DEFAULT_DATABASE = "sqlite:///kling-jobs.db"
@@ -77,12 +84,18 @@ class DurableKling:
         inline_files: Whether local files are kept in the database, so that a
             worker on a machine without them can send them. By default their path
             and SHA-256 are.
+        inputs: The folder of a bucket, such as ``s3://bucket/inputs``, that local files
+            are uploaded to when a job is submitted, once each, so that any worker
+            has them (extra ``storage``).
         check_media: Whether local images are held against the limits that Kling
             documents.
         wait_timeout: How long one generation is waited for, in seconds, before
             its job is held.
         reconcile_timeout: How long the vendor's log is asked for a create whose
             worker died, in seconds, before its job is uncertain.
+        webhook: Who is told of each job that ends (extra ``webhooks``). All workers
+            on a database need the same one.
+        check_mp4: Whether a video that is written has to be an MP4 that opens.
 
     Raises:
         ConfigurationError: One of them makes no sense.
@@ -98,9 +111,12 @@ class DurableKling:
         creates_per_minute: int | None = None,
         on_uncertain: Uncertain = "ask",
         inline_files: bool = False,
+        inputs: str | None = None,
         check_media: bool = True,
         wait_timeout: float = 24 * 60 * 60.0,
         reconcile_timeout: float = 120.0,
+        webhook: Webhook | None = None,
+        check_mp4: bool = True,
     ) -> None:
         try:
             self._database = Database.at(database)
@@ -108,6 +124,10 @@ class DurableKling:
             del database  # it may hold a password, and a traceback shows locals
             raise
         _require_batch(batch)
+        if inputs is not None and not is_url(inputs):
+            raise ConfigurationError(
+                f"inputs: given {inputs!r}; allowed: a URL such as s3://bucket/inputs"
+            )
         _require_count("max_in_flight", max_in_flight)
         if creates_per_minute is not None:
             _require_count("creates_per_minute", creates_per_minute)
@@ -126,8 +146,11 @@ class DurableKling:
         self._on_uncertain: Uncertain = on_uncertain
         self._inline_files = inline_files
         self._check_media = check_media
+        self._inputs = inputs
         self._wait_timeout = wait_timeout
         self._reconcile_timeout = reconcile_timeout
+        self._webhook = webhook
+        self._check_mp4 = check_mp4
         self._stack: AsyncExitStack | None = None
         self._parts: _Parts | None = None
 
@@ -180,6 +203,8 @@ class DurableKling:
             on_uncertain=self._on_uncertain,
             wait_timeout=self._wait_timeout,
             reconcile_timeout=self._reconcile_timeout,
+            webhook=self._webhook,
+            check_mp4=self._check_mp4,
         )
         portal = await stack.enter_async_context(BlockingPortal())
         context = WorkerContext(worker=worker, portal=portal)
@@ -213,7 +238,8 @@ class DurableKling:
             request: What to generate.
             key: The job's name within the batch, up to 200 characters. The same
                 key again is the same job, never a second bill. By default a new one.
-            output: The file that the worker writes the video to.
+            output: The file that the worker writes the video to, or the URL of an
+                object in a bucket, such as ``s3://bucket/boat.mp4``.
 
         Returns:
             The job, whether it is new or was there.
@@ -234,7 +260,10 @@ class DurableKling:
             InvalidRequestError: A local file cannot be sent; none is submitted.
         """
         submitter = Submitter(
-            self._store, inline=self._inline_files, check=self._check_media
+            self._store,
+            inline=self._inline_files,
+            check=self._check_media,
+            inputs=self._inputs,
         )
         return [Job(self, key) for key in await submitter.submit(jobs)]
 
@@ -342,6 +371,19 @@ class DurableKling:
             JobConflictError: The job is not uncertain.
         """
         await give_up(self._store, await self.status(key))
+
+    async def undelivered(self) -> builtins.list[Undelivered]:
+        """List the jobs of the batch whose end the webhook has not taken yet."""
+        return await undelivered(self._store.client, self._batch)
+
+    async def redeliver(self, key: str) -> None:
+        """Send the news of a job's end once more, from the beginning.
+
+        Raises:
+            JobError: There is none: the job has not ended, or had no webhook.
+        """
+        if not await redeliver(self._store.client, self._batch, key):
+            raise JobError(f"there is no news of a job {key!r} to deliver", key=key)
 
     async def set_budget(self, credits: float | None) -> None:  # noqa: A002 (the API's word)
         """Set what the batch may cost in all, in credits; None for no bound.

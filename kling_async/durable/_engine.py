@@ -43,6 +43,7 @@ from kling_async.durable._database import (
     version_name,
 )
 from kling_async.durable._store import QUEUE, WORKFLOW
+from kling_async.durable._webhook import EVENT, EVENTS, MESSENGERS, Messenger
 from kling_async.durable._worker import CONTEXTS, PERMIT, WorkerContext
 
 
@@ -239,6 +240,7 @@ class Engine:
         _refuse_second()
         await to_thread.run_sync(self._locks.acquire)
         CONTEXTS.append(context)
+        MESSENGERS.append(Messenger(context.worker.webhook, context.portal))
         try:
             await to_thread.run_sync(self._launch)
         except BaseException:
@@ -250,6 +252,7 @@ class Engine:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(_stop_engine)
             CONTEXTS.remove(context)
+            MESSENGERS.clear()
             await to_thread.run_sync(self._locks.release)
 
     async def look_out(self) -> None:
@@ -265,7 +268,7 @@ class Engine:
     async def _take_over(self) -> None:
         rows = await self.client.list_workflows_async(
             status="PENDING",
-            name=[WORKFLOW, PERMIT],
+            name=[WORKFLOW, PERMIT, EVENT],
             load_input=False,
             load_output=False,
         )
@@ -314,6 +317,9 @@ class Engine:
             polling_interval_sec=_QUEUE_POLL,
             on_conflict="always_update",
         )
+        self.client.register_queue(
+            EVENTS, polling_interval_sec=_QUEUE_POLL, on_conflict="always_update"
+        )
 
 
 @define(eq=False)
@@ -355,7 +361,7 @@ def _run_only_ours() -> None:
     """Let rows name our workflows alone, not what else the process has for DBOS."""
     engine = vars(_get_dbos_instance())
     ours = copy.copy(engine["_registry"])
-    names = (WORKFLOW, PERMIT)
+    names = (WORKFLOW, PERMIT, EVENT)
     ours.workflow_info_map = {it: ours.workflow_info_map[it] for it in names}
     engine["_registry"] = ours
 

@@ -23,6 +23,7 @@ from attrs import define, evolve, field, frozen
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
 
 from kling_async._errors import DecodeError, JobError
+from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._http.wire import Answer, decode_polled
 from kling_async.durable._database import APPLICATION, client_over
@@ -247,7 +248,7 @@ class JobStatus:
         state: How far it is.
         attempt: The number of the attempt that this tells of, from 1.
         model: The model asked for.
-        output: The file that its video is written to.
+        output: The file, or the URL of the object, that its video is written to.
         generation_id: The generation, as soon as one is known to exist.
         generation: The generation as last seen, once the job has ended.
         intent: For an uncertain job: the create that it hangs on.
@@ -263,7 +264,7 @@ class JobStatus:
     state: JobState
     attempt: int
     model: str | None = None
-    output: Path | None = None
+    output: Path | str | None = None
     generation_id: str | None = None
     generation: Generation | None = None
     intent: Intent | None = None
@@ -442,6 +443,10 @@ def _options(item: QueueItem) -> EnqueueOptions:
     }
 
 
+def _place(output: str | None) -> Path | str | None:
+    return output if output is None or is_url(output) else Path(output)
+
+
 def fingerprint_of(row: WorkflowStatus) -> str | None:
     """Give the fingerprint that a job was enqueued with."""
     return _attribute(row, "fingerprint")
@@ -457,7 +462,7 @@ def status_of(row: WorkflowStatus) -> JobStatus:
         state=_STATES.get(row.status, JobState.FAILED),
         attempt=attempt,
         model=_attribute(row, "model"),
-        output=Path(output) if output else None,
+        output=_place(output),
         generation_id=_attribute(row, "generation_id"),
         worker=row.executor_id,
         created_at=_time(row.created_at),

@@ -23,6 +23,7 @@ from kling_async._errors import (
     JobConflictError,
     Problem,
 )
+from kling_async._files.storage import BucketObject, StorageError, is_url
 from kling_async._requests.classes import Request, build_request
 from kling_async._requests.media import inline_media, read_file
 from kling_async._text import short_repr
@@ -218,7 +219,7 @@ class NewJob:
     Attributes:
         request: What to generate.
         key: Its name within the batch; the same key again is the same job.
-        output: The file to write the video to.
+        output: The file to write the video to, or the URL of an object in a bucket.
     """
 
     request: Request
@@ -234,11 +235,13 @@ class Submitter:
         store: The batch.
         inline: Whether local files are kept as bytes.
         check: Whether the documented limits are held against local files.
+        inputs: The folder of a bucket that local files are uploaded to.
     """
 
     store: Store
     inline: bool
     check: bool
+    inputs: str | None = None
 
     async def submit(self, jobs: Iterable[NewJob]) -> list[str]:
         """Enqueue what is new, and give all keys.
@@ -262,13 +265,18 @@ class Submitter:
 
     async def _item(self, job: NewJob) -> QueueItem:
         _require_key(job.key)
-        stored = await to_stored(job.request, inline=self.inline, check=self.check)
         output = None if job.output is None else os.fspath(job.output)
+        if output is not None and is_url(output):
+            await BucketObject(output).folder()  # told before anything is paid
+        request = job.request
+        if self.inputs is not None:
+            request = await _uploaded(request, self.inputs, check=self.check)
+        stored = await to_stored(request, inline=self.inline, check=self.check)
         job_input = JobInput(
             workflow_id=self.store.workflow_id(job.key, 1),
             batch=self.store.batch,
             request=stored,
-            output=None if output is None else str(_absolute(output)),
+            output=None if output is None else _absolute(output),
         )
         return QueueItem(
             job_input=job_input,
@@ -315,9 +323,45 @@ class Submitter:
         )
 
 
-def _absolute(path: str) -> Path:
+async def _uploaded(request: Request, inputs: str, *, check: bool) -> Request:
+    """Give a request whose local files are in a bucket, named by their content."""
+    given = _given(request)
+    local: list[object] = []
+    _map_nested(given, _is_local, local.append)
+    if not local:
+        return request
+    await inline_media(request.to_body(), check=check)
+    urls = iter([await _upload(it, inputs) for it in local])
+    params = _map_nested(given, _is_local, lambda _: next(urls))
+    return build_request(cast("Mapping[str, object]", params))
+
+
+async def _upload(value: object, inputs: str) -> str:
+    """Put a file where any worker has it; what is there already stays."""
+    kept = cast("Mapping[str, str]", await to_thread.run_sync(_inlined, value))
+    url = f"{inputs.rstrip('/')}/{kept[_DIGEST]}"
+    there = BucketObject(url)
+    try:
+        try:
+            await there.size()
+        except StorageError as error:
+            if not error.is_missing:
+                raise
+            content = base64.b64decode(kept[_BYTES])
+            await there.upload(content, "application/octet-stream")
+    except StorageError as error:
+        problem = Problem("file", url, "an object that can be written", str(error))
+        raise InvalidRequestError([problem]) from error
+    return url
+
+
+def _inlined(value: object) -> object:
+    return _store_media(value, inline=True)
+
+
+def _absolute(path: str) -> str:
     """Say where a file is, whatever the worker's working directory."""
-    return Path(path).absolute()
+    return path if is_url(path) else str(Path(path).absolute())
 
 
 def _require_key(key: str) -> None:

@@ -14,7 +14,6 @@ import itertools
 import re
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import anyio
@@ -28,13 +27,13 @@ from kling_async._client import AsyncKling
 from kling_async._errors import (
     AuthenticationError,
     ClientClosedError,
-    DownloadError,
     InvalidRequestError,
     KlingError,
     PermissionDeniedError,
     WaitTimeoutError,
 )
 from kling_async._failures import Fate, Healing, meaning_of
+from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._hooks import logger
 from kling_async.durable._budget import Account, BudgetStore
@@ -48,6 +47,7 @@ from kling_async.durable._store import (
     Store,
 )
 from kling_async.durable._submit import MissingFileError, from_stored
+from kling_async.durable._webhook import Webhook, enqueue, message_of
 
 T = TypeVar("T")
 
@@ -85,6 +85,8 @@ class Worker:
         wait_timeout: How long one generation is waited for, in seconds.
         reconcile_timeout: How long the vendor's log is asked for a create whose
             worker died, in seconds.
+        webhook: Who is told of jobs that end.
+        check_mp4: Whether a video has to be an MP4 that opens.
         is_draining: Whether nothing new is begun.
     """
 
@@ -95,6 +97,8 @@ class Worker:
     on_uncertain: Uncertain
     wait_timeout: float
     reconcile_timeout: float
+    webhook: Webhook | None = None
+    check_mp4: bool = True
     is_draining: bool = False
     _waits: set[anyio.CancelScope] = field(factory=set[anyio.CancelScope])
 
@@ -137,7 +141,13 @@ class Worker:
 
     async def deliver(self, result: AttemptResult, output: str) -> AttemptResult:
         """Write the video to its file."""
-        return await self._interruptible(lambda: self._deliver(result, Path(output)))
+        return await self._interruptible(lambda: self._deliver(result, output))
+
+    async def report(self, job_input: JobInput, result: AttemptResult) -> AttemptResult:
+        """Have whoever wants it told that a job has ended."""
+        message = message_of(job_input, result)
+        await enqueue(self.store.client, job_input.workflow_id, message)
+        return result
 
     async def _interruptible(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what may be left at any moment, since another worker can repeat it."""
@@ -283,33 +293,25 @@ class Worker:
             kind="GenerationFailedError",
         )
 
-    async def _deliver(self, result: AttemptResult, output: Path) -> AttemptResult:
+    async def _deliver(self, result: AttemptResult, output: str) -> AttemptResult:
         generation = result.generation
         if generation is None:
             return result
         try:
-            await anyio.Path(output.parent).mkdir(parents=True, exist_ok=True)
-            await self._download(generation, output)
+            if not is_url(output):
+                await anyio.Path(output).parent.mkdir(parents=True, exist_ok=True)
+            await self.client.download(generation, output, check_mp4=self.check_mp4)
         except ClientClosedError:
             raise
-        except OSError as error:
-            message = f"cannot write {output}: {error.strerror or error}"
+        except (OSError, ModuleNotFoundError) as error:
+            why = getattr(error, "strerror", None) or error
+            message = f"cannot write {output}: {why}"
             return evolve(
                 result, state=JobState.HELD, error=message, kind="DownloadError"
             )
         except KlingError as error:
             return _end(JobState.HELD, error, generation.id, generation)
         return result
-
-    async def _download(self, generation: Generation, output: Path) -> None:
-        try:
-            await self.client.download(generation, output)
-        except DownloadError:
-            # The link may have expired since: a fresh one comes with a poll.
-            fresh = await self.client.get(generation.id)
-            if fresh.video is None or fresh.video == generation.video:
-                raise
-            await self.client.download(fresh, output)
 
 
 def _hold(why: str, error: Exception | None = None) -> AttemptResult:
@@ -427,6 +429,9 @@ async def run_job(given: dict[str, object]) -> dict[str, object]:
         result = await _step(
             "deliver", context, context.worker.deliver, result, job_input.output
         )
+    if context.worker.webhook is not None:
+        # Before the job is told as ended: killed in between, it does so again.
+        await _step("report", context, context.worker.report, job_input, result)
     return result.to_json()
 
 

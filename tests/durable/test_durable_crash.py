@@ -104,7 +104,7 @@ async def test_nothing_is_lost_and_nothing_paid_twice(
     assert billed == {it.generation_id for it in settled if it.generation_id}
     for status in settled:
         if status.state is JobState.DONE:
-            assert status.output is not None
+            assert isinstance(status.output, Path)
             assert is_whole(status.output)
 
 

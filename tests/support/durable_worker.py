@@ -7,31 +7,53 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 from anyio.abc import Process
 
 from kling_async import AsyncKling, Fixed
-from kling_async.durable import DurableKling
+from kling_async.durable import DurableKling, Webhook
 from kling_async.emulator import Emulator
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 @asynccontextmanager
 async def worker(
-    database: str, emulator: Emulator, max_in_flight: int = 32
+    database: str,
+    emulator: Emulator,
+    max_in_flight: int = 32,
+    *,
+    webhook: str = "",
+    folder: Path | None = None,
 ) -> AsyncGenerator[Process]:
-    """Run a worker process until the end of the block at the latest."""
+    """Run a worker process until the end of the block at the latest.
+
+    Args:
+        database: Whose jobs it takes.
+        emulator: Its API.
+        max_in_flight: How many at once.
+        webhook: The URL that it tells of their ends, if any.
+        folder: Its working directory, and the only place for its temporary files.
+    """
     command = [
         sys.executable,
         __file__,
         database,
         emulator.base_url,
         f"{max_in_flight}",
+        webhook,
     ]
     async with await anyio.open_process(
         [str(it) for it in command],
         stderr=None,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **({"TMPDIR": str(folder)} if folder else {}),
+        },
     ) as process:
         try:
             assert process.stdout is not None
@@ -45,7 +67,8 @@ async def worker(
 
 async def main(*given: str) -> None:
     """Work, and say when it has begun; SIGTERM ends it in order."""
-    database, base_url, max_in_flight = given
+    database, base_url, max_in_flight, url = given
+    webhook = Webhook(url=url, secret=SECRET, allow_private=True) if url else None
     async with (
         AsyncKling("any-key", base_url=base_url, polling=Fixed(0.2)) as kling,
         DurableKling(
@@ -53,6 +76,7 @@ async def main(*given: str) -> None:
             kling,
             max_in_flight=int(max_in_flight),
             reconcile_timeout=4,
+            webhook=webhook,
         ),
     ):
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:

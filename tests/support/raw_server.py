@@ -81,12 +81,14 @@ class RawServer:
     Attributes:
         script: Is given each request and the connection to answer on. A
             connection that it leaves open is kept for the next request.
+        port: Where to listen; by default where there is room.
         requests: Every request that was read whole, in order.
         accepted: How many connections there have been.
         open: How many there are.
     """
 
     script: Script
+    port: int = 0
     requests: list[RawRequest] = field(factory=list[RawRequest])
     accepted: int = 0
     _server: asyncio.Server | None = None
@@ -111,7 +113,9 @@ class RawServer:
         assert self.open == 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(
+            self._connected, "127.0.0.1", self.port
+        )
         return self
 
     async def __aexit__(
