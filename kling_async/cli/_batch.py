@@ -5,6 +5,7 @@ What is done with a job, and when, the durable jobs decide.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from kling_async.cli._options import Uncertain
 from kling_async.cli._output import Exit, Screen, cost_in_words
 from kling_async.cli._progress import BatchProgress
 from kling_async.cli._report import write_results
-from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
+from kling_async.durable import DurableKling, JobState, JobStatus, NewJob, Webhook
 
 _DOWNLOADS = 8
 
@@ -34,6 +35,17 @@ async def plan(manifest: str, folder: Path, *, check_media: bool) -> list[RowPla
         OSError: It cannot be read.
     """
     return await Manifest(manifest, folder, check_media).plan()
+
+
+def webhook_from(url: str | None) -> Webhook | None:
+    """Take a webhook from its option and the environment.
+
+    Raises:
+        ConfigurationError: One of them is missing, or none.
+    """
+    if url is None:
+        return None
+    return Webhook(url=url, secret=os.environ.get("KLING_WEBHOOK_SECRET", ""))
 
 
 @frozen(kw_only=True)
@@ -51,6 +63,8 @@ class BatchRun:
         on_uncertain: As for `DurableKling`.
         retry_failed: Whether failed jobs of earlier runs are created anew.
         check_media: As for `DurableKling`.
+        webhook: Likewise.
+        check_mp4: Likewise.
     """
 
     screen: Screen
@@ -63,6 +77,8 @@ class BatchRun:
     on_uncertain: Uncertain
     retry_failed: bool
     check_media: bool
+    webhook: Webhook | None = None
+    check_mp4: bool = True
 
     async def work_off(self, rows: Sequence[RowPlan]) -> Exit:
         """Work it off as far as it goes, and write what became of it."""
@@ -91,6 +107,8 @@ class BatchRun:
             creates_per_minute=self.creates_per_minute,
             on_uncertain=self.on_uncertain,
             check_media=self.check_media,
+            webhook=self.webhook,
+            check_mp4=self.check_mp4,
         )
 
     async def _follow(

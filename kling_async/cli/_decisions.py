@@ -19,7 +19,7 @@ from kling_async.cli._output import Exit, Screen, as_json, cost_in_words, format
 from kling_async.cli._progress import STYLES
 from kling_async.durable import Account, DurableKling, JobStatus
 
-Decision = Literal["adopt", "cancel", "give_up", "recheck", "resubmit"]
+Decision = Literal["adopt", "cancel", "give_up", "recheck", "redeliver", "resubmit"]
 
 
 async def show_jobs(
@@ -41,6 +41,22 @@ async def show_jobs(
         elif statuses:
             screen.show(_table(name, statuses))
             screen.note(f"{len(statuses)} jobs, {_in_words(account)}")
+    return Exit.DONE
+
+
+async def show_undelivered(
+    screen: Screen, database: str, batch: str | None, *, is_json: bool
+) -> Exit:
+    """List the jobs whose end the webhook has not taken yet."""
+    for name in [batch] if batch else await _batches(database):
+        async with DurableKling(database, batch=name) as jobs:
+            due = await jobs.undelivered()
+        for it in due:
+            if is_json:
+                screen.json({"batch": name, **asdict(it)})
+            else:
+                state = "given up" if it.is_given_up else "under way"
+                screen.note(safe_line(f"{name}/{it.key}: {state} {it.error or ''}"), "")
     return Exit.DONE
 
 

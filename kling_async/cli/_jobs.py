@@ -34,6 +34,8 @@ def batch(
     creates_per_minute: fleet.CreatesPerMinute = None,
     budget: fleet.Budget = None,
     on_uncertain: fleet.OnUncertain = "ask",
+    webhook: fleet.Webhook = None,
+    any_format: options.AnyFormat = False,
     retry_failed: fleet.RetryFailed = False,
     check_media: options.CheckMedia = True,
     dry_run: fleet.DryRun = False,
@@ -44,7 +46,12 @@ def batch(
     ended it, and it goes on: nothing is made twice, nothing is forgotten.
     """
     # Late: it takes a while, and needs the extra `durable`.
-    from kling_async.cli._batch import BatchRun, estimate, plan  # noqa: PLC0415 (as said above)
+    from kling_async.cli._batch import (  # noqa: PLC0415 (as said above)
+        BatchRun,
+        estimate,
+        plan,
+        webhook_from,
+    )
 
     screen = Screen.of(ctx)
     stem = "batch" if manifest == "-" else Path(manifest).stem
@@ -59,6 +66,8 @@ def batch(
         on_uncertain=on_uncertain,
         retry_failed=retry_failed,
         check_media=check_media,
+        webhook=webhook_from(webhook),
+        check_mp4=not any_format,
     )
 
     async def work() -> Exit:
@@ -78,6 +87,13 @@ States = Annotated[
         metavar="STATE",
         help="Only jobs that are queued, running, done, failed, uncertain, held or "
         "cancelled. Several times.",
+    ),
+]
+
+Undelivered = Annotated[
+    bool,
+    typer.Option(
+        "--undelivered", help="Only jobs whose end the webhook has not taken yet."
     ),
 ]
 
@@ -111,6 +127,7 @@ def list_jobs(
     database: fleet.Database = fleet.DEFAULT_DATABASE,
     batch: fleet.OneBatch = None,
     state: States = None,
+    undelivered: Undelivered = False,
     json: options.Json = False,
 ) -> Exit | None:
     """List jobs."""
@@ -120,8 +137,13 @@ def list_jobs(
     screen = Screen.of(ctx)
 
     async def work() -> Exit:
-        from kling_async.cli._decisions import show_jobs  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import (  # noqa: PLC0415 (it takes a while)
+            show_jobs,
+            show_undelivered,
+        )
 
+        if undelivered:
+            return await show_undelivered(screen, database, batch, is_json=json)
         return await show_jobs(screen, database, batch, state or [], is_json=json)
 
     return until_interrupted(work, screen=screen, generations=SeenGenerations())
@@ -145,6 +167,12 @@ def recheck(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
     return _decide(ctx, "recheck", keys, batch)
 
 
+@jobs.command()
+def redeliver(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
+    """Tell the webhook of the end of jobs once more."""
+    return _decide(ctx, "redeliver", keys, batch)
+
+
 @jobs.command("give-up")
 def give_up(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
     """Let uncertain jobs fail. They may have been billed all the same."""
@@ -161,7 +189,7 @@ def adopt(
 
 def _decide(
     ctx: typer.Context,
-    decision: Literal["adopt", "cancel", "give_up", "recheck", "resubmit"],
+    decision: Literal["adopt", "cancel", "give_up", "recheck", "redeliver", "resubmit"],
     keys: list[str],
     batch: str | None,
     *arguments: str,
@@ -183,6 +211,8 @@ def worker(
     max_in_flight: fleet.MaxInFlight = 32,
     creates_per_minute: fleet.CreatesPerMinute = None,
     on_uncertain: fleet.OnUncertain = "ask",
+    webhook: fleet.Webhook = None,
+    any_format: options.AnyFormat = False,
 ) -> Exit:
     """Do the jobs of a database, beside its other workers. This costs money.
 
@@ -193,6 +223,7 @@ def worker(
 
     async def work() -> NoReturn:
         # Late: it takes a while, and needs the extra `durable`.
+        from kling_async.cli._batch import webhook_from  # noqa: PLC0415 (as said above)
         from kling_async.durable import DurableKling  # noqa: PLC0415 (as said above)
 
         async with AsyncKling() as kling:
@@ -202,6 +233,8 @@ def worker(
                 max_in_flight=max_in_flight,
                 creates_per_minute=creates_per_minute,
                 on_uncertain=on_uncertain,
+                webhook=webhook_from(webhook),
+                check_mp4=not any_format,
             )
             async with jobs:
                 screen.note(f"working on {jobs.database}; Ctrl-C stops in order")

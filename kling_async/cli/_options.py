@@ -327,6 +327,17 @@ CreatesPerMinute = Annotated[
     ),
 ]
 
+Webhook = Annotated[
+    str | None,
+    typer.Option(
+        "--webhook",
+        metavar="URL",
+        help="Tell this https URL of each job that ends. What it is signed with is in "
+        "KLING_WEBHOOK_SECRET.",
+        rich_help_panel=FLEET,
+    ),
+]
+
 Uncertain = Literal["ask", "resubmit", "give_up"]
 
 OnUncertain = Annotated[
