@@ -15,6 +15,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack, overload
@@ -25,7 +26,7 @@ import httpx
 from kling_async._addresses import Reach
 from kling_async._batch import Batch, Outcome
 from kling_async._billing.account import Account, Accounts, stamp
-from kling_async._billing.budget import Spending
+from kling_async._billing.budget import BudgetTracker
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._billing.submission import Submission, find
 from kling_async._checks import (
@@ -56,7 +57,7 @@ from kling_async._failures import RetryPolicy
 from kling_async._files.download import Download, Limits, LocalFile, Target, path_from
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
-from kling_async._hooks import Hooks, Reporter
+from kling_async._hooks import Hooks, Reporter, notify
 from kling_async._http.session import Connections, Library
 from kling_async._http.transport import Transport
 from kling_async._http.wire import encode_request, is_bulky
@@ -543,13 +544,31 @@ class AsyncKling(Accounting, Downloading):
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
+    @overload
+    async def create(
+        self,
+        request: Request,
+        /,
+        *,
+        client_request_id: str | None = None,
+    ) -> Generation: ...
+
+    @overload
+    async def create(
+        self,
+        /,
+        *,
+        client_request_id: str | None = None,
+        **params: Unpack[GenerationParams],
+    ) -> Generation: ...
+
     async def create(
         self,
         request: Request | None = None,
         /,
         *,
         client_request_id: str | None = None,
-        **params: Unpack[GenerationParams],
+        **params: object,
     ) -> Generation:
         """Start a generation. From here on it costs money.
 
@@ -596,7 +615,8 @@ class AsyncKling(Accounting, Downloading):
         )
         scope = transport.connections.here().scope
         created = await submission.run()
-        self._origins.note(created.id, body, scope)
+        # Nothing is to stand between a paid answer and its return.
+        notify(partial(self._origins.note, created.id, body), scope)
         return created
 
     async def get(self, generation_id: str) -> Generation:
@@ -707,13 +727,31 @@ class AsyncKling(Accounting, Downloading):
             raise GenerationFailedError(last)
         return last
 
+    @overload
+    async def generate(
+        self,
+        request: Request,
+        /,
+        *,
+        timeout: float | None = None,
+    ) -> Generation: ...
+
+    @overload
+    async def generate(
+        self,
+        /,
+        *,
+        timeout: float | None = None,
+        **params: Unpack[GenerationParams],
+    ) -> Generation: ...
+
     async def generate(
         self,
         request: Request | None = None,
         /,
         *,
         timeout: float | None = None,
-        **params: Unpack[GenerationParams],
+        **params: object,
     ) -> Generation:
         """Create a generation and wait for its video: `create`, then `wait`.
 
@@ -758,10 +796,10 @@ class AsyncKling(Accounting, Downloading):
                 any iterable or async iterable, read only as places get free.
             max_in_flight: How many may be under way at once.
             budget: The most to spend, by what is charged and, for what is in
-                flight, by what was charged for the like or else by `price`. The
-                first request that does not fit, and all after it, become outcomes
-                with `BudgetExceededError`. Where no price is known the first
-                goes alone, to learn from its charge, and may pass the budget.
+                flight, by `price`, or by what the like was charged if that is more.
+                The first request that does not fit, and all after it, become outcomes
+                with `BudgetExceededError`. Where no price is known a request goes
+                alone, and may pass the budget; its charge is learnt from.
             timeout: As for `watch`, for each generation.
 
         Raises:
@@ -773,7 +811,7 @@ class AsyncKling(Accounting, Downloading):
         if timeout is not None:
             require_timeout("timeout", timeout)
         account = self._account()
-        spending = None if budget is None else Spending(budget, account.price)
+        spending = None if budget is None else BudgetTracker(budget, account.price)
 
         async def generate(request: AnyRequest) -> Generation:
             with using(self._settings.catalogue):

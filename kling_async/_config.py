@@ -17,7 +17,7 @@ from kling_async._addresses import is_loopback
 from kling_async._checks import require_timeout
 from kling_async._errors import ConfigurationError
 from kling_async._failures import RetryPolicy
-from kling_async._hooks import Hooks, Reporter
+from kling_async._hooks import Hooks, Reporter, logger
 from kling_async._polling.schedules import Polling
 from kling_async._requests.catalogue import Catalogue
 
@@ -37,6 +37,8 @@ KEY_VARIABLES = ("AIMLAPI_KEY", "AIMLAPI_API_KEY", "AIML_API_KEY")
 BASE_URL_VARIABLE = "AIMLAPI_BASE_URL"
 
 PLAIN_HTTP_VARIABLE = "AIMLAPI_ALLOW_PLAIN_HTTP"
+
+_QUOTES = frozenset(['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
 
 KEYS_PAGE = "aimlapi.com/app/keys"
 
@@ -186,13 +188,21 @@ def _require_private_way(base_url: str) -> None:
 
 
 def _checked_key(key: Secret, source: str) -> Secret:
-    if re.fullmatch(r"[\x21-\x7e]+", key.reveal().strip()) is None:
+    """Take a key without the blanks and the quotes that some files leave around it."""
+    text = key.reveal().strip()
+    while len(text) > 1 and (text[0] + text[-1]) in _QUOTES:
+        text = text[1:-1].strip()
+    if re.fullmatch(r"[\x21-\x7e]+", text) is None or text[0] in "\"'`":
         raise ConfigurationError(
-            f"{source}: the API key is empty or holds spaces, line breaks or "
+            f"{source}: the API key is empty or holds spaces, line breaks, quotes or "
             "characters that no HTTP header takes; copy it again "
             f"from {KEYS_PAGE}",
         )
-    return Secret(key.reveal().strip())
+    if text != key.reveal():
+        logger.warning(
+            "%s: the blanks or quotes around the API key were left out", source
+        )
+    return Secret(text)
 
 
 def _can_be_base(url: str) -> bool:
@@ -219,5 +229,5 @@ def find_base_url(given: str | None) -> str:
             "https:// and a host, without user, query or fragment, "
             f"such as {DEFAULT_BASE_URL}",
         )
-    # The vendor's own examples write the base URL with /v2 at its end.
-    return base_url.rstrip("/").removesuffix("/v2").rstrip("/")
+    # The vendor's own examples write it with /v2 at its end, or with OpenAI's /v1.
+    return re.sub(r"/v[12]$", "", base_url.rstrip("/")).rstrip("/")

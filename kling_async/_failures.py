@@ -104,6 +104,9 @@ _BY_STATUS: Mapping[int, Meaning] = {
     429: Meaning(Fate.REFUSED, Healing.TIME),  # RFC 6585, section 4
 }
 
+# A challenge, a login or a route that is missing for a moment, if it is no vendor's.
+_SAID_BY_GATEWAYS = frozenset({401, 403, 404})
+
 _BY_CLASS: Mapping[int, Meaning] = {
     5: Meaning(Fate.UNKNOWN, Healing.TIME),
 }
@@ -152,12 +155,22 @@ def meaning_of(failure: BaseException | int) -> Meaning:
 
 def may_repeat_get(failure: BaseException | int) -> bool:
     """Reading twice harms nobody, so a GET is repeated wherever time may heal."""
-    return meaning_of(failure).healing is Healing.TIME
+    return meaning_of(failure).healing is Healing.TIME or _is_gateways_page(failure)
+
+
+def _is_gateways_page(failure: BaseException | int) -> bool:
+    """Whether something in between refuses, as it may for a while, not the vendor."""
+    return (
+        isinstance(failure, APIStatusError)
+        and not failure.from_vendor
+        and failure.status_code in _SAID_BY_GATEWAYS
+    )
 
 
 def may_repeat_create(failure: BaseException | int) -> bool:
     """A create costs money: it goes again only if it certainly was not accepted."""
-    return may_repeat_get(failure) and not may_be_accepted(failure)
+    meaning = meaning_of(failure)
+    return meaning.healing is Healing.TIME and meaning.fate is not Fate.UNKNOWN
 
 
 def may_repeat_create_at_own_risk(failure: BaseException | int) -> bool:

@@ -14,26 +14,9 @@ from typing import Literal, TypeVar
 from attrs import frozen
 
 from kling_async._errors import KlingError
-from kling_async._generation import Generation
-from kling_async._text import safe_line, spell_out
+from kling_async._generation import Generation, Status
 
 logger = logging.getLogger("kling_async")
-
-
-def _make_safe(record: logging.LogRecord) -> bool:
-    """Let nothing that a server said steer a terminal, or forge a line of a log."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            it if isinstance(it, int | float) else safe_line(it) for it in record.args
-        )
-    if record.exc_info and not record.exc_text:
-        told = logging.Formatter().formatException(record.exc_info)
-        # Indented: a line that a message breaks off begins like no record.
-        record.exc_text = "\n".join(f"  {spell_out(it)}" for it in told.split("\n"))
-    return True
-
-
-logger.addFilter(_make_safe)
 
 
 @frozen(kw_only=True)
@@ -261,10 +244,12 @@ def _log_uncertain(event: UncertainEvent) -> None:
 def _log_status(event: StatusEvent) -> None:
     generation = event.generation
     level = logging.INFO if generation.is_terminal else logging.DEBUG
+    note = ""
     if not generation.status.is_known:
-        level = logging.WARNING
-    known = "" if generation.status.is_known else " (a status unknown to this version)"
-    logger.log(level, "generation %s: %s%s", generation.id, generation.status, known)
+        level, note = logging.WARNING, " (a status unknown to this version)"
+    elif generation.status == Status.COMPLETED and not generation.is_terminal:
+        level, note = logging.WARNING, " (without a video: it is waited for)"
+    logger.log(level, "generation %s: %s%s", generation.id, generation.status, note)
 
 
 _LOG = Hooks(

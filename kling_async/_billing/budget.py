@@ -5,6 +5,7 @@ Reckons in credits. Asks for prices by what it is given, and creates nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, cast
 
@@ -19,29 +20,38 @@ from kling_async._errors import (
     KlingError,
     SubmissionUncertainError,
 )
-from kling_async._generation import Generation
+from kling_async._generation import Generation, Status
 from kling_async._hooks import logger
 
 T = TypeVar("T")
 
 Key = tuple[str, ...]
 
-# What a price hangs on beside the model, where the vendor quotes variants.
-_PRICED_BY = ("model", "duration", "mode", "generate_audio", "resolution")
+# What no price hangs on. All else may be what one hangs on: sound, shots, the length of
+# the reference media, which is as long again where it lies at the same address.
+_PRICELESS = frozenset(
+    "prompt negative_prompt image_url tail_image_url last_image_url image_list "
+    "static_mask dynamic_masks cfg_scale external_task_id camera_control "
+    "advanced_camera_control".split()
+)
+
+# After a price list could not be read it is left alone for so many seconds.
+_PRICES_AGAIN = 300.0
 
 _ROUNDING = 0.5  # a credit is the least there is
 
 
 @define(eq=False)
-class Spending:
-    """What one call spends.
+class BudgetTracker:
+    """What one call spends, and may still spend.
 
     A request is let through when its cost fits beside what is spent and what is in
     flight. One that does not fit waits for what is in flight, which may cost less
     than was thought; once nothing is, it is refused, and so are all after it.
 
-    What a request costs is what the last like it was charged, else what the vendor
-    quotes. Where neither is known it goes alone: it may cost all that is left.
+    What a request costs is what the vendor quotes, or what the like of it was charged
+    at the dearest, if that is more. Where neither is known it goes alone, with all
+    that is left: it may cost more than that.
 
     Attributes:
         budget: The limit.
@@ -54,8 +64,9 @@ class Spending:
     in_flight: float = 0.0
     _count: int = 0
     _charged: dict[Key, float] = field(factory=dict[Key, float])
+    _ask_again_at: dict[str, float] = field(factory=dict[str, float])
     _is_over: bool = False
-    _turn: anyio.Lock = field(factory=anyio.Lock)
+    _lock: anyio.Lock = field(factory=anyio.Lock)
     _changed: anyio.Event = field(factory=anyio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -79,8 +90,8 @@ class Spending:
             BudgetExceededError: It does not fit: nothing was created.
             KlingError: Whatever the work raises.
         """
-        async with self._turn:  # first come, first served
-            cost = await self._admitted(body)
+        async with self._lock:  # first come, first served
+            cost = await self._admit(body)
         held = self._left if cost is None else cost
         self.in_flight += held
         self._count += 1
@@ -99,11 +110,14 @@ class Spending:
     def _left(self) -> float:
         return max(0.0, self.budget.in_credits - self.spent - self.in_flight)
 
-    async def _admitted(self, body: Mapping[str, object]) -> float | None:
+    async def _admit(self, body: Mapping[str, object]) -> float | None:
         """Wait until a request fits; give what it costs, None where unknown."""
-        quoted = await self._quoted(body)
+        quoted = await self._quote(body)
         while True:
-            cost = self._charged.get(_key(body), quoted)
+            known = [
+                it for it in (quoted, self._charged.get(_key(body))) if it is not None
+            ]
+            cost = max(known, default=None)
             if not self._is_over and self._fits(cost):
                 return cost
             if self._is_over or self._count == 0:
@@ -121,11 +135,15 @@ class Spending:
             return self._left > 0  # all of which it will hold
         return cost <= self._left + _ROUNDING
 
-    async def _quoted(self, body: Mapping[str, object]) -> float | None:
+    async def _quote(self, body: Mapping[str, object]) -> float | None:
+        model = str(body.get("model"))
+        if anyio.current_time() < self._ask_again_at.get(model, -math.inf):
+            return None
         try:
             return (await self.price(body)).credits
         except KlingError as error:
             logger.warning("no price could be asked for: %s", error)
+            self._ask_again_at[model] = anyio.current_time() + _PRICES_AGAIN
             return None
 
     def _charge_of(
@@ -135,7 +153,8 @@ class Spending:
         charge = generation.credits_used or credits_of(generation.usd_spent or 0.0)
         if not charge:  # entered later: no video is free
             return cost
-        self._charged[_key(body)] = charge
+        key = _key(body)
+        self._charged[key] = max(charge, self._charged.get(key, 0.0))
         return charge
 
     def _settle(self, held: float, charge: float | None) -> None:
@@ -148,13 +167,24 @@ class Spending:
 
 
 def _key(body: Mapping[str, object]) -> Key:
-    return tuple(str(body.get(name)) for name in _PRICED_BY)
+    named = {name: it for name, it in body.items() if name not in _PRICELESS}
+    return tuple(f"{name}={_shape(named[name])}" for name in sorted(named))
+
+
+def _shape(value: object) -> str:
+    """Write what a price may hang on; of shots not what they show."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(_key(cast('Mapping[str, object]', value)))})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shape, cast('list[object]', value)))}]"
+    return str(hash(value)) if isinstance(value, bytes) else str(value)
 
 
 def _charge_after(error: KlingError, cost: float | None) -> float | None:
     """What was charged for work that has no video: nothing, unless it goes on."""
-    if isinstance(error, GenerationFailedError):
-        return (error.generation.credits_used if error.generation else None) or 0.0
+    if isinstance(error, GenerationFailedError) and error.generation is not None:
+        is_paid = error.generation.status == Status.COMPLETED  # its video is unreadable
+        return error.generation.credits_used or (cost if is_paid else 0.0)
     goes_on = error.generation_id is not None and not error.is_settled
     if goes_on or isinstance(error, SubmissionUncertainError):
         return cost

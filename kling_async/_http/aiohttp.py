@@ -22,6 +22,8 @@ from kling_async._http.pool import Proxies
 from kling_async._http.sender import JSON, Call, Response, no_url, phase_limits
 from kling_async._runtime.limiter import Slot
 
+_LONGEST_HEADER, _MOST_HEADERS = 100 * 1024, 10_000
+
 
 @define(eq=False)
 class _Lost(Exception):  # noqa: N818 (never leaves this module)
@@ -147,6 +149,10 @@ def open_sender(
         connector=connector,
         headers={"user-agent": user_agent, **JSON},
         auto_decompress=False,
+        # As over httpx, whose bound of 100 kB is on all headers together.
+        max_line_size=_LONGEST_HEADER,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
         cookie_jar=aiohttp.DummyCookieJar(),
         middlewares=(_send_once,),
     )

@@ -19,6 +19,8 @@ from anyio import to_thread
 from attrs import define, field, frozen
 
 from kling_async._addresses import is_loopback
+from kling_async._errors import ConfigurationError
+from kling_async._http.environment import is_bypassed
 from kling_async._runtime.limiter import Slot
 
 # The name under which a request's extensions carry its slot.
@@ -125,17 +127,17 @@ async def _proxy_for(url: httpx.URL) -> str | None:
         return None  # what is said to this machine in the clear does not leave it
     proxies = environment.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or await to_thread.run_sync(_is_direct, url, abandon_on_cancel=True):
+    if not proxy or await _is_direct(url, proxies.get("no", "")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _is_direct(url: httpx.URL) -> bool:
+async def _is_direct(url: httpx.URL, no_proxy: str) -> bool:
     """Whether a host is an exception; macOS and Windows may ask the DNS for that."""
-    names = [url.host]
     if environment.getproxies_environment():
-        names.append(url.netloc.decode("ascii"))  # with its port, which is but a text
-    return any(map(environment.proxy_bypass, names))
+        return is_bypassed(url, no_proxy)
+    bypass = environment.proxy_bypass
+    return bool(await to_thread.run_sync(bypass, url.host, abandon_on_cancel=True))
 
 
 @define(eq=False)
@@ -155,8 +157,17 @@ class Routes(httpx.AsyncBaseTransport):
         """Send a request."""
         proxy = await self._proxies.find(request.url)
         if proxy not in self._by_proxy:
-            self._by_proxy[proxy] = self._open(httpx.Proxy(proxy) if proxy else None)
+            self._by_proxy[proxy] = self._open_way(proxy)
         return await self._by_proxy[proxy].handle_async_request(request)
+
+    def _open_way(self, proxy: str | None) -> httpx.AsyncBaseTransport:
+        try:
+            return self._open(httpx.Proxy(proxy) if proxy else None)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigurationError(
+                "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, "
+                f"ALL_PROXY) cannot be used: {error}",
+            ) from error
 
     async def aclose(self) -> None:
         """Close all ways."""

@@ -24,6 +24,7 @@ from kling_async._checks import is_whole
 from kling_async._config import __version__
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
+from kling_async._http.environment import create_ssl_context
 from kling_async._http.pool import Routes, SlotTransport, close_line
 from kling_async._http.sender import Direct, Lent, Sender, phase_limits
 from kling_async._runtime.limiter import Limiter
@@ -140,7 +141,7 @@ class Connections:
             )
         _require_library(self.library, self.http_client)
         if self.http_client is None:
-            self._ssl = httpx.create_ssl_context()
+            self._ssl = create_ssl_context()
         else:
             _require_async(self.http_client)
 
@@ -195,7 +196,7 @@ class Connections:
         return Session(http, files, seam, limiter, closing=at_loop_end(close))
 
     def _new_sender(self, headers: httpx.Headers) -> Sender:
-        tls = self._ssl or httpx.create_ssl_context()
+        tls = self._ssl or create_ssl_context()
         if self.library == "aiohttp":
             from kling_async._http import aiohttp as _aiohttp  # noqa: PLC0415 (an extra)
 
@@ -204,18 +205,17 @@ class Connections:
         return Direct(Routes(new_transport), headers)
 
     def _new_client(self) -> httpx.AsyncClient:
-        try:
-            return httpx.AsyncClient(
-                verify=self._ssl or True,
-                headers={"user-agent": _USER_AGENT},
-                timeout=phase_limits(_LIMIT),  # each request brings its own
-                limits=_limits(self.max_connections),
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ConfigurationError(
-                "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, "
-                f"ALL_PROXY) cannot be used: {error}",
-            ) from error
+        return httpx.AsyncClient(
+            transport=Routes(self._open_files_route),
+            headers={"user-agent": _USER_AGENT},
+            timeout=phase_limits(_LIMIT),  # each request brings its own
+            trust_env=False,  # the routes know the proxies
+        )
+
+    def _open_files_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self._ssl or True, limits=_limits(self.max_connections), proxy=proxy
+        )
 
     async def aclose(self, patience: float) -> None:
         """Close what belongs to the running loop; forget what was elsewhere."""

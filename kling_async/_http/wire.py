@@ -44,6 +44,12 @@ DEEPEST = 100
 
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
 
+# Where other services, and perhaps this one some day, put a finished video.
+_VIDEO_ELSEWHERE = ("videos", "video_url", "output", "result")
+
+# What an answer may hold while there is no video yet.
+_NO_VIDEO = frozenset("id status error meta model created created_at".split())
+
 _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -168,7 +174,8 @@ def decode_error(answer: Answer) -> APIStatusError:
     cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
     if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
         cls = ServerError
-    if cls is PermissionDeniedError and _OUT_OF_CREDITS.search(message):
+    from_vendor = _is_vendors(body)
+    if cls is PermissionDeniedError and from_vendor and _OUT_OF_CREDITS.search(message):
         cls = OutOfCreditsError
     request_id = as_text(body.get("requestId")) or answer.headers.get("x-request-id")
     return cls(
@@ -177,7 +184,14 @@ def decode_error(answer: Answer) -> APIStatusError:
         request_id=request_id and answer.redact(request_id),
         body=answer.text,
         retry_after=retry_after_from(answer.headers),
+        from_vendor=from_vendor,
     )
+
+
+def _is_vendors(body: Mapping[str, object]) -> bool:
+    """Whether an error has the vendor's form; the page of a gateway has not."""
+    message = body.get("message") or at(body, "error", "message")
+    return isinstance(message, str | list)
 
 
 def object_in(answer: Answer) -> Mapping[str, object]:
@@ -230,11 +244,18 @@ def _generation(
     client_request_id: str | None,
 ) -> Generation:
     status = as_text(body.get("status"))
+    video = _video(body.get("video"))
+    lacks = None
+    if video is None and (status or "").lower() == Status.COMPLETED:
+        video = next(
+            filter(None, (_video(body.get(it)) for it in _VIDEO_ELSEWHERE)), None
+        )
+        lacks = None if video else _unreadable_video(answer, body)
     return Generation(
         id=generation_id,
         status=Status(status.lower()) if status else Status.UNKNOWN,
-        video=_video(body.get("video")),
-        error=_failure(body.get("error")),
+        video=video,
+        error=_failure(body.get("error")) or lacks,
         credits_used=_spent(answer, body, "credits_used", "x-aimlapi-credits-used"),
         usd_spent=_spent(answer, body, "usd_spent", "x-aimlapi-usd-spent"),
         inference_id=answer.inference_id,
@@ -252,21 +273,39 @@ def _spent(
 
 
 def _video(value: object) -> Video | None:
+    if isinstance(value, list):
+        return next(filter(None, map(_video, value)), None)
     if isinstance(value, str):
         value = {"url": value}
     if not isinstance(value, dict):
         return None
-    url = as_text(value.get("url"))
-    if url is None:
+    url = value.get("url") or value.get("video_url")
+    if isinstance(url, list):
+        url = next(filter(as_text, url), None)
+    address = as_text(url)
+    if address is None:
         return None
     size = as_number(value.get("file_size"))
     return Video(
-        url=url,
+        url=address,
         content_type=as_text(value.get("content_type")),
         file_name=as_text(value.get("file_name")),
         file_size=None if size is None else int(size),
         extra={k: v for k, v in value.items() if k not in _VIDEO_FIELDS},
     )
+
+
+def _unreadable_video(
+    answer: Answer, body: Mapping[str, object]
+) -> GenerationError | None:
+    """Say that a completed generation has its video in no form that is known.
+
+    One that has nothing yet beside what every answer has may be waited for.
+    """
+    if not any(value for name, value in body.items() if name not in _NO_VIDEO):
+        return None
+    told = f"completed, but no video can be read in the answer: {answer.text}"
+    return GenerationError(name="UnreadableVideo", message=told)
 
 
 def _failure(value: object) -> GenerationError | None:

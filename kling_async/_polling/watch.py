@@ -94,7 +94,7 @@ def _video_length(model: str, given: object) -> float | None:
         given = duration.default
     try:
         length = float(given) if isinstance(given, int | float | str) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         length = math.nan
     return length if math.isfinite(length) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -36,11 +35,6 @@ Speed = Annotated[
 
 Seed = Annotated[
     int, typer.Option(help="What chance starts from: same seed, same lives.")
-]
-
-Key = Annotated[
-    str | None,
-    typer.Option(help="The one key that is accepted; without it any key is."),
 ]
 
 Credits = Annotated[
@@ -82,7 +76,6 @@ def emulator(
     port: Port = 8765,
     speed: Speed = 60,
     seed: Seed = 0,
-    key: Key = None,
     credits_: Credits = None,
     failure_rate: FailureRate = 0,
     rate_limit: RateLimit = None,
@@ -108,7 +101,6 @@ def emulator(
             port=port,
             speed=speed,
             seed=seed,
-            api_keys=None if key is None else [key],
             failure_rate=failure_rate,
             rate_limit=rate_limit,
             max_running=max_running,
@@ -118,11 +110,7 @@ def emulator(
         )
         server = set_up() if credits_ is None else set_up(credits=credits_)
         async with server:
-            variables = {
-                BASE_URL_VARIABLE: server.base_url,
-                KEY_VARIABLES[0]: key or _ANY_KEY,
-            }
-            _announce(screen, variables, speed, is_json=json)
+            _announce(screen, server.base_url, speed, is_json=json)
             while True:
                 await anyio.sleep_forever()
 
@@ -140,19 +128,15 @@ async def _read(path: Path) -> str:
         raise ConfigurationError(f"faults: cannot read {path}: {why}") from error
 
 
-def _announce(
-    screen: Screen, variables: Mapping[str, str], speed: float, *, is_json: bool
-) -> None:
+def _announce(screen: Screen, url: str, speed: float, *, is_json: bool) -> None:
+    variables = {BASE_URL_VARIABLE: url, KEY_VARIABLES[0]: _ANY_KEY}
     if is_json:
         screen.json(variables)
         return
     pace = f"{speed:g} times as fast as the vendor"
-    url = variables[BASE_URL_VARIABLE]
-    screen.result(
-        f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", style="dim"
-    )
+    screen.result(f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", "dim")
     for name, value in variables.items():
-        screen.result(set_variable(name, value), style="bold")
+        screen.result(set_variable(name, value), "bold")
 
 
 if TYPE_CHECKING:

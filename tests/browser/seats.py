@@ -24,22 +24,17 @@ FLAGS = """
 """.split()
 
 
-def open_browser() -> webdriver.Chrome:
-    """Open a browser without a window."""
+@pytest.fixture(scope="session")
+def chrome() -> Generator[webdriver.Chrome]:
+    """Open a browser, once for all tests."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert browser, "this needs Debian's packages chromium and chromium-driver"
+    assert browser, "these tests need Debian's packages chromium and chromium-driver"
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in FLAGS:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(driver))
-
-
-@pytest.fixture(scope="session")
-def chrome() -> Generator[webdriver.Chrome]:
-    """Open a browser, once for all tests."""
-    opened = open_browser()
+    opened = webdriver.Chrome(options=options, service=Service(driver))
     try:
         yield opened
     finally:
