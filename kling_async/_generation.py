@@ -113,6 +113,7 @@ class Generation:
             under; of a generation it is the same as ``id``.
         client_request_id: The id that the create was sent with. The vendor's
             request log lists it beside the generation's id.
+        model: The model that made it, where the server names it.
         raw: The answer as it came, for what this class does not name.
     """
 
@@ -124,6 +125,7 @@ class Generation:
     usd_spent: float | None = None
     inference_id: str | None = None
     client_request_id: str | None = None
+    model: str | None = None
     raw: Mapping[str, object] = field(
         factory=dict[str, object],
         repr=False,

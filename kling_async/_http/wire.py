@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -256,20 +256,26 @@ def _generation(
         status=Status(status.lower()) if status else Status.UNKNOWN,
         video=video,
         error=_failure(body.get("error")) or lacks,
-        credits_used=_spent(answer, body, "credits_used", "x-aimlapi-credits-used"),
-        usd_spent=_spent(answer, body, "usd_spent", "x-aimlapi-usd-spent"),
+        credits_used=_spent(answer, body, _CREDITS, "x-aimlapi-credits-used"),
+        usd_spent=_spent(answer, body, ("usd_spent",), "x-aimlapi-usd-spent"),
         inference_id=answer.inference_id,
         client_request_id=client_request_id,
+        model=as_text(body.get("model")),
         raw=body,
     )
 
 
+# The second is an older name, which both avatars' creates still bear.
+_CREDITS = ("credits_used", "tokens_used")
+
+
 def _spent(
-    answer: Answer, body: Mapping[str, object], name: str, header: str
+    answer: Answer, body: Mapping[str, object], names: Sequence[str], header: str
 ) -> float | None:
     """What the body tells of money, else what the headers do."""
-    told = as_number(at(body, "meta", "usage", name))
-    return as_number(answer.headers.get(header)) if told is None else told
+    told = (as_number(at(body, "meta", "usage", name)) for name in names)
+    known = next((it for it in told if it is not None), None)
+    return as_number(answer.headers.get(header)) if known is None else known
 
 
 def _video(value: object) -> Video | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import anyio
 from attrs import define, field
@@ -96,9 +97,10 @@ def running_loop() -> object:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
-
-        return trio.lowlevel.current_trio_token()
+        trio = sys.modules.get("trio")  # what runs was imported
+        if trio is None:
+            raise
+        return cast("object", trio.lowlevel.current_trio_token())
 
 
 def loop_here() -> Loop:

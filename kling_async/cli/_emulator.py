@@ -68,6 +68,22 @@ State = Annotated[
 
 Size = Annotated[int, typer.Option(help="The videos' longer side, in pixels.")]
 
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="A key that is right; may be repeated. Else any is."),
+]
+
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", help="A host name to answer to; may be repeated."),
+]
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse fields that the model does not take.")
+]
+
+Nulls = Annotated[bool, typer.Option("--nulls", help="Send what is not there as null.")]
+
 
 def emulator(
     ctx: typer.Context,
@@ -83,6 +99,10 @@ def emulator(
     faults: Faults = None,
     state: State = None,
     size: Size = 320,
+    key: Keys = None,
+    name: Names = None,
+    strict: Strict = False,
+    nulls: Nulls = False,
     json: options.Json = False,
 ) -> Exit:
     """Serve the API on this machine: no key, no network, no bill, real videos.
@@ -107,10 +127,15 @@ def emulator(
             faults=faults_in(await _read(faults)) if faults else (),
             state=state,
             size=size,
+            api_keys=key or None,
+            names=name or (),
+            strict=strict,
+            nulls=nulls,
         )
         server = set_up() if credits_ is None else set_up(credits=credits_)
         async with server:
-            _announce(screen, server.base_url, speed, is_json=json)
+            shown = key[0] if key else _ANY_KEY
+            _announce(screen, server.base_url, shown, speed, is_json=json)
             while True:
                 await anyio.sleep_forever()
 
@@ -128,8 +153,10 @@ async def _read(path: Path) -> str:
         raise ConfigurationError(f"faults: cannot read {path}: {why}") from error
 
 
-def _announce(screen: Screen, url: str, speed: float, *, is_json: bool) -> None:
-    variables = {BASE_URL_VARIABLE: url, KEY_VARIABLES[0]: _ANY_KEY}
+def _announce(
+    screen: Screen, url: str, key: str, speed: float, *, is_json: bool
+) -> None:
+    variables = {BASE_URL_VARIABLE: url, KEY_VARIABLES[0]: key}
     if is_json:
         screen.json(variables)
         return

@@ -19,9 +19,17 @@ from starlette.responses import JSONResponse, Response
 from kling_async._billing.log_search import LOG_CALLS, LOG_WINDOW
 from kling_async._billing.money import usd_of
 from kling_async._generation import Status
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.window import SlidingWindow
 from kling_async.emulator._ledger import LedgerEntry
-from kling_async.emulator._protocol import Clock, Query, Refusal, timestamp
+from kling_async.emulator._protocol import (
+    KEYS,
+    USAGE_DETAIL,
+    Clock,
+    Query,
+    Refusal,
+    timestamp,
+)
 from kling_async.emulator._store import GenerationStore, StoredGeneration
 
 SUCCEEDED, FAILED = "succeeded", "failed"
@@ -92,7 +100,9 @@ class RequestLog:
         for row in reversed(self.rows):
             if not start <= row.at <= end or row.at + self.delay > now:
                 continue
-            if models and not {row.model, row.model.partition("/")[2]} & set(models):
+            known = catalogue_in_use().get(row.model)
+            names = {row.model, *(known.aliases if known else ())}
+            if models and not names & set(models):
                 continue
             if not statuses or row.status_at(now) in statuses:
                 yield row
@@ -120,6 +130,8 @@ _TYPES = (
 
 _LEDGER_PARAMETERS = ("from", "to", "direction", "type", "limit", "cursor")
 
+_LOW_BALANCE = 10_000  # credits, as in the vendor's example
+
 _NO_TOKENS = {"input": 0, "output": 0, "total": 0}
 
 
@@ -146,6 +158,99 @@ class AccountPages:
         self.store.settle(self.clock.now())
         balance = usd_of(self.store.account.balance)
         return JSONResponse({"current_balance": balance, "currency": "USD"})
+
+    async def old_balance(self, _: Request) -> Response:
+        """Tell the balance as the first version did, in credits."""
+        now = self.clock.now()
+        self.store.settle(now)
+        balance = math.floor(self.store.account.balance)
+        is_low = balance < _LOW_BALANCE
+        words = "below the threshold" if is_low else "current and up to date"
+        return JSONResponse(
+            {
+                "balance": balance,
+                "lowBalance": is_low,
+                "lowBalanceThreshold": _LOW_BALANCE,
+                "lastUpdated": timestamp(now),
+                "autoDebitStatus": "disabled",
+                "status": "low" if is_low else "current",
+                "statusExplanation": f"Balance is {words}",
+            }
+        )
+
+    async def balance_detail(self, _: Request) -> Response:
+        """Tell the balance, and whose it is."""
+        self.store.settle(self.clock.now())
+        return JSONResponse(
+            {
+                "user_id": 1,
+                "email": "emulator@example.com",
+                "current_balance": usd_of(self.store.account.balance),
+                "currency": "USD",
+                "autotopup_settings": {
+                    "is_enabled": False,
+                    "threshold": 0,
+                    "amount": 0,
+                    "currency": "USD",
+                },
+            }
+        )
+
+    async def usage(self, request: Request) -> Response:
+        """Tell what was spent in a time; in detail by model, most spent first."""
+        now = self.clock.now()
+        self.store.settle(now)
+        query = Query(request.query_params)
+        query.take_only(("period", "start", "end", "key_prefix"))
+        start, end = _period(query, now)
+        query.check()
+        spent: dict[str, list[float]] = {}
+        for entry in self.store.account.entries:
+            if entry.model is not None and start <= entry.at <= end:
+                spent.setdefault(entry.model, []).append(entry.credits)
+        models: list[dict[str, object]] = [
+            {"model": model, "spend": usd_of(sum(charges)), "requests": len(charges)}
+            for model, charges in sorted(spent.items(), key=lambda it: -sum(it[1]))
+        ]
+        told: dict[str, object] = {
+            "api_key_prefix": query.params.get("key_prefix"),
+            "start": timestamp(start),
+            "end": timestamp(end),
+            "spend": usd_of(sum(map(sum, spent.values()))),
+            "currency": "USD",
+            "requests": sum(map(len, spent.values())),
+        }
+        if request.url.path == USAGE_DETAIL:
+            told["models"] = models
+        return JSONResponse(told)
+
+    async def key(self, request: Request) -> Response:
+        """Tell of the key that asks: the only one that an emulator has."""
+        opened = timestamp(self.store.account.entries[0].at)
+        item = {
+            "name": "emulator",
+            "disabled": False,
+            "prefix": request.headers["authorization"].partition(" ")[2].strip()[:8],
+            "scopes": None,
+            "limit": None,
+            "created_at": opened,
+            "updated_at": opened,
+            "monthly_usage": 0,
+        }
+        is_list = request.url.path == KEYS
+        return JSONResponse({"data": [item] if is_list else item})
+
+    def top_up(self, credits_: float) -> None:
+        """Pay credits in, now.
+
+        Raises:
+            ValueError: They are no number above 0; so may be a TypeError.
+        """
+        if isinstance(credits_, bool) or not 0 < credits_ < math.inf:
+            raise ValueError(f"{credits_!r} is no number above 0")
+        now = self.clock.now()
+        self.store.settle(now)
+        self.store.account.top_up(credits_, at=now)
 
     async def transactions(self, request: Request) -> Response:
         """Tell the movements of the balance, newest first, page by page."""

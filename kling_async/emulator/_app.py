@@ -9,21 +9,23 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from importlib.resources import files
-from urllib.parse import urlsplit
 
 import anyio
 from attrs import asdict, define
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kling_async._addresses import is_loopback
 from kling_async._billing.money import usd_of
 from kling_async._errors import ConfigurationError
 from kling_async._generation import Status
+from kling_async._requests.catalogue import Catalogue, catalogue_in_use
 from kling_async.emulator._account import AccountPages
 from kling_async.emulator._faults import ActiveFault, Faults, faults_in
 from kling_async.emulator._generations import Generations
@@ -31,17 +33,25 @@ from kling_async.emulator._models import ModelPages
 from kling_async.emulator._protocol import (
     ADMIN,
     BALANCE,
+    BALANCE_DETAIL,
     FILES,
     GENERATIONS,
+    KEY,
+    KEYS,
     LOGS,
     METRICS,
+    MODEL,
     MODELS,
+    OLD_BALANCE,
     TRANSACTIONS,
+    USAGE,
+    USAGE_DETAIL,
     Auth,
     Clock,
     Endpoint,
     Refusal,
     error_body,
+    is_from_elsewhere,
     timestamp,
 )
 from kling_async.emulator._store import GenerationStore, StoredGeneration
@@ -61,6 +71,7 @@ def admin_routes(
         ("GET", "requests", pages.requests),
         ("GET", "creates", pages.creates),
         ("GET", "charges", pages.charges),
+        ("POST", "credits", pages.top_up),
     )
     return [
         Route(ADMIN + path, _require_local(endpoint), methods=[method])
@@ -113,6 +124,16 @@ class AdminPages:
         creates = self.account.store.creates
         return JSONResponse({"creates": list(map(asdict, creates))})
 
+    async def top_up(self, request: Request) -> Response:
+        """Pay credits into the account: ``{"credits": 2000000}``."""
+        try:
+            given = json.loads(await request.body())["credits"]
+            self.account.top_up(given)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            message = {"message": 'send {"credits": N} with a number above 0'}
+            return JSONResponse(message, HTTPStatus.BAD_REQUEST)
+        return JSONResponse({"balance": self.account.store.account.balance})
+
     async def charges(self, _: Request) -> Response:
         """Tell every generation that was paid for."""
         store = self.account.store
@@ -128,18 +149,12 @@ def _rule_item(rule: ActiveFault) -> dict[str, object]:
 def _require_local(endpoint: Endpoint) -> Endpoint:
     async def checked(request: Request) -> Response:
         host = request.client.host if request.client else ""
-        if not is_loopback(host) or _is_from_elsewhere(request):
+        if not is_loopback(host) or is_from_elsewhere(request):
             words = "only programs on the emulator's own machine may ask for this"
             return JSONResponse({"message": words}, HTTPStatus.FORBIDDEN)
         return await endpoint(request)
 
     return checked
-
-
-def _is_from_elsewhere(request: Request) -> bool:
-    """Whether a browser asks on behalf of somebody else's page."""
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.url.netloc
 
 
 _FOLDER = files("kling_async.emulator") / "page"
@@ -230,6 +245,7 @@ def _card(job: StoredGeneration, now: float) -> dict[str, object]:
     status = job.status_at(now)
     ended = status in (Status.COMPLETED, Status.ERROR)
     error = job.plan.error if status == Status.ERROR else None
+    known = catalogue_in_use()[job.record.model]
     return {
         "model": job.record.model,
         "status": status,
@@ -241,10 +257,41 @@ def _card(job: StoredGeneration, now: float) -> dict[str, object]:
         "usd": usd_of(job.credits_used_at(now)),
         "client_request_id": job.record.client_request_id,
         "request": job.request,
+        "ignored": [it for it in job.request if it not in {"model", *known.fields}],
     }
 
 
 _VERBS = {path: ["GET", "POST"] for path in GENERATIONS}
+
+_TRACING = (
+    "x-inference-id",
+    "x-client-request-id",
+    "x-aimlapi-credits-used",
+    "x-aimlapi-usd-spent",
+)
+
+
+class Browsers:
+    """The ASGI middleware that lets pages of any site use the API, as the vendor does.
+
+    The emulator's own page and what drives it are left out.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.shared = CORSMiddleware(
+            app,
+            allow_origins=["*"],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_TRACING,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight, or pass a request on."""
+        path: str = scope.get("path", "/")
+        is_own = path == "/" or path.startswith(ADMIN)
+        await (self.app if is_own else self.shared)(scope, receive, send)
 
 
 def build_app(
@@ -257,6 +304,7 @@ def build_app(
     models: ModelPages,
     page: StatusPage,
     has_log: bool,
+    catalogue: Catalogue,
 ) -> Starlette:
     """Put the endpoints behind their paths.
 
@@ -269,11 +317,18 @@ def build_app(
         models: Catalogue and metrics.
         page: The page to look at.
         has_log: Whether there is a request log.
+        catalogue: Which models there are.
     """
     keyed: dict[str, Endpoint] = {
         **dict.fromkeys(GENERATIONS, generations.generations),
         BALANCE: account.balance,
         TRANSACTIONS: account.transactions,
+        BALANCE_DETAIL: account.balance_detail,
+        OLD_BALANCE: account.old_balance,
+        USAGE: account.usage,
+        USAGE_DETAIL: account.usage,
+        KEY: account.key,
+        KEYS: account.key,
     }
     if has_log:
         keyed[LOGS] = account.logs
@@ -284,13 +339,15 @@ def build_app(
                 Route(path, auth.require(it), methods=_VERBS.get(path))
                 for path, it in keyed.items()
             ),
-            Route(MODELS, models.catalogue),
+            *(Route(path, models.catalogue) for path in MODELS),
+            Route(MODEL + "{id:path}", models.one),
             Route(METRICS, models.metrics),
             Route(FILES + "{name}", generations.file, name="file"),
             *admin_routes(faults, traffic, account),
             *page.routes,
         ],
         middleware=[
+            Middleware(Browsers),
             Middleware(
                 TraceMiddleware,
                 traffic,
@@ -298,7 +355,8 @@ def build_app(
                 polls,
                 generations.note_failure,
                 generations.clock,
-            )
+                catalogue,
+            ),
         ],
         exception_handlers={Refusal: _refused, HTTPException: _not_routed},
     )

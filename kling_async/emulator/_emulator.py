@@ -15,9 +15,17 @@ from typing import Self
 from starlette.types import ASGIApp
 
 from kling_async._errors import ConfigurationError
+from kling_async._requests.catalogue import Catalogue, catalogue_in_use
 from kling_async.emulator._account import AccountPages, RequestLog
 from kling_async.emulator._app import StatusPage, build_app
-from kling_async.emulator._faults import EmulatorSettings, Fault, Faults
+from kling_async.emulator._faults import (
+    LEAST,
+    EmulatorSettings,
+    Fault,
+    Faults,
+    is_number,
+    require,
+)
 from kling_async.emulator._generations import Generations
 from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._models import ModelPages
@@ -77,6 +85,13 @@ class Emulator:
         size: The videos' longer side in pixels, 64 to 4096. Five seconds take
             about 0.12 s of CPU time at 320, 1.7 s at 1280.
 
+        strict: Whether a field that the model does not take is refused. The vendor
+            drops it, and so does the emulator otherwise; its page and log say so.
+        nulls: Whether answers name what is not there, as null; the vendor, and the
+            emulator otherwise, leaves it out.
+        names: What its address may be called besides: a container's name, say.
+        catalogue: Which models there are; by default what this version knows.
+
     Raises:
         ConfigurationError: One of them makes no sense.
     """
@@ -99,6 +114,10 @@ class Emulator:
         state: str | Path | None = None,
         faults: Iterable[Fault] = (),
         size: int = 320,
+        strict: bool = False,
+        nulls: bool = False,
+        names: Collection[str] = (),
+        catalogue: Catalogue | None = None,
     ) -> None:
         self._settings = EmulatorSettings(
             speed=speed,
@@ -115,7 +134,11 @@ class Emulator:
             request_log=request_log,
             state=None if state is None else Path(state),
             size=size,
+            strict=strict,
+            nulls=nulls,
+            names=names,
         )
+        self._catalogue = catalogue or catalogue_in_use()
         self._listener: Listener | None = None
         self._clock = Clock()
         self._videos = VideoCache(size)
@@ -128,6 +151,9 @@ class Emulator:
         self._faults = Faults(seed, self._clock.now)
         for fault in faults:
             self._faults.add(fault)
+        self._account = AccountPages(
+            store=self._store, log=self._log, clock=self._clock
+        )
         self._app = self._build()
 
     def _open_store(self) -> GenerationStore:
@@ -137,6 +163,7 @@ class Emulator:
             speed=given.speed,
             failure_rate=given.failure_rate,
             max_running=given.max_running,
+            nulls=given.nulls,
             account=Ledger.opened(given.credits, at=self._clock.now()),
         )
 
@@ -164,11 +191,13 @@ class Emulator:
                 traffic=self._traffic,
                 state=self._state,
                 expire_after=math.inf if end is None else end,
+                is_strict=given.strict,
             ),
-            account=AccountPages(store=store, log=self._log, clock=clock),
+            account=self._account,
             models=ModelPages(store=store, clock=clock),
             page=StatusPage(store=store, clock=clock),
             has_log=given.request_log,
+            catalogue=self._catalogue,
         )
 
     @property
@@ -196,7 +225,7 @@ class Emulator:
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """The requests that were dealt with, in order: the last 200,000 at least."""
+        """The requests that were dealt with, in order: the last 50,000 at least."""
         return self._traffic.records
 
     @property
@@ -216,6 +245,15 @@ class Emulator:
         self._store.settle(self._clock.now())
         return self._store.account.balance
 
+    def top_up(self, credits: float) -> None:  # noqa: A002 (the API's own word)
+        """Pay credits into the account, now; 2,000,000 are 1 USD.
+
+        Raises:
+            ConfigurationError: They are no number above 0.
+        """
+        require("credits", credits, "finite, above 0", fits=is_number(credits, LEAST))
+        self._account.top_up(credits)
+
     @property
     def videos_rendered(self) -> int:
         """How many videos were rendered; the same input is rendered once."""
@@ -224,8 +262,9 @@ class Emulator:
     async def __aenter__(self) -> Self:
         if self._listener is not None:
             raise ConfigurationError("the emulator is listening already; make another")
+        own_names = (self._settings.host, *self._settings.names)
         self._listener = await Listener.open(
-            Guard(self._app, self._settings.host),
+            Guard(self._app, frozenset(map(str.lower, own_names))),
             host=self._settings.host,
             port=self._settings.port,
             hang_up=self._traffic.hang_up,

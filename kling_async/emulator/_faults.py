@@ -95,6 +95,9 @@ class EmulatorSettings:
     request_log: bool
     size: int
     state: Path | None
+    strict: bool
+    nulls: bool
+    names: Collection[str]
 
     def __attrs_post_init__(self) -> None:
         is_speed = is_number(self.speed, LEAST)
@@ -118,6 +121,8 @@ class EmulatorSettings:
             require(name, given, "a whole number from 1, or None", fits=is_count)
         words = "texts in a collection, or None"
         require("api_keys", "***", words, fits=are_keys(self.api_keys))
+        is_named = are_keys(cast("object", self.names) or ())
+        require("names", self.names, "texts in a collection", fits=is_named)
 
 
 Effect = Literal[

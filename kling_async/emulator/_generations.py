@@ -25,11 +25,17 @@ from starlette.responses import FileResponse, Response
 from kling_async._addresses import is_loopback
 from kling_async._errors import Problem
 from kling_async._generation import Status
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import Model, catalogue_in_use
+from kling_async._requests.fields import Field
 from kling_async._text import short_repr
 from kling_async.emulator._account import LogRow, RequestLog
 from kling_async.emulator._ledger import price_of
-from kling_async.emulator._protocol import GENERATIONS, Clock, Refusal
+from kling_async.emulator._protocol import (
+    GENERATIONS,
+    Clock,
+    Refusal,
+    is_from_elsewhere,
+)
 from kling_async.emulator._state import StateFile
 from kling_async.emulator._store import (
     GenerationStore,
@@ -39,7 +45,14 @@ from kling_async.emulator._store import (
     new_token,
 )
 from kling_async.emulator._traffic import Exchange, Traffic
-from kling_async.emulator._video import VideoCache, addresses_in, decode_image, scene_of
+from kling_async.emulator._video import (
+    Picture,
+    VideoCache,
+    addresses_in,
+    decode_image,
+    require_size,
+    scene_of,
+)
 
 _LONGEST_TEXT = 300
 
@@ -68,20 +81,21 @@ _TIMEOUT_SECONDS = 5
 _MOST_BYTES = 50_000_000
 
 
-async def fetch_pictures(addresses: Iterable[str]) -> dict[str, Image.Image]:
+async def fetch_pictures(addresses: Iterable[str], size: int) -> dict[str, Picture]:
     """Fetch images, and films of which the first frame is taken.
 
     Args:
         addresses: Where they are; those on other machines are left out.
+        size: The longer side that they are reduced to, in pixels.
     """
     wanted = [it for it in dict.fromkeys(addresses) if _is_here(it)]
-    found: dict[str, Image.Image] = {}
+    found: dict[str, Picture] = {}
     if not wanted:
         return found
     async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS) as client:
         for address in wanted:
             try:
-                found[address] = _decode_picture(await _fetch(client, address))
+                found[address] = _decode_picture(await _fetch(client, address), size)
             except Exception as error:  # noqa: BLE001 (decoders fail in every way)
                 _logger.info("%s cannot be shown: %r", address, error)
     return found
@@ -103,17 +117,19 @@ def _is_here(address: str) -> bool:
         url = httpx.URL(address)
     except (httpx.InvalidURL, UnicodeError):
         return False
-    return url.host == "localhost" or is_loopback(url.host)
+    return is_loopback(url.host)
 
 
-def _decode_picture(data: bytes) -> Image.Image:
+def _decode_picture(data: bytes, size: int) -> Picture:
     if data[4:8] != b"ftyp":
-        return decode_image(data)
+        return decode_image(data, size)
     with av.open(io.BytesIO(data), "r") as film:
-        frame = next(film.decode(film.streams.video[0]))
+        stream = film.streams.video[0]
+        require_size(stream.width, stream.height)
+        frame = next(film.decode(stream))
         # PyAV's stub leaves to_image without types.
         image = frame.to_image()  # type: ignore[no-untyped-call]
-        return cast("Image.Image", image)
+        return Picture.of(cast("Image.Image", image), size)
 
 
 # A browser is to see a video in it or nothing.
@@ -137,6 +153,7 @@ class Generations:
         traffic: Where chance for ids comes from.
         state: Where all is kept; None if it is not.
         expire_after: For how many seconds a finished video is served.
+        is_strict: Whether a field that the model does not take is refused.
     """
 
     store: GenerationStore
@@ -146,6 +163,7 @@ class Generations:
     traffic: Traffic
     state: StateFile | None = None
     expire_after: float = math.inf
+    is_strict: bool = False
 
     async def generations(self, request: Request) -> Response:
         """Create a generation, or tell of one."""
@@ -168,12 +186,15 @@ class Generations:
     async def _create(self, request: Request) -> Response:
         exchange = Exchange.of(request)
         try:
-            body = _object_in(exchange.body)
+            given = body = _object_in(exchange.body)
             model = body.get("model")
             exchange.note(model=model if isinstance(model, str) else None)
-            if problems := _problems(model, body):
+            known = _known_model(model, body)
+            if not self.is_strict:
+                body = _without_unknown(known, body)
+            if problems := catalogue_in_use().problems_in(known.id, body):
                 raise Refusal.over(problems)
-            job = await self._accept(str(model), body, request)
+            job = await self._accept(known.id, body, given, request)
         except Refusal as refusal:
             if refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
                 self.note_failure(exchange)
@@ -185,15 +206,20 @@ class Generations:
         return await self._tell(job, request, http_status, now=job.created_at)
 
     async def _accept(
-        self, model: str, body: Mapping[str, object], request: Request
+        self,
+        model: str,
+        body: Mapping[str, object],
+        given: Mapping[str, object],
+        request: Request,
     ) -> StoredGeneration:
-        fetched: dict[str, Image.Image] = {}
-        if request.client and is_loopback(request.client.host):
-            fetched = await fetch_pictures(addresses_in(body))
+        fetched: dict[str, Picture] = {}
+        is_local = request.client is not None and is_loopback(request.client.host)
+        if is_local and not is_from_elsewhere(request):
+            fetched = await fetch_pictures(addresses_in(body), self.videos.size)
         scene = await self.videos.finish(scene_of(body, self.videos.size, fetched))
         exchange = Exchange.of(request)
         job = self.store.accept(
-            truncate(body),
+            truncate(given),
             scene,
             price=price_of(model, body, scene.length),
             now=self.clock.now(),
@@ -247,7 +273,9 @@ class Generations:
     ) -> Response:
         done = job.status_at(now) == Status.COMPLETED
         video = await self._video(job, request) if done else None
-        return generation_response(job, now, http_status=http_status, video=video)
+        return generation_response(
+            job, now, http_status=http_status, video=video, nulls=self.store.nulls
+        )
 
     async def _video(
         self, job: StoredGeneration, request: Request
@@ -272,8 +300,35 @@ def _object_in(text: bytes) -> dict[str, object]:
     return cast("dict[str, object]", body)
 
 
-def _problems(model: object, body: Mapping[str, object]) -> list[Problem]:
-    if isinstance(model, str) and model in MODELS:
-        return MODELS.problems_in(model, body)
-    given = short_repr(model) if "model" in body else "nothing"
-    return [Problem("model", given, " | ".join(map(repr, MODELS)))]
+def _known_model(name: object, body: Mapping[str, object]) -> Model:
+    catalogue = catalogue_in_use()
+    if isinstance(name, str) and name in catalogue:
+        return catalogue[name]
+    if isinstance(name, str) and name in catalogue.retired:
+        raise Refusal(HTTPStatus.NOT_FOUND, f"Model {name} is deprecated")
+    given = short_repr(name) if "model" in body else "nothing"
+    near = catalogue.nearest(name)
+    such = f"such as {near!r}" if near else "as GET /v1/models lists them"
+    raise Refusal.over([Problem("model", given, f"the id of a model, {such}")])
+
+
+def _without_unknown(model: Model, body: Mapping[str, object]) -> dict[str, object]:
+    """Drop what the model does not take, as the vendor does; say what it was."""
+    dropped = [name for name in body if name not in {"model", *model.fields}]
+    if dropped:
+        _logger.warning("%s does not take %s: dropped", model.id, ", ".join(dropped))
+    return {
+        name: _known_part(value, model.fields[name]) if name != "model" else value
+        for name, value in body.items()
+        if name not in dropped
+    }
+
+
+def _known_part(value: object, rule: Field | None) -> object:
+    if rule and isinstance(value, list):
+        return [_known_part(item, rule.items) for item in cast("list[object]", value)]
+    if rule and rule.properties and isinstance(value, dict):
+        inner = cast("dict[str, object]", value).items()
+        known = rule.properties
+        return {k: _known_part(it, known[k]) for k, it in inner if k in known}
+    return value

@@ -11,7 +11,7 @@ from typing import Literal
 from attrs import define, field, frozen
 
 from kling_async._billing.money import credits_of
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 
 
 @frozen
@@ -68,7 +68,7 @@ def price_of(model: str, body: Mapping[str, object], length: int) -> int:
         body: What was asked for, as checked against the catalogue.
         length: The video's length in seconds.
     """
-    fields = MODELS[model].fields
+    fields = catalogue_in_use()[model].fields
     rate = next(
         rate
         for rate in _prices_of(model)
@@ -96,7 +96,7 @@ def quote_of(model: str) -> dict[str, object]:
 
 
 def _prices_of(model: str) -> tuple[PriceRule, ...]:
-    known = MODELS[model].fields
+    known = catalogue_in_use()[model].fields
     rates = next(rates for part, rates in _PRICES if part in model)
     # A model without the parameter has the first of the prices.
     applicable = tuple(it for it in rates if it.when.keys() <= known.keys())
@@ -109,7 +109,7 @@ def _unit(rate: PriceRule) -> dict[str, object]:
 
 Direction = Literal["TOPUP", "CHARGE"]
 
-EntryType = Literal["INIT", "MODEL_USAGE"]
+EntryType = Literal["INIT", "PAYMENT", "MODEL_USAGE"]
 
 
 @frozen(kw_only=True)
@@ -154,6 +154,12 @@ class Ledger:
         first = LedgerEntry(at=at, direction="TOPUP", type="INIT", credits=credits_)
         account.entries.append(first)
         return account
+
+    def top_up(self, credits_: float, *, at: float) -> None:
+        """Pay more credits in."""
+        self.balance += credits_
+        entry = LedgerEntry(at=at, direction="TOPUP", type="PAYMENT", credits=credits_)
+        self.entries.append(entry)
 
     def covers(self, price: float) -> bool:
         """Whether there are credits for it that are not set aside."""

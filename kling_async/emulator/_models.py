@@ -15,12 +15,12 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kling_async._requests.catalogue import MODELS, Model
+from kling_async._requests.catalogue import Model, catalogue_in_use
 from kling_async.emulator._ledger import quote_of
-from kling_async.emulator._protocol import Clock, Query, timestamp
+from kling_async.emulator._protocol import Clock, Query, Refusal, timestamp
 from kling_async.emulator._store import GenerationStore, StoredGeneration
 
-_TYPE = "video/generations"
+_TYPE = "internal/video-generations/submit"
 
 _TAGS = ("playground:video",)
 
@@ -61,7 +61,7 @@ class ModelPages:
         sections = _sections(request.query_params)
         data = [
             _model_item(model, sections)
-            for model in MODELS.values()
+            for model in catalogue_in_use().values()
             if all(not it or it & _facts_of(model)[name] for name, it in asked.items())
         ]
         answer = JSONResponse({"object": "list", "data": data})
@@ -70,6 +70,15 @@ class ModelPages:
             return Response(None, HTTPStatus.NOT_MODIFIED, {"etag": etag})
         answer.headers["etag"] = etag
         return answer
+
+    async def one(self, request: Request) -> Response:
+        """Tell of one model, by its id or an alias, whatever the case."""
+        name = str(request.path_params["id"]).lower()
+        for model in catalogue_in_use().values():
+            if name in _facts_of(model)["id"]:
+                data = _model_item(model, _sections(request.query_params))
+                return JSONResponse({"object": "model", "data": data})
+        raise Refusal(HTTPStatus.NOT_FOUND, "Model is not found")
 
     async def metrics(self, request: Request) -> Response:
         """Tell how long the models took of late, those without a success left out."""
@@ -88,7 +97,7 @@ class ModelPages:
                 "metrics": {"duration_ms": _percentiles(times)},
             }
             for model, times in _recent_times(self.store.ended, now).items()
-            if not asked or {model, _alias_of(model)} & set(asked)
+            if not asked or {model, *catalogue_in_use()[model].aliases} & set(asked)
         ]
         return JSONResponse(
             {
@@ -112,10 +121,6 @@ def _sections(params: QueryParams) -> Collection[str]:
     return asked
 
 
-def _alias_of(model_id: str) -> str:
-    return model_id.partition("/")[2]
-
-
 def _modalities_of(model: Model) -> Mapping[str, Sequence[str]]:
     fields = " ".join(model.fields)
     taken = {"text": "prompt", "image": "image", "video": "video", "audio": "audio_url"}
@@ -132,7 +137,7 @@ def _capability_of(model: Model) -> str:
 def _facts_of(model: Model) -> Mapping[str, set[str]]:
     modalities = _modalities_of(model)
     return {
-        "id": {model.id.lower(), _alias_of(model.id).lower()},
+        "id": {name.lower() for name in (model.id, *model.aliases)},
         "type": {_TYPE},
         "tags": set(_TAGS),
         "modalities": {*modalities["input"], *modalities["output"]},
@@ -145,7 +150,7 @@ def _facts_of(model: Model) -> Mapping[str, set[str]]:
 def _model_item(model: Model, sections: Collection[str]) -> dict[str, object]:
     told: dict[str, object] = {
         "id": model.id,
-        "aliases": [_alias_of(model.id)],
+        "aliases": list(model.aliases),
         "type": _TYPE,
         "info": {"name": model.id.rpartition("/")[2], "developer": "Kling AI"},
         "tags": list(_TAGS),

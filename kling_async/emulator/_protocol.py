@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from http import HTTPStatus
 from typing import Self
+from urllib.parse import urlsplit
 
 import anyio
 from attrs import define, field
@@ -66,7 +67,18 @@ LOGS = "/v2/logs"
 
 BALANCE, TRANSACTIONS = "/v2/billing", "/v2/billing/transactions"
 
-MODELS, METRICS = "/v1/models", "/models/metrics"
+BALANCE_DETAIL, OLD_BALANCE = "/v2/billing/detail", "/v1/billing/balance"
+
+USAGE, USAGE_DETAIL = "/v2/usage", "/v2/usage/detail"
+
+KEY, KEYS = "/v1/key", "/v1/keys"
+
+# Three names of one list, and where one of its items is.
+MODELS, MODEL, METRICS = (
+    ("/v1/models", "/models", "/api/v1/models"),
+    "/model/",
+    "/models/metrics",
+)
 
 ADMIN = "/_emulator/"  # no vendor's
 
@@ -75,8 +87,10 @@ PATHS_BY_NAME: Mapping[str, tuple[str, ...]] = {
     "generations": tuple(GENERATIONS),
     "files": (f"{FILES}*",),
     "logs": (LOGS,),
-    "billing": (BALANCE, TRANSACTIONS),
-    "models": (MODELS,),
+    "billing": (BALANCE, TRANSACTIONS, BALANCE_DETAIL, OLD_BALANCE),
+    "usage": (USAGE, USAGE_DETAIL),
+    "keys": (KEY, KEYS),
+    "models": (*MODELS, f"{MODEL}*"),
     "metrics": (METRICS,),
 }
 
@@ -115,6 +129,14 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
         """Refuse a request that comes so many seconds too early."""
         headers = {"retry-after": str(max(1, math.ceil(seconds)))}
         return cls(HTTPStatus.TOO_MANY_REQUESTS, message, headers)
+
+
+def is_from_elsewhere(request: Request) -> bool:
+    """Whether a browser asks on behalf of somebody else's page."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.url.netloc:
+        return True
+    return request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}
 
 
 def error_body(
@@ -232,7 +254,8 @@ class Auth:
             wrong = "invalid" if key else "missing"
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
-                f"Unauthorized: the API key is {wrong}",
+                "This request requires a valid API key. You can create one at "
+                f"https://aimlapi.com/app/keys (the key is {wrong})",
                 {"www-authenticate": "Bearer"},
             )
         if self.rate_limit is None:

@@ -25,15 +25,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kling_async._addresses import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async.emulator._protocol import error_body
 from kling_async.emulator._traffic import DROP
 
 # Bytes: four images of the 10 MB that Kling documents, as data URIs, and some more.
 LARGEST_BODY = 64 * 1024 * 1024
-
-# Names that no public DNS answers for (RFC 6761, RFC 6762, and ICANN's of 2024).
-_PRIVATE = frozenset({"internal", "local", "localhost", "test"})
 
 _BODILESS = frozenset({"GET", "HEAD"})
 
@@ -44,12 +42,13 @@ class Guard:
 
     Attributes:
         app: What is behind it.
-        host: The name or address that the server was told to listen on.
+        names: What it may be called: the name or address that it listens on, and
+            those that it was told.
         largest_body: The most bytes that a request may bring.
     """
 
     app: ASGIApp
-    host: str
+    names: frozenset[str]
     largest_body: int = LARGEST_BODY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,10 +56,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if not is_own(headers.get("host", ""), self.host):
+        if not is_own(headers.get("host", ""), self.names):
             words = (
                 "this name is not the emulator's: use its address, localhost, "
-                "or the name that it was told to listen on"
+                "or a name that it was given (--name)"
             )
             await self._refuse(HTTPStatus.MISDIRECTED_REQUEST, words, scope, send)
             return
@@ -115,25 +114,22 @@ async def _no_more() -> Message:
 
 
 @lru_cache(maxsize=64)
-def is_own(header: str, host: str) -> bool:
-    """Whether a ``Host`` header names this machine, and cannot be somebody's site.
+def is_own(header: str, names: frozenset[str]) -> bool:
+    """Whether a ``Host`` header names this server: an address, or one of its names.
 
-    An address is nobody's name; a name of one word, such as a container's, or below
-    a private top level, is not to be had in public.
+    Any other name could be a web site's that leads here.
     """
     name = (
         header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() else header
     )
     name = name.strip("[]").rstrip(".").lower()
-    if name == host.lower() or ("." not in name and ":" not in name):
-        return True
-    if name.rpartition(".")[2] in _PRIVATE:
+    if name in names or is_loopback(name):
         return True
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return True
+    return not names.isdisjoint(_WILDCARDS)  # it listens on all of them
 
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound: replaced)

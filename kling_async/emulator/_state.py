@@ -114,6 +114,9 @@ class StateFile:
         )
         for item in _objects(data["generations"]):
             self.store.take_on(_job_in(item, images))
+        for at, paid in cast("list[list[float]]", data.get("top_ups", [])):
+            self.store.settle(at)  # the ledger is in order of time
+            self.store.account.top_up(paid, at=at)
         for item in _objects(data["log"]):
             job = self.store.find(_text(item["inference_id"]))
             # mypy cannot follow a mapping into keywords.
@@ -124,12 +127,13 @@ class StateFile:
             self._jobs.append(json.dumps(self._encode(job)))
         for row in islice(self.log.rows, len(self._rows), None):
             self._rows.append(json.dumps(_encoded_row(row)))
-        first = self.store.account.entries[0]
+        first, *entries = self.store.account.entries
         head = {
             "version": _VERSION,
             "saved_at": self.clock.now(),
             "credits": first.credits,
             "opened_at": first.at,
+            "top_ups": [[it.at, it.credits] for it in entries if it.type == "PAYMENT"],
             "images": self._images,
         }
         jobs, rows = ",\n".join(self._jobs), ",\n".join(self._rows)

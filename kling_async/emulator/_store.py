@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from kling_async._billing.money import usd_of
 from kling_async._generation import GenerationError, Status
-from kling_async._requests.catalogue import MODELS
+from kling_async._requests.catalogue import catalogue_in_use
 from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._protocol import Refusal
 from kling_async.emulator._video import Scene
@@ -152,7 +152,7 @@ def typical_seconds(model: str, length: int) -> float:
 
     As documented where it is; else as its nearest relative, in proportion.
     """
-    known = MODELS[model].typical_seconds(length)
+    known = catalogue_in_use()[model].typical_seconds(length)
     if known is not None:
         return known
     if "-v3-" in model:
@@ -250,6 +250,7 @@ class GenerationStore:
         failure_rate: The share of generations that fail.
         account: Who pays.
         max_running: How many may be unfinished at once; None for any number.
+        nulls: Whether answers name what is not there, as null.
         ended: The generations that are over and settled, in the order they ended.
     """
 
@@ -258,6 +259,7 @@ class GenerationStore:
     failure_rate: float
     account: Ledger
     max_running: int | None = None
+    nulls: bool = False
     ended: list[StoredGeneration] = field(factory=list[StoredGeneration], init=False)
     _scenes: dict[str, Scene] = field(factory=dict[str, Scene], init=False)
     _jobs: dict[str, StoredGeneration] = field(
@@ -345,7 +347,7 @@ class GenerationStore:
     ) -> StoredGeneration:
         # By its number, so that a life hangs neither on others' nor on the timing.
         chance = random.Random(f"{self.seed}/{len(self._jobs)}")  # noqa: S311 (no secret)
-        model = str(request["model"])
+        model = catalogue_in_use()[str(request["model"])].id
         plan = plan_for(
             model,
             scene.length,
@@ -397,6 +399,7 @@ def generation_response(
     *,
     http_status: int = HTTPStatus.OK,
     video: Mapping[str, object] | None = None,
+    nulls: bool = False,
 ) -> JSONResponse:
     """Return the answer about a generation at a time, with the tracing headers.
 
@@ -405,6 +408,7 @@ def generation_response(
         now: What time it is.
         http_status: The HTTP status.
         video: Its video, if it is completed.
+        nulls: Whether what is not there is sent as null; else it is left out.
     """
     status, spent = job.status_at(now), job.credits_used_at(now)
     error = job.plan.error if status == Status.ERROR else None
@@ -416,6 +420,8 @@ def generation_response(
         "error": {"name": error.name, "message": error.message} if error else None,
         "meta": {"usage": usage} if video or error else None,
     }
+    if not nulls:
+        body = {name: value for name, value in body.items() if value is not None}
     headers = {
         "x-inference-id": job.id,
         "x-aimlapi-credits-used": str(spent),

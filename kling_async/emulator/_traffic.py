@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kling_async._checks import is_client_request_id
 from kling_async._generation import Status
+from kling_async._requests.catalogue import Catalogue, using
 from kling_async.emulator._faults import (
     SPOILERS,
     ErrorBody,
@@ -232,7 +233,7 @@ class FastPolls:
             self.auth.check(authorization)
         except Refusal:
             return None
-        return job, generation_response(job, now)
+        return job, generation_response(job, now, nulls=self.store.nulls)
 
 
 CLIENT_REQUEST_ID = b"x-client-request-id"
@@ -242,7 +243,7 @@ _logger = logging.getLogger("kling_async.emulator")
 _IN_SCOPE = "kling_async.exchange"
 
 # An emulator that runs for days is not to fill the memory with what was asked.
-_KEPT_RECORDS = 200_000
+_KEPT_RECORDS = 50_000
 
 
 @frozen(kw_only=True)
@@ -368,6 +369,7 @@ class TraceMiddleware:
         polls: The quick way of plain polls.
         on_refused: Told of a request that a fault has refused.
         clock: What time it is, which each answer tells.
+        catalogue: Which models there are.
     """
 
     app: ASGIApp
@@ -376,8 +378,13 @@ class TraceMiddleware:
     polls: FastPolls
     on_refused: Callable[[Exchange], None]
     clock: Clock
+    catalogue: Catalogue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with using(self.catalogue):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(ADMIN):
             await self.app(scope, receive, send)
             return

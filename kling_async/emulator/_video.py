@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import anyio
 import av
@@ -74,7 +74,7 @@ class Scene:
 
 
 def scene_of(
-    body: Mapping[str, object], size: int, fetched: Mapping[str, Image.Image]
+    body: Mapping[str, object], size: int, fetched: Mapping[str, Picture]
 ) -> Generator[None, None, Scene]:
     """Read a valid body, image by image, and return what it asks to see.
 
@@ -86,9 +86,9 @@ def scene_of(
     Raises:
         Refusal: An image cannot be decoded.
     """
-    decoded: dict[str, Image.Image] = {}
+    decoded: dict[str, Picture] = {}
     for where, uri in _data_images(body):
-        decoded[where] = _decode(where, uri)
+        decoded[where] = _decode(where, uri, size)
         yield
     pictured = [
         decoded.get(where) or fetched.get(address) for where, address in _pictures(body)
@@ -98,8 +98,8 @@ def scene_of(
     return Scene(
         text=_text_of(body),
         source="" if images or not addresses else _file_name(addresses[0]),
-        images=tuple(_shrink(image, size) for image in images),
-        aspect=images[0].size if images else _aspect_of(body),
+        images=tuple(image.jpeg for image in images),
+        aspect=images[0].aspect if images else _aspect_of(body),
         length=int(str(body.get("duration") or _DEFAULT_LENGTH)),
     )
 
@@ -136,26 +136,59 @@ def _pictures(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         yield from _texts_in(body.get(name), name)
 
 
-def _decode(where: str, uri: str) -> Image.Image:
+def _decode(where: str, uri: str, size: int) -> Picture:
     try:
-        return decode_image(base64.b64decode(uri.partition(",")[2], validate=True))
+        data = base64.b64decode(uri.partition(",")[2], validate=True)
+        return decode_image(data, size)
     except Exception as error:  # decoders fail in every way on what is no image
         allowed = "an image that can be decoded"
         raise Refusal.over([Problem(where, short_repr(uri), allowed)]) from error
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an image, upright. What is none is an error of any kind."""
+# A header may promise any size: a PNG of 10 kB can unfold to gigabytes.
+_MOST_PIXELS = 40_000_000
+
+_TURNED = {5, 6, 7, 8}  # orientations on the side (Exif 2.32, tag 0x0112)
+
+
+def require_size(width: int, height: int) -> None:
+    """Refuse a picture that would take too much memory, before it is decoded."""
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"{width} x {height} are more than {_MOST_PIXELS:,} pixels")
+
+
+@frozen
+class Picture:
+    """A picture as a video needs it.
+
+    Attributes:
+        jpeg: What is seen, reduced to what is needed.
+        aspect: Width and height of the whole.
+    """
+
+    jpeg: bytes
+    aspect: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Image.Image, size: int) -> Self:
+        """Reduce a picture at once, upright, so that few are held at full size."""
+        is_turned = image.getexif().get(0x0112) in _TURNED
+        aspect = image.size[::-1] if is_turned else image.size
+        image.draft("RGB", (size, size))
+        if image.mode in {"1", "P"}:
+            image = image.convert("RGB")
+        image.thumbnail((size, size))
+        file = io.BytesIO()
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        upright.save(file, "JPEG", quality=92)
+        return cls(file.getvalue(), aspect)
+
+
+def decode_image(data: bytes, size: int) -> Picture:
+    """Decode an image. What is none is an error of any kind."""
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _shrink(image: Image.Image, size: int) -> bytes:
-    small = image.copy()
-    small.thumbnail((size, size))  # in place
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=92)
-    return file.getvalue()
+    require_size(*image.size)
+    return Picture.of(image, size)
 
 
 def _aspect_of(body: Mapping[str, object]) -> tuple[int, int]:

@@ -136,7 +136,7 @@ async def test_a_key_that_is_refused(
 async def test_all_that_is_wrong_with_a_body_is_told_at_once() -> None:
     """After the vendor's heading a line for each field: expected and received."""
     body = {"model": MASTER["model"], "duration": 7, "cfg_scale": 2, "colour": "red"}
-    answer = await create(Emulator(), body)
+    answer = await create(Emulator(strict=True), body)
     heading, *lines = answer.json()["message"].splitlines()
     assert (answer.status_code, heading) == (400, "Body validation error")
     assert {line.partition(":")[0] for line in lines} == {

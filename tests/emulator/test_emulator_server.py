@@ -381,18 +381,18 @@ async def serving() -> AsyncIterator[Emulator]:
 
 
 OWN = """
-    127.0.0.1 127.0.0.1:8765 [::1]:8765 [::1] 10.0.0.7:80 localhost LOCALHOST:1
-    localhost. emulator:8765 kling.localhost host.docker.internal
-    emulator.default.svc.cluster.local kling.test
+    127.0.0.1 127.0.0.1:8765 [::1]:8765 [::1] localhost LOCALHOST:1
+    localhost. kling.localhost
 """.split()
 FOREIGN = """
     evil.example evil.example:8765 127.0.0.1.evil.example localhost.evil.example
-    evil.example. 127.0.0.1:80.evil.example [::1].evil.example 1.2.3.4.5
+    evil.example. 127.0.0.1:80.evil.example [::1].evil.example 1.2.3.4.5 evil.local corp
+    x.internal emulator:8765 10.0.0.7:80
 """.split()
 
 
 async def test_it_answers_in_its_own_names(serving: Emulator) -> None:
-    """Addresses, and names that nobody can have in public."""
+    """Those of this machine, as long as it was told no other."""
     for host in OWN:
         heard = await spoken(serving, "GET / HTTP/1.1", f"host: {host}")
         assert heard.startswith("HTTP/1.1 200 "), host
@@ -409,8 +409,17 @@ async def test_it_is_nobody_elses_site(serving: Emulator, path: str) -> None:
 
 async def test_a_public_name_that_it_was_given_is_its_own() -> None:
     """Who listens on a name answers to it."""
-    assert is_own("emulator.example.com:80", "Emulator.example.com")
-    assert not is_own("other.example.com:80", "emulator.example.com")
+    own = frozenset({"emulator.example.com"})
+    assert is_own("Emulator.example.com:80", own)
+    assert not is_own("other.example.com:80", own)
+
+
+async def test_on_all_addresses_it_answers_to_each_of_them_and_to_its_names() -> None:
+    """An address is nobody's site; a container's name has to be told."""
+    own = frozenset({"0.0.0.0", "kling"})
+    assert all(is_own(it, own) for it in ("192.168.0.7:80", "[fe80::1]:80", "kling:80"))
+    assert not any(is_own(it, own) for it in ("evil.local", "corp", "x.internal", ""))
+    assert not is_own("192.168.0.7", frozenset({"127.0.0.1"}))
 
 
 BODY = b"x" * 1000
@@ -434,7 +443,7 @@ async def test_a_body_is_taken_up_to_a_bound(path: str, *, is_told: bool) -> Non
         yield chunks(size)
 
     for bound, status in ((1000, 200), (999, 413)):
-        transport = httpx.ASGITransport(Guard(app, "127.0.0.1", bound))
+        transport = httpx.ASGITransport(Guard(app, frozenset({"127.0.0.1"}), bound))
         url = f"http://127.0.0.1{path}"
         async with httpx.AsyncClient(transport=transport) as client:
             content = chunks(1000) if is_told else streamed(1000)

@@ -62,7 +62,9 @@ async def told_by(emulator: Emulator, generation_id: str) -> dict[str, object]:
                 "/v2/logs?period=24h",
             )
         ]
-        video = polled["video"] and (await client.get(polled["video"]["url"])).content
+        video = (
+            polled.get("video") and (await client.get(polled["video"]["url"])).content
+        )
     return {"polled": polled, "pages": pages, "video": video}
 
 

@@ -62,6 +62,9 @@ function show(id) {
   put(".created", new Date(generation.created).toLocaleString());
   put(".cost", dollars.format(generation.usd));
   put(".request", JSON.stringify(generation.request, null, 2));
+  const ignored = generation.ignored.join(", ");
+  put(".ignored", `Dropped, since the model does not take it: ${ignored}`);
+  card.querySelector(".ignored").hidden = !ignored;
   put(".why", generation.error || "");
   card.querySelector(".why").hidden = !generation.error;
   showVideo(card, generation);

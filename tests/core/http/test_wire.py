@@ -261,6 +261,8 @@ def test_a_missing_status_is_unknown() -> None:
     "meta, expected",
     [
         ({"usage": {"credits_used": 5}}, 5.0),
+        ({"usage": {"tokens_used": 1207500}}, 1207500.0),
+        ({"usage": {"tokens_used": 7, "credits_used": 5}}, 5.0),
         ({"usage": {"credits_used": "5.5"}}, 5.5),
         ({"usage": {"credits_used": None}}, None),
         ({"usage": {"credits_used": True}}, None),
