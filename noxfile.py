@@ -246,6 +246,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """Make the pictures of the README anew, from what is really printed and served."""
+    install(session, "browser")
+    session.run("python", "tests/browser/pictures.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")

@@ -544,31 +544,13 @@ class AsyncKling(Accounting, Downloading):
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
-    @overload
-    async def create(
-        self,
-        request: Request,
-        /,
-        *,
-        client_request_id: str | None = None,
-    ) -> Generation: ...
-
-    @overload
-    async def create(
-        self,
-        /,
-        *,
-        client_request_id: str | None = None,
-        **params: Unpack[GenerationParams],
-    ) -> Generation: ...
-
     async def create(
         self,
         request: Request | None = None,
         /,
         *,
         client_request_id: str | None = None,
-        **params: object,
+        **params: Unpack[GenerationParams],
     ) -> Generation:
         """Start a generation. From here on it costs money.
 
@@ -727,31 +709,13 @@ class AsyncKling(Accounting, Downloading):
             raise GenerationFailedError(last)
         return last
 
-    @overload
-    async def generate(
-        self,
-        request: Request,
-        /,
-        *,
-        timeout: float | None = None,
-    ) -> Generation: ...
-
-    @overload
-    async def generate(
-        self,
-        /,
-        *,
-        timeout: float | None = None,
-        **params: Unpack[GenerationParams],
-    ) -> Generation: ...
-
     async def generate(
         self,
         request: Request | None = None,
         /,
         *,
         timeout: float | None = None,
-        **params: object,
+        **params: Unpack[GenerationParams],
     ) -> Generation:
         """Create a generation and wait for its video: `create`, then `wait`.
 

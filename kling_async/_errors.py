@@ -36,6 +36,7 @@ from typing import Literal, Self
 from attrs import frozen
 
 from kling_async._generation import Generation
+from kling_async._text import safe_line
 
 Hint = Literal[
     "allow_plain_http",
@@ -49,6 +50,7 @@ Hint = Literal[
     "skip_media_check",
     "take_any_format",
     "take_more_bytes",
+    "start_the_emulator",
     "top_up",
     "wait_longer_for_a_download",
 ]
@@ -69,6 +71,7 @@ _HINTS: Mapping[Hint, str] = {
     "skip_media_check": "AsyncKling(check_media=False) sends it all the same",
     "take_any_format": "download(..., check_mp4=False) takes it as it is",
     "take_more_bytes": "download(..., max_bytes=...) takes more",
+    "start_the_emulator": "is the emulator running? `kling-async emulator` starts it",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "download(..., timeout=...) waits longer",
 }
@@ -116,7 +119,7 @@ class KlingError(Exception):
     @property
     def reason(self) -> str:
         """What happened, without advice in terms of Python."""
-        reason = super().__str__()
+        reason = self._message()
         if self.is_unbilled:
             reason += "; the vendor's request log lists it as failed: nothing is billed"
         return reason
@@ -126,15 +129,19 @@ class KlingError(Exception):
         """Whether the generation concerned is known to have ended."""
         return self.generation is not None and self.generation.is_terminal
 
+    def _message(self) -> str:
+        """Give its words, a server's among them, on one line."""
+        return safe_line(super().__str__())
+
     def __str__(self) -> str:
         message = self.reason
         if self.hint is not None:
             message = f"{message}; {_HINTS[self.hint]}"
         if self.generation_id is None:
             return message
-        about = f"{message} [generation {self.generation_id}"
+        about = f"{message} [generation {safe_line(self.generation_id)}"
         if self.generation is not None:
-            about += f", last seen {self.generation.status}"
+            about += f", last seen {safe_line(self.generation.status)}"
         if self.is_settled:
             return about + "]"
         return f"{about}; it may still be running and billed: {_HINTS['resume']}]"
@@ -209,12 +216,15 @@ class InvalidRequestError(KlingError):
     ) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.model = model
-        of = f" for {model}" if model else ""
+        of = f" for {safe_line(model)}" if model else ""
         count = (
             "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         )
-        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        lines = "".join(f"\n  - {safe_line(problem)}" for problem in self.problems)
         super().__init__(f"invalid request{of}, {count}, nothing was sent:{lines}")
+
+    def _message(self) -> str:
+        return Exception.__str__(self)
 
 
 class APIStatusError(KlingError):

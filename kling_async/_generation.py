@@ -12,6 +12,8 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
+from kling_async._text import safe_line
+
 
 class Status(str):
     """A generation's status: a plain string, open to what the server invents.
@@ -80,6 +82,11 @@ class Video:
     file_size: int | None = None
     extra: Mapping[str, object] = field(factory=dict[str, object], eq=False)
 
+    @property
+    def is_on_the_web(self) -> bool:
+        """Whether a page may link to it: its address is HTTP's."""
+        return self.url.lower().startswith(("http://", "https://"))
+
 
 @frozen(kw_only=True)
 class GenerationError:
@@ -94,7 +101,7 @@ class GenerationError:
     message: str | None = None
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.name, self.message) if part)
+        return safe_line(": ".join(it for it in (self.name, self.message) if it))
 
 
 @frozen(kw_only=True)
@@ -169,8 +176,8 @@ class Generation:
         return {"text/plain": repr(self), "text/html": self._as_html()}
 
     def _as_html(self) -> str:
-        caption = html.escape(f"{self.id} · {self.status}")
-        if self.video is None or not self.video.url.startswith(("http:", "https:")):
+        caption = html.escape(safe_line(f"{self.id} · {self.status}"))
+        if self.video is None or not self.video.is_on_the_web:
             return f"<code>{caption}</code>"
         source = html.escape(self.video.url, quote=True)
         player = f'<video src="{source}" controls loop width="400"></video>'
@@ -187,9 +194,11 @@ def describe(generation: Generation) -> dict[str, object]:
     bytes.
     """
     video = generation.video
+    if video is not None and not video.is_on_the_web:
+        video = None  # a page would run `javascript:`
     return {
         "id": generation.id,
-        "status": str(generation.status),
+        "status": safe_line(generation.status),
         "is_terminal": generation.is_terminal,
         "succeeded": generation.succeeded,
         "error": str(generation.error) if generation.error else None,

@@ -15,8 +15,25 @@ from attrs import frozen
 
 from kling_async._errors import KlingError
 from kling_async._generation import Generation, Status
+from kling_async._text import safe_line, spell_out
 
 logger = logging.getLogger("kling_async")
+
+
+def _make_safe(record: logging.LogRecord) -> bool:
+    """Let nothing that a server said steer a terminal, or forge a line of a log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            it if isinstance(it, int | float) else safe_line(it) for it in record.args
+        )
+    if record.exc_info and not record.exc_text:
+        told = logging.Formatter().formatException(record.exc_info)
+        # Indented: a line that a message breaks off begins like no record.
+        record.exc_text = "\n".join(f"  {spell_out(it)}" for it in told.split("\n"))
+    return True
+
+
+logger.addFilter(_make_safe)
 
 
 @frozen(kw_only=True)

@@ -6,9 +6,15 @@ Prints nothing, and knows no markup: a page or a table escapes its own.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 
 _SHOWN_CHARACTERS = 60
+
+# What a spreadsheet takes for the beginning of a formula, unless it is a number.
+_FORMULAS = ("=", "+", "-", "@")
+
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
 
 # Printable for all that matters, though Unicode calls them controls: they join the
 # letters of Persian and the parts of an emoji.
@@ -29,9 +35,23 @@ def safe_line(text: object, limit: int | None = None) -> str:
     line = " ".join(str(text).split())
     if limit is not None and len(line) > limit:
         line = f"{line[: max(limit - 1, 0)]}…"
+    return spell_out(line)
+
+
+def spell_out(text: str) -> str:
+    """Do half of what `safe_line` does: for what keeps its blanks, such as a path."""
+    if text.isprintable():
+        return text
     return "".join(
-        it if it.isprintable() or it in _JOINERS else ascii(it)[1:-1] for it in line
+        it if it.isprintable() or it in _JOINERS else ascii(it)[1:-1] for it in text
     )
+
+
+def safe_cell(text: object) -> str:
+    """Make foreign text safe for a cell of a table that a spreadsheet may open."""
+    cell = safe_line(text)
+    is_formula = cell[:1] in _FORMULAS and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def short_repr(value: object, limit: int = _SHOWN_CHARACTERS) -> str:

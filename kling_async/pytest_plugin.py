@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARKER}(speed=1, seed=0, ...): what the fixture `kling_emulator` is made "
         "with: any argument of kling_async.emulator.Emulator.",
     )
+    # It looks for a loop before each test; from Python 3.12 on that warns.
+    config.addinivalue_line(
+        "filterwarnings",
+        "ignore:There is no current event loop:DeprecationWarning:looptime",
+    )
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

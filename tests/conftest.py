@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from buckets import Bucket, made, running
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
 asyncio.set_event_loop(None)
@@ -85,8 +85,13 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return new
 
 
+# A machine that is busy is slow at any example.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", PATIENT)
+settings.load_profile("default")
+
 # As many examples and as new ones as there is time for: `nox -s soak`.
-settings.register_profile("soak", deadline=None)
+settings.register_profile("soak", PATIENT)
 
 
 @pytest.fixture

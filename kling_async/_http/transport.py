@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from attrs import define, field, frozen
 
+from kling_async._addresses import is_loopback
 from kling_async._config import Settings
 from kling_async._errors import (
     ClientClosedError,
@@ -345,9 +346,11 @@ class _Received:
             return None
         failure: KlingError
         url = urlsplit(call.url)
-        what = f"{call.method} {url.hostname}{url.path}"
+        what = f"{call.method} {url.netloc.rpartition('@')[2]}{url.path}"
         if self.response is None:
             failure = translate(self.error, f"{what} (timeout {call.limit:g} s)")
+            if not failure.request_sent and is_loopback(url.hostname or ""):
+                failure.with_hint("start_the_emulator")
         elif isinstance(self.error, httpx.DecodingError | UnreadableBodyError):
             message = f"the answer cannot be read: {self.error}"
             failure = DecodeError(message, status_code=self.response.status_code)

@@ -193,7 +193,7 @@ AnyModel = (
 class GenerationParams(TypedDict, total=False):
     """What `AsyncKling.create` takes by name: a model, and its fields."""
 
-    model: Required[AnyModel | str]
+    model: AnyModel | str
     image_url: Media | Sequence[Media] | None
     prompt: str | None
     tail_image_url: Media | None

@@ -16,6 +16,7 @@ from attrs import frozen
 from rich.table import Table
 
 from kling_async import AsyncKling, KlingError, Price
+from kling_async._text import safe_line
 from kling_async.cli._manifest import JOBS, Manifest, RowPlan
 from kling_async.cli._options import Uncertain
 from kling_async.cli._output import Exit, Screen, cost_in_words
@@ -213,7 +214,7 @@ async def estimate(screen: Screen, rows: Sequence[RowPlan]) -> Exit:
     table = Table("model", "jobs", "cost", box=None, padding=(0, 2, 0, 0))
     for model, count in counts.most_common():
         cost = cost_in_words(known[model]) if model in known else "not quoted"
-        table.add_row(model, str(count), cost)
+        table.add_row(safe_line(model), str(count), cost)
     screen.show(table)
     total = cost_in_words(sum(known.values()))
     but = f", and {unknown} whose price nobody quotes" if unknown else ""

@@ -59,7 +59,7 @@ def models(
         screen.show(_table(found))
     else:
         for model in found:
-            screen.result(f"{model.id}\t{model.kind}")
+            screen.result(model.id, model.kind)
 
 
 def as_json(model: catalogue.Model) -> dict[str, object]:
@@ -115,8 +115,8 @@ def _usual(model: catalogue.Model) -> str:
 
 
 def _show_one(screen: Screen, model: catalogue.Model) -> None:
-    screen.result(model.id, "bold")
-    screen.result("  ".join([model.kind, *_times(model)]), "dim")
+    screen.result(model.id, style="bold")
+    screen.result("  ".join([model.kind, *_times(model)]), style="dim")
     screen.result("")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("field", no_wrap=True)
@@ -129,7 +129,7 @@ def _show_one(screen: Screen, model: catalogue.Model) -> None:
         table.add_row(Text(name, style), field.allowed, default)
     screen.show(table)
     for line in _remarks(model):
-        screen.result(line, "dim")
+        screen.result(line, style="dim")
 
 
 def _default(field: catalogue.Field) -> str:

@@ -31,7 +31,8 @@ def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
                 {"usd": held.usd, "credits": held.credits, "currency": held.currency}
             )
         else:
-            screen.result(f"{held.usd:,.2f} {held.currency} ({held.credits:,} credits)")
+            currency = safe_line(held.currency)
+            screen.result(f"{held.usd:,.2f} {currency} ({held.credits:,} credits)")
         return Exit.DONE
 
     return run(work, screen=screen, generations=SeenGenerations())
@@ -106,10 +107,12 @@ def price(
         elif not screen.out.is_terminal:
             for it in quotes:
                 told = [str(value) for value in it.setting.values()]
-                screen.result("\t".join([it.model.id, *told, str(it)]))
+                screen.result(it.model.id, *told, str(it))
         elif model_id is None:
             screen.show(_table(quotes))
-            screen.result("in USD, with the server's defaults; more by its ID", "dim")
+            screen.result(
+                "in USD, with the server's defaults; more by its ID", style="dim"
+            )
         elif any(it.price for it in quotes):
             screen.show(_variants(quotes))
         else:
@@ -272,11 +275,11 @@ def _tell(screen: Screen, row: LogRow, table: Table, *, is_json: bool) -> None:
         row.client_request_id or "",
         row.inference_id or "",
     ]
-    words = [safe_line(it) for it in cells]
     if screen.out.is_terminal:
-        table.add_row(*map(Text, words), style="red" if row.failed else "")
+        words = [Text(safe_line(it)) for it in cells]
+        table.add_row(*words, style="red" if row.failed else "")
     else:
-        screen.result("\t".join(words))
+        screen.result(*cells)
 
 
 def _empty_table() -> Table:

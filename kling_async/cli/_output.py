@@ -32,7 +32,7 @@ from kling_async import (
 from kling_async._billing.money import usd_of
 from kling_async._errors import Hint
 from kling_async._failures import Fate, Healing, Meaning, meaning_of
-from kling_async._text import safe_line
+from kling_async._text import safe_cell, safe_line, spell_out
 
 _MINUTE, _KILO = 60, 1000
 
@@ -145,6 +145,7 @@ _HINTS: Mapping[Hint, str] = {
     "skip_media_check": "--no-check-media sends it all the same",
     "take_any_format": "--any-format takes it as it is",
     "take_more_bytes": "a program of your own can take more",
+    "start_the_emulator": "is the emulator running? `kling-async emulator` starts it",
     "top_up": "top up the account, then ask again: nothing was billed",
     "wait_longer_for_a_download": "the command below tries again",
 }
@@ -278,8 +279,9 @@ class Screen:
         """Return the screen of the command that is running."""
         return ctx.ensure_object(cls)
 
-    def result(self, line: str, style: str = "") -> None:
-        """Print a line that a script may read, as it is."""
+    def result(self, *cells: str, style: str = "") -> None:
+        """Print a line that a script may read: as it is, or cells with tabs between."""
+        line = "\t".join(map(safe_cell, cells) if cells[1:] else map(spell_out, cells))
         if self.out.is_terminal:
             _print(self.out, Text(line, style), soft_wrap=True)
         else:

@@ -6,6 +6,8 @@ shown as text.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import os
@@ -18,6 +20,7 @@ from attrs import frozen
 
 from kling_async._billing.money import usd_of
 from kling_async._runtime.disk import write_atomically
+from kling_async._text import safe_line
 from kling_async.cli._manifest import REPORT, RESULTS, RowPlan
 from kling_async.cli._output import as_json, in_words
 from kling_async.durable import JobState, JobStatus
@@ -76,44 +79,58 @@ def render_page(name: str, cards: Sequence[Card], folder: Path) -> str:
     return (
         _PAGE.replace("{{style}}", _STYLE)
         .replace("{{script}}", _SCRIPT)
-        .replace("{{name}}", html.escape(name))
-        .replace("{{facts}}", html.escape(" · ".join(facts)))
+        .replace("{{policy}}", _POLICY)
+        .replace("{{name}}", _text(name))
+        .replace("{{facts}}", _text(" · ".join(facts)))
         .replace("{{filters}}", filters)
         .replace("{{cards}}", body)
     )
 
 
+def _text(foreign: str) -> str:
+    """Give what a server or a manifest said as text of the page."""
+    return html.escape(safe_line(foreign))
+
+
 def _card(card: Card, folder: Path) -> str:
     status = card.status
     facts = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in _facts(card)
+        f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in _facts(card)
     )
-    error = f'<p class="error">{html.escape(status.error)}</p>' if status.error else ""
+    error = f'<p class="error">{_text(status.error)}</p>' if status.error else ""
     return (
         f'<article data-state="{status.state}">{_film(card, folder)}'
-        f"<header><h2>{html.escape(status.key)}</h2>"
+        f"<header><h2>{_text(status.key)}</h2>"
         f'<span class="badge {status.state}">{status.state}</span></header>'
-        f'<p class="prompt">{html.escape(card.prompt)}</p>{error}'
+        f'<p class="prompt">{_text(card.prompt)}</p>{error}'
         f"<dl>{facts}</dl></article>"
     )
 
 
 def _film(card: Card, folder: Path) -> str:
     """Give a thumbnail that plays, or the place where one is missing."""
-    if card.file is None:
+    where = None if card.file is None else _link(folder, card.file)
+    if where is None:
         return '<div class="film none"></div>'
-    where = quote(_from(folder, card.file), safe="/:")
     return (
         f'<a class="film" href="{where}"><video data-src="{where}#t=0.1" muted loop '
         'playsinline preload="none"></video></a>'
     )
 
 
-def _from(folder: Path, file: Path) -> str:
+def _link(folder: Path, file: Path) -> str | None:
+    """Give an address that leads into the page's folder, or none at all.
+
+    With ``./`` in front and its colons escaped, no name is taken for a scheme or a
+    host, such as ``javascript:`` or ``//host``.
+    """
     try:
-        return Path(os.path.relpath(file, folder)).as_posix()
+        inside = Path(os.path.relpath(file, folder))
     except ValueError:  # on another drive
-        return file.absolute().as_uri()
+        return None
+    return (
+        None if ".." in inside.parts else f"./{quote(os.fsencode(inside.as_posix()))}"
+    )
 
 
 def _facts(card: Card) -> Iterable[tuple[str, str]]:
@@ -201,10 +218,29 @@ buttons.forEach(button => button.onclick = () => {
 });
 """.strip()
 
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(f"\n{text}\n".encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+# The page's own script and style, videos from where it lies, and nothing else.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        f"script-src {_hash(_SCRIPT)}",
+        f"style-src {_hash(_STYLE)}",
+        "media-src 'self' file:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{policy}}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{name}}</title>
 <style>

@@ -24,17 +24,22 @@ FLAGS = """
 """.split()
 
 
-@pytest.fixture(scope="session")
-def chrome() -> Generator[webdriver.Chrome]:
-    """Open a browser, once for all tests."""
+def open_browser() -> webdriver.Chrome:
+    """Open a browser without a window."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert browser, "these tests need Debian's packages chromium and chromium-driver"
+    assert browser, "this needs Debian's packages chromium and chromium-driver"
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in FLAGS:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Generator[webdriver.Chrome]:
+    """Open a browser, once for all tests."""
+    opened = open_browser()
     try:
         yield opened
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from kling_async.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
-PATIENCE = 20  # seconds until what a person waits for has to be there
+LOG_DELAY = 3  # seconds until the app takes the emulator's log at its word
+PATIENCE = 60  # seconds until what a person waits for has to be there
 
 
 @define
@@ -43,7 +43,8 @@ class Person:
         return self.find(css).text
 
     def choose(self, css: str, value: str) -> None:
-        """Choose from a list."""
+        """Choose from a list, once it has been filled."""
+        self.find(f'{css} option[value="{value}"]')
         Select(self.find(css)).select_by_value(value)
 
     def is_playing(self, css: str) -> bool:
@@ -83,6 +84,7 @@ class App:
                 sys.executable,
                 str(ROOT / "docs/examples/webapp/app.py"),
                 f"--port={self.port}",
+                f"--log-delay={LOG_DELAY}",
             ],
             env=os.environ | {"AIMLAPI_KEY": key, "AIMLAPI_BASE_URL": url},
             stdout=subprocess.PIPE,
@@ -90,13 +92,6 @@ class App:
         )
         assert self._process.stdout is not None
         assert self.url in self._process.stdout.readline()
-        while not self._answers():
-            assert self._process.poll() is None, "the app ended by itself"
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(0.1)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         """End it without a word."""

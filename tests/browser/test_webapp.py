@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from stage import App, Person
 
 from kling_async import models
-from kling_async.emulator import Emulator
+from kling_async.emulator import Emulator, Fault
 
 pytest_plugins = ["seats"]
 
@@ -25,12 +25,7 @@ def ask_for(person: Person, app: App, prompt: str) -> None:
     person.choose("#model", TEXT_MODEL)
     person.find("#field-prompt").send_keys(prompt)
     person.find("#send").click()
-    person.find("#videos li")
-
-
-def polls(emulator: Emulator) -> int:
-    """Count how often the app has asked."""
-    return sum(it.method == "GET" and "/v2/" in it.path for it in emulator.requests)
+    person.until(lambda: "sending" not in person.text("#videos .status"))
 
 
 def test_a_picture_becomes_a_video_that_plays(
@@ -43,7 +38,7 @@ def test_a_picture_becomes_a_video_that_plays(
     person.find("#field-prompt").send_keys("The sun rises.")
     person.photograph("form")
     person.find("#send").click()
-    person.until(lambda: person.text("#videos .status") in {"queued", "generating"})
+    person.until(lambda: person.text("#videos .status") != "sending")
     person.photograph("waiting")
     person.until(lambda: person.is_playing("#videos video"))
     script = "return document.querySelector('#videos video').duration"
@@ -99,10 +94,10 @@ def test_what_is_wrong_is_told_at_its_field(
 
 
 @SLOW
-def test_two_tabs_on_one_generation_share_its_polls(
+def test_two_tabs_see_one_generation_end(
     person: Person, app: App, emulator: Emulator
 ) -> None:
-    """Both see it end; the app has asked as often as for one."""
+    """Both show its video; there is one create."""
     ask_for(person, app, "One cat, two tabs")
     first = person.driver.current_window_handle
     person.driver.switch_to.new_window("tab")
@@ -111,8 +106,6 @@ def test_two_tabs_on_one_generation_share_its_polls(
     person.driver.switch_to.window(first)
     person.until(lambda: person.text("#videos .status") == "completed")
     assert len(emulator.creates) == 1
-    # One loop: 0, 1, 2.5, 4.75, 8.1 s and so on; two would ask twice as often.
-    assert polls(emulator) <= 7
 
 
 @pytest.mark.emulator(speed=120, failure_rate=1)
@@ -136,6 +129,185 @@ def test_a_reload_in_the_middle_loses_nothing(
     assert person.text("#videos .prompt") == "A cat that stays"
     person.until(lambda: person.is_playing("#videos video"))
     assert len(emulator.creates) == 1
+
+
+LATE = Fault("delay", method="POST", path="generations", seconds=3, accepted=True)
+
+
+def fill_in(person: Person, app: App, picture: Path, prompt: str) -> None:
+    """Fill in the form, with a picture, and send it."""
+    person.driver.get(app.url)
+    person.choose("#model", PICTURE_MODEL)
+    person.find("#field-image_url").send_keys(str(picture))
+    person.find("#field-prompt").send_keys(prompt)
+    person.find("#send").click()
+
+
+def wait_for_one_video(person: Person, emulator: Emulator) -> None:
+    """One card that plays, one create, one charge: whatever happened before."""
+    person.until(lambda: person.is_playing("#videos video"))
+    assert len(person.driver.find_elements(By.CSS_SELECTOR, "#videos li")) == 1
+    assert len(emulator.creates) == 1
+    assert len(emulator.charges) == 1
+
+
+@pytest.mark.parametrize(
+    "is_killed, is_reloaded",
+    [(False, True), (True, False), (True, True)],
+    ids=["reload", "kill", "kill-and-reload"],
+)
+def test_an_answer_that_is_lost_costs_nothing(
+    person: Person,
+    app: App,
+    emulator: Emulator,
+    picture: Path,
+    *,
+    is_killed: bool,
+    is_reloaded: bool,
+) -> None:
+    """The page is reloaded, the app is killed, or both, after it was accepted."""
+    emulator.faults.add(LATE)
+    fill_in(person, app, picture, "An answer that never came")
+    person.until(lambda: emulator.creates)
+    if is_killed:
+        app.kill()
+        person.until(lambda: person.text("#videos .status") == "looking")
+        person.photograph("looking")
+        app.start()
+    if is_reloaded:
+        person.driver.refresh()
+    wait_for_one_video(person, emulator)
+
+
+@pytest.mark.parametrize("is_reloaded", [False, True], ids=["stay", "leave"])
+def test_a_request_that_never_arrived_is_sent_again(
+    person: Person, app: App, emulator: Emulator, picture: Path, *, is_reloaded: bool
+) -> None:
+    """Files and all, also after a reload; but only once the log proves it safe."""
+    person.driver.get(app.url)
+    person.find("#field-image_url")
+    page = person.driver.current_url
+    app.kill()
+    person.choose("#model", PICTURE_MODEL)
+    person.find("#field-image_url").send_keys(str(picture))
+    person.find("#field-prompt").send_keys("The first try got lost")
+    person.find("#send").click()
+    person.until(lambda: person.text("#videos .status") == "looking")
+    assert emulator.creates == []
+    app.start()
+    if is_reloaded:
+        person.driver.get(page)
+    wait_for_one_video(person, emulator)
+
+
+def test_an_old_request_that_never_arrived_waits_for_a_click(
+    person: Person, app: App, emulator: Emulator
+) -> None:
+    """Whoever comes back a day later may not want it any more."""
+    person.driver.get(app.url)
+    person.find("#field-image_url")
+    app.kill()
+    person.choose("#kind", "text-to-video")
+    person.find("#field-prompt").send_keys("Yesterday's wish")
+    person.find("#send").click()
+    person.until(lambda: person.text("#videos .status") == "looking")
+    age(person, hours=24)
+    app.start()
+    person.driver.get(app.url)
+    person.until(lambda: person.find("#videos .again").is_displayed())
+    assert "nothing was charged" in person.text("#videos .trouble")
+    assert emulator.creates == []
+    person.find("#videos .again").click()
+    wait_for_one_video(person, emulator)
+
+
+def age(person: Person, hours: float) -> None:
+    """Make what the browser keeps older than it is."""
+    script = """
+        const kept = JSON.parse(localStorage.getItem("kling-videos"));
+        for (const it of kept) {
+            it.since -= arguments[0];
+            it.posted &&= it.posted - arguments[0];
+        }
+        localStorage.setItem("kling-videos", JSON.stringify(kept));
+    """
+    person.driver.execute_script(script, hours * 3_600_000)
+
+
+def test_two_tabs_send_one_lost_request_once(
+    person: Person, app: App, emulator: Emulator, picture: Path
+) -> None:
+    """Both find it unanswered; one asks and sends, the other takes what it found."""
+    person.driver.get(app.url)
+    person.find("#field-image_url")
+    first = person.driver.current_window_handle
+    person.driver.switch_to.new_window("tab")
+    fill_in(person, app, picture, "One wish, two tabs")
+    app.kill()
+    app.start()
+    person.driver.refresh()
+    person.driver.switch_to.window(first)
+    person.driver.refresh()
+    wait_for_one_video(person, emulator)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "garbage{",
+        "null",
+        "7",
+        "{}",
+        '[null, 7, "a", [], {}]',
+        '[{"id": "\\ud800-and-more", "prompt": "a", "since": 1}]',
+        '[{"id": "some-long-id", "prompt": 7, "since": "b"}]',
+        '[{"request": "some-long-id", "prompt": "a", "since": 1e999}]',
+        '[{"request": "some-long-id", "prompt": "too old", "since": 0}]',
+    ],
+)
+def test_garbage_in_the_browsers_store_harms_nothing(
+    person: Person, app: App, garbage: str
+) -> None:
+    """It is passed over, and a new video is kept as ever."""
+    person.driver.get(app.url)
+    script = "localStorage.setItem('kling-videos', arguments[0])"
+    person.driver.execute_script(script, garbage)
+    ask_for(person, app, "Clean again")
+    person.driver.refresh()
+    assert person.text("#videos .prompt") == "Clean again"
+    assert len(person.driver.find_elements(By.CSS_SELECTOR, "#videos li")) == 1
+
+
+def test_a_video_that_nobody_knows_is_told_in_plain_words(
+    person: Person, app: App
+) -> None:
+    """No id of a request, no Python, and no bill that is none."""
+    person.driver.get(app.url)
+    kept = '[{"id": "no-such-id", "prompt": "Gone", "model": "m", "since": 1}]'
+    script = "localStorage.setItem('kling-videos', arguments[0])"
+    person.driver.execute_script(script, kept)
+    person.driver.refresh()
+    person.until(lambda: person.text("#videos .status") == "trouble")
+    message = "The video service knows no such video."
+    assert person.text("#videos .trouble") == message
+
+
+def test_the_price_and_the_balance_stand_beside_the_button(
+    person: Person, app: App
+) -> None:
+    """Before the click, and for what is chosen; the charge is seen afterwards."""
+    person.driver.get(app.url)
+    person.choose("#kind", "text-to-video")
+    person.choose("#model", TEXT_MODEL)
+    person.choose("#field-duration", "5")
+    person.until(lambda: "$0.85" in person.text("#price"))
+    assert "You have $1,000,000.00." in person.text("#price")
+    person.choose("#field-duration", "10")
+    person.until(lambda: "$1.70" in person.text("#price"))
+    person.find("#field-prompt").send_keys("Ten seconds")
+    person.find("#send").click()
+    person.until(lambda: person.is_playing("#videos video"))
+    person.until(lambda: "You have $999,998.30." in person.text("#price"))
 
 
 @SLOW

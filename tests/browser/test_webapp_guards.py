@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
-from stage import App
+from stage import App, Person
 
 pytest_plugins = ["seats"]
 
@@ -24,7 +25,8 @@ OUTSIDE = [
 @pytest.fixture
 def visitor(app: App) -> Iterator[httpx.Client]:
     """Speak to the app without a browser."""
-    with httpx.Client(base_url=app.url, trust_env=False) as client:
+    mine = {"x-client-request-id": "drawn-by-the-browser"}
+    with httpx.Client(base_url=app.url, headers=mine, trust_env=False) as client:
         yield client
 
 
@@ -36,7 +38,8 @@ def form(**files: tuple[str, bytes, str]) -> dict[str, object]:
 
 async def _said(port: int, line: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"{line}\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+    head = (line, "host: localhost", "x-client-request-id: a-request")
+    writer.write("\r\n".join([*head, "connection: close", "", ""]).encode())
     heard = await reader.read()
     writer.close()
     return heard
@@ -93,3 +96,53 @@ def test_an_upload_is_bounded(visitor: httpx.Client, picture: Path, app: App) ->
         assert problem["field"] == "image_url"
         assert "JPEG or PNG" in problem["text"]
     assert app.emulator.creates == []
+
+
+FOREIGN = [
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://127.0.0.1:1"},  # another site on this machine
+    {"origin": "https://localhost"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},  # a form
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_a_page_elsewhere_starts_no_video(
+    visitor: httpx.Client, picture: Path, app: App, headers: dict[str, str]
+) -> None:
+    """Whatever tells that a browser sends it for another site's page."""
+    image = ("a.png", picture.read_bytes(), "image/png")
+    answer = visitor.post("/videos", headers=headers, **form(image_url=image))  # type: ignore[arg-type]  # by name
+    assert answer.status_code == 403
+    assert app.emulator.creates == []
+
+
+def test_a_link_from_elsewhere_leads_to_the_page(visitor: httpx.Client) -> None:
+    """To be found by a search engine is no attack; to be asked in secret is."""
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    secretly = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    assert visitor.get("/", headers=link).is_success
+    assert visitor.get("/videos/some-id/events", headers=secretly).status_code == 403
+
+
+def test_a_form_on_another_site_starts_no_video(person: Person, app: App) -> None:
+    """In a real browser, which fills in a form there and sends it by itself."""
+    evil = (
+        f"<form method=post enctype=multipart/form-data action={app.url}/videos>"
+        "<input name=model value=klingai/video-v3-pro-text-to-video>"
+        "<input name=prompt value=Paid></form>"
+        "<script>document.forms[0].submit()</script>"
+    )
+    person.driver.get(f"data:text/html,{quote(evil)}")
+    person.until(lambda: "own pages" in person.text("body"))
+    assert app.emulator.creates == []
+
+
+def test_a_request_without_an_id_of_its_own_is_refused(visitor: httpx.Client) -> None:
+    """Its paid video could not be found again after a lost answer."""
+    for odd in ("", "short", "with blanks in it", "a" * 129):
+        answer = visitor.post("/videos", headers={"x-client-request-id": odd}, **form())  # type: ignore[arg-type]  # by name
+        assert answer.status_code == 422

@@ -168,7 +168,7 @@ def _params(
         "class GenerationParams(TypedDict, total=False):",
         '    """What `AsyncKling.create` takes by name: a model, and its fields."""',
         "",
-        "    model: Required[AnyModel | str]",
+        "    model: AnyModel | str",
         *params,
         "    extra: Mapping[str, object]",
     ]

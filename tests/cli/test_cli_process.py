@@ -63,6 +63,27 @@ def test_the_emulator_serves_until_a_signal(number: signal.Signals) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
+def test_an_emulator_of_one_key_refuses_another() -> None:
+    """A wrong key shows what it would with the vendor, and the right one is printed."""
+    with started(None, "emulator", "--port", "0", "--key", "right one") as process:
+        assert process.stdout is not None
+        _, url, key = (process.stdout.readline() for _ in range(3))
+        address = url.removeprefix("export AIMLAPI_BASE_URL=").strip()
+        statuses = [
+            httpx.get(
+                f"{address}/v2/video/generations",
+                params={"generation_id": "x"},
+                headers={"authorization": f"Bearer {given}"},
+                trust_env=False,
+            ).status_code
+            for given in ("wrong", "right one")
+        ]
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert key == "export AIMLAPI_KEY='right one'\n"
+    assert statuses == [401, 404]
+
+
 @pytest.fixture
 def in_the_background() -> Iterator[None]:
     """Start processes as a script does with `&`: without Ctrl-C."""

@@ -23,7 +23,7 @@ def test_nothing_warns_while_it_runs_nor_at_its_end(tmp_path: Path) -> None:
             env={"PYTHONPATH": tree},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, "")

@@ -54,7 +54,7 @@ async def run_example(script: Path) -> Run:
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
         )
         output = finished.stdout.decode()
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
             answer = await client.get(str(video_in(output)["url"]))
             return Run(output, answer.content)
 

@@ -144,13 +144,12 @@ def wrong_requests() -> None:
 
 async def wrong_calls(kling: AsyncKling, request: Request) -> None:
     """Likewise."""
-    await kling.create()  # type: ignore[call-overload]
-    await kling.create(request, prompt="a")  # type: ignore[call-overload]
-    await kling.create(prompt="a")  # type: ignore[call-overload]
-    await kling.create(model="x", colour="red")  # type: ignore[call-overload]
-    await kling.create(model="x", duration=99)  # type: ignore[call-overload]
-    await kling.create(model="x", aspect_ratio="4:3")  # type: ignore[call-overload]
-    await kling.create(model="x", effect_scene="hugg")  # type: ignore[call-overload]
-    await kling.create(model="x", image_url=3)  # type: ignore[call-overload]
-    await kling.generate(model="x", provider="aws")  # type: ignore[call-overload]
+    await kling.create(request, promt="a")  # type: ignore[call-arg]
+    await kling.create(model="x", colour="red")  # type: ignore[call-arg]
+    await kling.create(model=3)  # type: ignore[arg-type]
+    await kling.create(model="x", duration=99)  # type: ignore[arg-type]
+    await kling.create(model="x", aspect_ratio="4:3")  # type: ignore[arg-type]
+    await kling.create(model="x", effect_scene="hugg")  # type: ignore[arg-type]
+    await kling.create(model="x", image_url=3)  # type: ignore[arg-type]
+    await kling.generate(model="x", provider="aws")  # type: ignore[arg-type]
     models.list("image")  # type: ignore[arg-type]

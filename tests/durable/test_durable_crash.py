@@ -24,7 +24,7 @@ from kling_async.emulator import Emulator, Fault
 
 JOBS = int(os.environ.get("KLING_CRASH_JOBS", "30"))
 KILLS = max(8, JOBS // 5)
-PATIENCE = 120 + 5 * JOBS
+PATIENCE = 400 + 5 * JOBS
 
 # A network, a gateway and a server that fail in all the ways that have a name.
 FAULTS = [

@@ -29,7 +29,7 @@ def prompt(text: str = "A lighthouse in a storm") -> TextToVideo:
 
 async def all_are(jobs: DurableKling, state: JobState) -> None:
     """Wait until all jobs are in a state."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(300):
         while {it.state for it in await jobs.list()} != {state}:
             await anyio.sleep(0.1)
 
@@ -64,7 +64,7 @@ async def test_a_killed_worker_is_noticed_and_its_jobs_go_on(database: str) -> N
                 [NewJob(request=prompt(), key=f"{n}") for n in range(4)]
             )
             async with worker(database, emulator) as victim:
-                with anyio.fail_after(30):
+                with anyio.fail_after(300):
                     while not all(it.generation_id for it in await jobs.list()):
                         await anyio.sleep(0.1)
                 victim.send_signal(signal.SIGKILL)

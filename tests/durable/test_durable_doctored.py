@@ -135,11 +135,11 @@ async def work_through(url: str) -> None:
         worker_on(url, emulator) as jobs,
     ):
         await jobs.submit(prompt("done"), key="done")
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             await jobs.result("done")
     async with Emulator(speed=1, size=64) as emulator, worker_on(url, emulator) as jobs:
         await jobs.submit(prompt("running"), key="running")
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             while (await jobs.status("running")).generation_id is None:
                 await anyio.sleep(STEP)
     async with DurableKling(url) as jobs:
@@ -179,11 +179,11 @@ async def test_no_row_runs_code(database: str, tmp_path: Path) -> None:
     engine.dispose()
     async with Emulator(speed=1e6, size=64) as emulator:
         async with worker_on(database, emulator) as jobs:
-            with anyio.fail_after(60):
+            with anyio.fail_after(300):
                 while any(not it.state.is_final for it in await jobs.list()):
                     await anyio.sleep(STEP)
             await jobs.submit(prompt("honest"), key="honest")
-            with anyio.fail_after(60):
+            with anyio.fail_after(300):
                 await jobs.result("honest")
         assert len(emulator.creates) == 1
     assert not ran.exists()
@@ -211,7 +211,7 @@ async def test_a_row_names_no_workflow_but_ours(database: str) -> None:
         worker_on(database, emulator) as jobs,
     ):
         await jobs.submit(prompt("honest"), key="honest")
-        with anyio.fail_after(60):
+        with anyio.fail_after(300):
             await jobs.result("honest")
     assert not OTHER
 
@@ -240,7 +240,7 @@ async def test_a_database_and_what_is_beside_it_are_its_owners(tmp_path: Path) -
             worker_on(f"sqlite:///{tmp_path / 'jobs.db'}", emulator) as jobs,
         ):
             await jobs.submit(prompt(), key="one")
-            with anyio.fail_after(60):
+            with anyio.fail_after(300):
                 await jobs.result("one")
             modes = {
                 it.name: stat.S_IMODE(it.stat().st_mode) for it in tmp_path.iterdir()
@@ -315,7 +315,7 @@ async def test_a_worker_reads_files_and_nothing_else(
     kept = {"$file": str(make(tmp_path)), "$sha256": "0"}
     stored = {"model": "klingai/v2-master-image-to-video", "image_url": kept}
     with (
-        anyio.fail_after(60),
+        anyio.fail_after(300),
         pytest.raises((MissingFileError, InvalidRequestError)) as e,
     ):
         await from_stored(stored)

@@ -28,7 +28,7 @@ def client_of(emulator: Emulator) -> httpx.AsyncClient:
     """Give a client of a running emulator."""
     headers = {"Authorization": "Bearer some-key", "X-Client-Request-Id": "mine-1"}
     return httpx.AsyncClient(
-        base_url=emulator.base_url, headers=headers, trust_env=False
+        base_url=emulator.base_url, headers=headers, trust_env=False, timeout=300
     )
 
 
@@ -123,7 +123,7 @@ async def test_a_failed_generation_tells_why() -> None:
 
 async def test_an_open_page_does_not_hold_the_emulator() -> None:
     """It stops although a browser listens."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(300):
         async with Emulator() as emulator, client_of(emulator) as it:
             stream = events(it)
             await anext(stream)

@@ -39,6 +39,7 @@ def client_of(emulator: Emulator) -> httpx.AsyncClient:
         base_url=emulator.base_url,
         headers={"Authorization": "Bearer some-key"},
         trust_env=False,
+        timeout=300,
     )
 
 
@@ -128,7 +129,7 @@ async def test_it_stops_whatever_its_clients_do(
 ) -> None:
     """An idle connection, half a request or an unread answer do not hold it up."""
     caplog.set_level(logging.WARNING)
-    with anyio.fail_after(20):
+    with anyio.fail_after(300):
         async with Emulator(speed=AT_ONCE, size=128) as emulator:
             async with client_of(emulator) as client:
                 generation_id = await create(client)

@@ -144,7 +144,9 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        with httpx.Client(base_url=url, headers=HEADERS, trust_env=False) as client:
+        with httpx.Client(
+            base_url=url, headers=HEADERS, trust_env=False, timeout=300
+        ) as client:
             ids = [client.post(PATH, json=TEXT).json()["id"] for _ in range(5)]
         process.send_signal(signal.SIGKILL)
     assert [it.generation_id for it in Emulator(state=file).creates] == ids
@@ -157,7 +159,7 @@ async def test_many_creates_at_once_are_all_kept(tmp_path: Path) -> None:
     async with (
         Emulator(state=file) as emulator,
         httpx.AsyncClient(
-            base_url=emulator.base_url, headers=HEADERS, trust_env=False
+            base_url=emulator.base_url, headers=HEADERS, trust_env=False, timeout=300
         ) as client,
         anyio.create_task_group() as tasks,
     ):

@@ -57,7 +57,7 @@ async def worker(
     ) as process:
         try:
             assert process.stdout is not None
-            with anyio.fail_after(60):
+            with anyio.fail_after(300):
                 assert (await process.stdout.receive()).startswith(b"working")
             yield process
         finally:

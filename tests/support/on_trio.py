@@ -140,13 +140,11 @@ class Threads:
 
 
 @pytest.fixture(autouse=True)
-def _asyncio_in_threads(request: pytest.FixtureRequest) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
-    """Serve from threads, whose clock is the real one: look into logs sooner."""
+def _asyncio_in_threads() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
+    """Serve from threads, whose clock is the real one."""
     threads = Threads()
     with pytest.MonkeyPatch.context() as patch:
         threads.serve(RawServer, patch)
         threads.serve(Emulator, patch)
         patch.setattr(RawServer, "until_idle", threads.there(RawServer.until_idle))
-        if "test_lost_answers" in request.node.nodeid:
-            patch.setattr("kling_async._billing.log_search._SOONEST", 0.05)
         yield

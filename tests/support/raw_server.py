@@ -109,7 +109,7 @@ class RawServer:
     async def until_idle(self) -> None:
         """Wait until every connection has been closed by the client."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+            await asyncio.wait(self._tasks, timeout=300)
         assert self.open == 0
 
     async def __aenter__(self) -> Self:

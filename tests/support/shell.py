@@ -23,7 +23,7 @@ from kling_async.cli import _running
 from kling_async.cli._app import app
 from kling_async.emulator import Emulator
 
-_PATIENCE = 45  # seconds, less than a client waits for a create
+_PATIENCE = 300  # seconds: a process that hangs is told from one that is slow
 AT_ONCE, NEVER = 1e9, 1e-3
 VARIABLES = ("AIMLAPI_BASE_URL", "AIMLAPI_KEY", "AIMLAPI_API_KEY", "AIML_API_KEY")
 

@@ -7,6 +7,8 @@ has had anything to say since the last look. `jumping_clock` is for what is in p
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import selectors
 from collections.abc import Awaitable, Callable
 
@@ -79,3 +81,14 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
         await test()
 
     anyio.run(watched, backend_options={"loop_factory": SocketClockLoop})
+
+
+def without_waiting(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make of an async test, which may use fixtures, one that runs on such a loop."""
+
+    def run_test(**fixtures: object) -> None:
+        run(functools.partial(test, **fixtures))
+
+    functools.update_wrapper(run_test, test)
+    setattr(run_test, "__signature__", inspect.signature(test))  # noqa: B010 (what pytest reads)
+    return run_test

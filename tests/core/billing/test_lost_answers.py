@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
+from socket_clock import without_waiting
 
 from kling_async import (
     AsyncKling,
@@ -95,6 +96,7 @@ async def settled(kling: AsyncKling, made: dict[str, Generation]) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@without_waiting
 async def test_each_create_is_paid_for_once_however_its_answer_is_lost(
     way: str,
 ) -> None:
@@ -109,6 +111,7 @@ async def test_each_create_is_paid_for_once_however_its_answer_is_lost(
 
 
 @pytest.mark.parametrize("way", SPOILT)
+@without_waiting
 async def test_a_body_that_is_spoilt_loses_nothing(way: str) -> None:
     """The id is in the header `x-inference-id`, or still in the body."""
     faults = [SPOILT[way]]
@@ -120,6 +123,7 @@ async def test_a_body_that_is_spoilt_loses_nothing(way: str) -> None:
         assert not [it for it in emulator.requests if it.path == "/v2/logs"]
 
 
+@without_waiting
 async def test_rows_that_come_late_are_waited_for() -> None:
     """Two seconds here; the vendor does not say how long."""
     faults = [WAYS["reset"]]
@@ -131,6 +135,7 @@ async def test_rows_that_come_late_are_waited_for() -> None:
         assert {name: it.id for name, it in made.items()} == paid(emulator)
 
 
+@without_waiting
 async def test_a_row_on_the_third_page_is_found() -> None:
     """More than two hundred others with the same key came after it."""
     fault = Fault("delay", method="POST", accepted=True, seconds=3, nth=1)
@@ -155,6 +160,7 @@ async def test_a_row_on_the_third_page_is_found() -> None:
     ],
     ids=lambda fault: f"{fault.effect}-{fault.status}",
 )
+@without_waiting
 async def test_a_log_that_fails_for_a_while_is_outlived(outage: Fault) -> None:
     """It is asked again until the time is up."""
     faults = [WAYS["closed"], outage]
@@ -184,6 +190,7 @@ async def uncertain(emulator: Emulator, count: int) -> Sequence[str]:
 
 
 @pytest.mark.parametrize("way", ["reset", "time-out", "500", "unreadable"])
+@without_waiting
 async def test_without_a_log_each_is_told_and_none_is_sent_twice(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +207,7 @@ async def test_without_a_log_each_is_told_and_none_is_sent_twice(
     assert len(lost) == ASKED
 
 
+@without_waiting
 async def test_what_was_uncertain_is_reconciled_later() -> None:
     """By another client, once the log has caught up."""
     faults = [WAYS["reset"]]
@@ -213,6 +221,7 @@ async def test_what_was_uncertain_is_reconciled_later() -> None:
         assert all(it is not None and it.succeeded for it in found.values())
 
 
+@without_waiting
 async def test_what_failed_before_it_was_accepted_is_told_as_unbilled() -> None:
     """A 500 that the log lists as failed: the first error, and no second POST."""
     fault = Fault("status", method="POST", status=500)

@@ -41,7 +41,7 @@ from kling_async import (
 from kling_async._runtime.window import SlidingWindow
 from kling_async.emulator import Emulator, Fault
 
-PATIENCE = 20.0  # seconds, for what happens in milliseconds
+PATIENCE = 300.0  # seconds, for what happens in milliseconds
 OFTEN = Fixed(0.001)
 AT_ONCE = RetryPolicy(initial=0)
 PAINTED = image()

@@ -118,8 +118,8 @@ async def test_media_can_be_taken_unchecked() -> None:
         unchecked = kling.with_options(check_media=False)
         odd = {"model": "klingai/v2-master-image-to-video", "image_url": b"odd"}
         with pytest.raises(InvalidRequestError):
-            await kling.create(**odd)  # type: ignore[call-overload]
-        await unchecked.create(**odd)  # type: ignore[call-overload]
+            await kling.create(**odd)  # type: ignore[arg-type]
+        await unchecked.create(**odd)  # type: ignore[arg-type]
     assert len(seen) == 1
 
 

@@ -6,11 +6,15 @@ import copy
 import datetime as dt
 import pickle
 import re
+import socket
+import traceback
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
+import httpx
 import pytest
 
-from kling_async import _errors
+from kling_async import AsyncKling, RetryPolicy, _errors
 from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
@@ -341,3 +345,35 @@ def test_a_wait_that_timed_out_tells_how_long_and_that_it_goes_on() -> None:
     assert "wait(error.generation_id)" in str(error)
     assert (error.timeout, error.generation) == (1800.0, RUNNING)
     assert WaitTimeoutError("g-1", timeout=0.5).generation_id == "g-1"
+
+
+@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_a_server_that_is_not_there_is_named_with_its_port(
+    host: str, library: Literal["httpx", "aiohttp"]
+) -> None:
+    """With a question about the emulator where the address is this machine's own."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    once = RetryPolicy(attempts=1)
+    url = f"http://{host}:{port}"
+    async with AsyncKling("k", base_url=url, retry=once, transport=library) as kling:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await kling.get("some-id")
+    assert f"GET {host}:{port}/v2/" in str(caught.value)
+    assert "is the emulator running?" in str(caught.value)
+
+
+async def test_a_traceback_shows_no_frame_of_the_retries() -> None:
+    """What a newcomer sees first fits on a screen."""
+
+    def refuse(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"message": "no"})
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(refuse))
+    async with AsyncKling("k", http_client=http_client) as kling:
+        with pytest.raises(AuthenticationError) as caught:
+            await kling.create(model="klingai/v2-master-text-to-video", prompt="a")
+    shown = traceback.format_exception(caught.value)
+    assert "site-packages/tenacity" not in "".join(shown)
+    assert len("".join(shown).splitlines()) < 25

@@ -316,7 +316,9 @@ async def test_the_emulator_keeps_and_shows_no_key(tmp_path: Path) -> None:
             await kling.wait(await create(kling))
             async with aclosing(kling.request_log()) as rows:
                 shown += [repr(row) async for row in rows]
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as visitor:
+        async with httpx.AsyncClient(
+            base_url=url, trust_env=False, timeout=300
+        ) as visitor:
             pages = ("requests", "creates", "charges", "faults", "page.js")
             for path in ("/", *(f"/_emulator/{it}" for it in pages)):
                 shown.append((await visitor.get(path)).text)

@@ -111,7 +111,9 @@ async def serving(app: Starlette) -> AsyncGenerator[httpx.AsyncClient]:
             with_state, host="127.0.0.1", port=0, hang_up=lambda: None
         )
         try:
-            async with httpx.AsyncClient(base_url=listener.url, trust_env=False) as it:
+            async with httpx.AsyncClient(
+                base_url=listener.url, trust_env=False, timeout=300
+            ) as it:
                 yield it
         finally:
             await listener.aclose()
@@ -145,9 +147,10 @@ async def test_a_browser_is_told_each_status_and_then_the_video(
     make_app: Callable[[], Starlette], environment: Callable[[Emulator], None]
 ) -> None:
     """Queued or generating first, the video last; then the stream ends."""
-    async with Emulator(speed=300, size=64) as emulator:
+    async with Emulator(speed=1e6, size=64) as emulator:
         environment(emulator)
         generation_id = await created(emulator)
+        emulator.faults.add(still_generating(generation_id, 2))
         async with serving(make_app()) as browser:
             path = f"/videos/{generation_id}/events"
             told = [event async for event in read(browser, path)]
@@ -352,7 +355,7 @@ async def test_a_browser_that_leaves_ends_its_watch() -> None:
         async with serving(app) as browser:
             async with aclosing(read(browser, f"/{await created(emulator)}")) as stream:
                 await anext(stream)
-            with anyio.fail_after(10):
+            with anyio.fail_after(300):
                 await kling.ended.wait()
 
 

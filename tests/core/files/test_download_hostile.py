@@ -13,6 +13,7 @@ import pytest
 from films import FTYP, film
 from httpx_aiohttp import HttpxAiohttpClient
 from raw_server import Peer, RawRequest, RawServer, Script, answer, answering
+from socket_clock import without_waiting
 
 from kling_async import (
     AsyncKling,
@@ -313,6 +314,7 @@ async def test_a_limit_that_is_none_is_told_of(tmp_path: Path, limit: object) ->
             await kling.download(Video(url=HERE), tmp_path / "film.mp4", timeout=-1)
 
 
+@without_waiting
 async def test_a_file_that_trickles_for_ever_is_given_up(tmp_path: Path) -> None:
     """It is never silent for long, and it would never end."""
 

@@ -274,7 +274,7 @@ async def created(server: RawServer, **params: object) -> dict[str, object]:
     import json  # noqa: PLC0415
 
     async with client(server.base_url) as kling:
-        await kling.create(**{"prompt": "She smiles.", **params})  # type: ignore[call-overload]  # by name
+        await kling.create(**{"prompt": "She smiles.", **params})  # type: ignore[arg-type]  # by name
     body = json.loads(server.requests[-1].body)
     assert isinstance(body, dict)
     return body

@@ -26,6 +26,7 @@ from raw_server import (
     reset,
     stay_silent,
 )
+from socket_clock import without_waiting
 
 from kling_async import (
     APIStatusError,
@@ -152,6 +153,7 @@ async def test_headers_are_read_alike(library: Library) -> None:
 
 
 @pytest.mark.parametrize("script, cause", LOSSES)
+@without_waiting
 async def test_a_lost_create_is_sent_once(
     script: Script, cause: type[KlingError]
 ) -> None:
@@ -172,6 +174,7 @@ async def test_a_lost_create_is_sent_once(
 
 
 @pytest.mark.parametrize("script, expected", LOSSES)
+@without_waiting
 async def test_a_lost_answer_to_a_get_is_asked_for_again(
     script: Script, expected: type[TransportError]
 ) -> None:
@@ -259,7 +262,7 @@ async def test_a_caller_who_leaves_a_create_loses_no_id() -> None:
         creating = asyncio.create_task(create(kling))
         await posted.wait()
         creating.cancel()
-        await asyncio.wait([creating], timeout=5)
+        await asyncio.wait([creating], timeout=300)
         assert creating.cancelled()
         closing = asyncio.create_task(kling.aclose())
         await asyncio.sleep(0)

@@ -13,6 +13,7 @@ import respx
 from attrs import frozen
 from clients import BASE_URL, ID, KEY, ONCE, PATH, QUEUED, client, over
 from raw_server import Peer, RawRequest, RawServer, answer, hang_up, reset, stay_silent
+from socket_clock import without_waiting
 
 from kling_async import (
     APIStatusError,
@@ -450,6 +451,7 @@ async def no_http(_: RawRequest, peer: Peer) -> None:
         (an_answer_that_trickles, RequestTimeoutError),
     ],
 )
+@without_waiting
 async def test_what_a_connection_can_suffer_is_tried_again(
     script: Callable[[RawRequest, Peer], object], expected: type[TransportError]
 ) -> None:

@@ -188,7 +188,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_is_created() -> No
         with pytest.raises(ConfigurationError, match="timeout: given -1"):
             await kling.generate(SUNSET, timeout=-1)
         with pytest.raises(InvalidRequestError, match="beside a request object"):
-            await kling.generate(SUNSET, prompt="A sunrise.")  # type: ignore[call-overload]
+            await kling.generate(SUNSET, prompt="A sunrise.")
         with pytest.raises(InvalidRequestError, match="duration"):
             await kling.generate(model=MASTER, prompt="A sunrise.", duration=7)
     assert api.creates == []

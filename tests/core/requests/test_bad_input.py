@@ -24,6 +24,7 @@ from raw_server import (
     reset,
     stay_silent,
 )
+from socket_clock import without_waiting
 
 from kling_async import (
     APIStatusError,
@@ -246,6 +247,7 @@ each_bad_server = pytest.mark.parametrize("bad", BAD_SERVERS.values(), ids=BAD_S
 
 
 @each_bad_server
+@without_waiting
 async def test_a_get_from_a_bad_server_keeps_the_id(bad: Bad) -> None:
     """The error has its kind and its words, and says which generation goes on."""
     async with RawServer(bad.script) as server:
@@ -261,6 +263,7 @@ async def test_a_get_from_a_bad_server_keeps_the_id(bad: Bad) -> None:
 
 
 @each_bad_server
+@without_waiting
 async def test_a_create_at_a_bad_server_keeps_the_client_request_id(bad: Bad) -> None:
     """Sent once; where it may be running, the error says what to look for."""
     async with RawServer(bad.script) as server:

@@ -139,7 +139,7 @@ def below_a_file(folder: Path) -> Path:
         (link_to_itself, "symbolic links", "a file that can be read"),
         (below_a_file, "Not a directory", "a file that can be read"),
         (lambda folder: folder / ("x" * 300), "name too long", "a file that can"),
-        (lambda folder: folder / "a\0b", "null byte", "the path of a file"),
+        (lambda folder: folder / "a\0b", "embedded null", "the path of a file"),
     ],
     ids="missing directory empty fifo socket device loop below long nul".split(),
 )

@@ -92,7 +92,7 @@ async def test_a_newer_model_is_sent_with_its_new_field(
     kling: AsyncKling, sent: list[dict[str, Any]], name: str
 ) -> None:
     """Under its id or an alias, as the caller wrote it."""
-    await kling.create(model=name, prompt="a", mood="grim")  # type: ignore[call-overload]
+    await kling.create(model=name, prompt="a", mood="grim")  # type: ignore[call-arg]
     assert sent == [{"model": name, "prompt": "a", "mood": "grim"}]
 
 
@@ -101,7 +101,7 @@ async def test_a_newer_model_is_checked_before_it_is_sent(
 ) -> None:
     """Keywords and objects that were made before, mappings of many as well."""
     with pytest.raises(InvalidRequestError) as caught:
-        await kling.create(model=NEW, prompt="a", mood="gray")  # type: ignore[call-overload]
+        await kling.create(model=NEW, prompt="a", mood="gray")  # type: ignore[call-arg]
     assert [it.field for it in caught.value.problems] == ["mood"]
     early = TextToVideo(model=NEW, prompt="a", aspect_ratio="1:1")
     with pytest.raises(InvalidRequestError) as caught:

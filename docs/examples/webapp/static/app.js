@@ -19,6 +19,9 @@ const FIRST = new Set(["prompt", "image_url", "image_list", "video_url", "audio_
 // ---- The form: only the fields that the chosen model takes
 
 let catalogue = [];
+let priced = ""; // the last question for a price
+const dollars = (usd) => `$${usd.toLocaleString("en", { minimumFractionDigits: 2,
+  maximumFractionDigits: 2 })}`;
 const chosen = () => catalogue.find((model) => model.id === $("model").value);
 const worded = (name) => {
   const words = name.replace(/_url(s?)$/, "$1").replaceAll("_", " ");
@@ -100,6 +103,24 @@ function showFields() {
   const minutes = model.typical_seconds && Math.round(model.typical_seconds / 60);
   $("model-hint").textContent = minutes ? `Usually takes about ${minutes} min.` : "";
   $("more").hidden = !$("options").childElementCount;
+  showPrice();
+}
+
+// What it costs hangs on what is chosen, not on what is written or uploaded.
+async function showPrice() {
+  const chosenOnly = filled().filter(([name, value]) =>
+    typeof value === "string" && $(`field-${name}`)?.tagName !== "TEXTAREA");
+  const query = new URLSearchParams(chosenOnly).toString();
+  priced = query;
+  try {
+    const { usd, balance } = await (await fetch(`/price?${query}`)).json();
+    if (priced !== query || balance === undefined) return;
+    const cost = usd === null ? "Its price is not known beforehand."
+      : `Costs about ${dollars(usd)}.`;
+    $("price").textContent = `${cost} You have ${dollars(balance)}.`;
+  } catch {
+    $("price").textContent = "Its price is not known now.";
+  }
 }
 
 function showModels() {
@@ -114,6 +135,12 @@ async function openForm() {
   const kinds = [...new Set(catalogue.map((model) => model.kind))];
   $("kind").replaceChildren(...kinds.map((kind) => option(kind, KINDS[kind] ?? kind)));
   showModels();
+}
+
+// The fields that hold something.
+function filled() {
+  return [...new FormData($("form"))].filter(([, value]) =>
+    value !== "" && !(value instanceof File && !value.name));
 }
 
 function clearProblems() {
@@ -136,74 +163,219 @@ function showProblems(problems) {
   else $("send").focus();
 }
 
+function tell(message) {
+  $("trouble").textContent = message;
+}
+
 async function send(event) {
   event.preventDefault();
   clearProblems();
-  const form = new FormData($("form"));
-  for (const [name, value] of [...form]) {
-    if (value === "" || (value instanceof File && !value.name)) form.delete(name);
-  }
+  const form = new FormData();
+  for (const [name, value] of filled()) form.append(name, value);
+  const prompt = form.get("prompt") || form.get("multi_prompt")
+    || form.get("effect_scene") || "No words";
+  const video = { request: crypto.randomUUID(), since: Date.now(), prompt,
+    model: form.get("model"), id: null, posted: null };
   $("send").disabled = true;
   try {
-    const answer = await fetch("/videos", { method: "POST", body: form });
-    const told = await answer.json();
-    if (answer.ok) begin(told.id, form);
-    else if (told.problems) showProblems(told.problems);
-    else $("trouble").textContent = told.message || told.detail || "That did not work.";
+    await keepForm(video, form);
+    keep(video);
   } catch {
-    $("trouble").textContent = "The server cannot be reached. Nothing is lost: try again.";
+    tell("This browser stores nothing for this page, so a video could get lost. "
+      + "Nothing was sent.");
+    $("send").disabled = false;
+    return;
+  }
+  $("news").textContent = `Sent: ${prompt}`;
+  try {
+    await pursue(video, makeCard(video));
   } finally {
     $("send").disabled = false;
+    showPrice();
   }
 }
 
-// ---- The videos: the ids are kept in this browser, and an id is enough
+// ---- The videos, as this browser keeps them
+//
+// A request has an id that is drawn and stored here before it is sent. Its answer
+// brings the id of the video. As long as that is missing, the server is asked what
+// became of the request, and only if that says "unsent" it is sent again.
 
 const KEPT = "kling-videos";
-const kept = () => JSON.parse(localStorage.getItem(KEPT) || "[]");
-const keep = (videos) => localStorage.setItem(KEPT, JSON.stringify(videos));
+const STILL_WANTED = 10 * 60 * 1000; // ms: what is older waits for a click
+const PAUSE = 2000; // ms between two questions
 
-function begin(id, form) {
-  const shots = form.get("multi_prompt");
-  const prompt = form.get("prompt") || shots || form.get("effect_scene") || "No words";
-  const video = { id, prompt, model: form.get("model"), since: Date.now() };
-  keep([...kept(), video]);
-  follow(video);
-  $("news").textContent = `Started: ${prompt}`;
+const TRACEABLE = 90 * 24 * 3600 * 1000; // ms: how far the vendor's log goes back
+
+function isVideo(it) {
+  if (typeof it !== "object" || it === null) return false;
+  const isPlain = (text) => typeof text === "string" && /^[!-~]{8,300}$/.test(text);
+  return typeof it.prompt === "string" && Number.isFinite(it.since)
+    && (isPlain(it.id) || (isPlain(it.request) && Date.now() - it.since < TRACEABLE));
 }
 
-function follow(video) {
+function kept() {
+  try {
+    const videos = JSON.parse(localStorage.getItem(KEPT) ?? "[]");
+    return Array.isArray(videos) ? videos.filter(isVideo) : [];
+  } catch {
+    return []; // not what this page wrote
+  }
+}
+
+const keyOf = (video) => video.request ?? video.id;
+const found = (video) => kept().find((it) => keyOf(it) === keyOf(video));
+
+function keep(video) {
+  const videos = kept();
+  const place = videos.findIndex((it) => keyOf(it) === keyOf(video));
+  videos.splice(place < 0 ? videos.length : place, 1, video);
+  localStorage.setItem(KEPT, JSON.stringify(videos));
+}
+
+function drop(video) {
+  const others = kept().filter((it) => keyOf(it) !== keyOf(video));
+  localStorage.setItem(KEPT, JSON.stringify(others));
+  dropForm(video);
+}
+
+// What was filled in, files too: it outlives a reload until the answer is there.
+const placeOf = (video) => `/unsent/${video.request}`;
+const unsent = () => caches.open("kling-unsent");
+
+async function keepForm(video, form) {
+  await (await unsent()).put(placeOf(video), new Response(form));
+}
+
+async function keptForm(video) {
+  return (await (await unsent()).match(placeOf(video)))?.formData();
+}
+
+async function dropForm(video) {
+  if (video.request) await (await unsent()).delete(placeOf(video));
+}
+
+// ---- From a request to a video
+
+// Go on with a request until the id of its video is there, or it is sure that there
+// is none. One tab at a time; the others then find what the first one stored.
+function pursue(video, card) {
+  return navigator.locks.request(placeOf(video), async () => {
+    for (;;) {
+      const now = found(video);
+      if (!now) return discard(card);
+      if (now.id) return follow(now, card);
+      const answer = now.posted ? await ask(now) : await post(now);
+      if (!found(video)) continue; // removed meanwhile
+      if (answer.id) {
+        keep({ ...now, id: answer.id });
+        dropForm(now);
+      } else if (answer.outcome === "refused") {
+        drop(now);
+        tell(answer.message);
+        showProblems(answer.problems ?? []);
+      } else if (answer.outcome === "unsent") {
+        keep({ ...now, posted: null });
+        if (Date.now() - now.since > STILL_WANTED) return offer(now, card);
+      } else {
+        showLine(card, "looking", "Finding out whether it has started …");
+        await new Promise((resolve) => setTimeout(resolve, PAUSE));
+      }
+    }
+  });
+}
+
+async function post(video) {
+  const body = await keptForm(video);
+  if (!body) return { outcome: "refused", message: "It was not sent. Fill it in again." };
+  keep({ ...video, posted: Date.now() });
+  return answerOf("/videos", { method: "POST", body,
+    headers: { "x-client-request-id": video.request } });
+}
+
+function ask(video) {
+  const age = Math.max(0, Date.now() - video.posted) / 1000;
+  return answerOf(`/requests/${video.request}?age=${age}`);
+}
+
+// Anything but a clear answer of the app's own leaves open what became of it.
+async function answerOf(url, options) {
+  try {
+    const told = await (await fetch(url, options)).json();
+    return typeof told.id === "string" || told.outcome ? told : {};
+  } catch {
+    return {};
+  }
+}
+
+function offer(video, card) {
+  showLine(card, "not sent", "It was not sent, and nothing was charged.");
+  const again = card.querySelector(".again");
+  again.hidden = false;
+  again.onclick = () => {
+    again.hidden = true;
+    keep({ ...video, since: Date.now() });
+    pursue(video, card);
+  };
+}
+
+// ---- The cards
+
+function makeCard(video) {
   const card = $("video-card").content.firstElementChild.cloneNode(true);
-  card.dataset.id = video.id;
   card.querySelector(".prompt").textContent = video.prompt;
-  card.querySelector(".model").textContent = video.model;
+  card.querySelector(".model").textContent = video.model ?? "";
+  card.querySelector(".remove").onclick = () => remove(video, card);
   $("videos").prepend(card);
   $("none").hidden = true;
-  const events = new EventSource(`/videos/${encodeURI(video.id)}/events`);
-  const clock = setInterval(() => {
+  const tick = () => {
     const seconds = Math.round((Date.now() - video.since) / 1000);
     card.querySelector(".time").textContent = `${seconds} s`;
-  }, 250);
-  const stop = () => { events.close(); clearInterval(clock); };
-  events.addEventListener("status", ({ data }) => {
+  };
+  card.clock = setInterval(tick, 250);
+  return card;
+}
+
+function remove(video, card) {
+  const now = found(video);
+  const mayBePaid = now && !now.id && now.posted;
+  if (mayBePaid && !confirm("It may have been started and charged. Remove it?")) return;
+  drop(video);
+  discard(card);
+}
+
+function discard(card) {
+  stop(card);
+  card.remove();
+  $("none").hidden = kept().length > 0;
+}
+
+function stop(card) {
+  card.events?.close();
+  clearInterval(card.clock);
+}
+
+function follow(video, card) {
+  showLine(card, "started", "");
+  card.events = new EventSource(`/videos/${encodeURI(video.id)}/events`);
+  card.events.addEventListener("status", ({ data }) => {
     const generation = JSON.parse(data);
     showStatus(card, video, generation);
-    if (generation.is_terminal) stop();
+    if (generation.is_terminal) stop(card);
   });
-  events.addEventListener("trouble", ({ data }) => {
-    showTrouble(card, JSON.parse(data).message);
-    stop();
+  card.events.addEventListener("trouble", ({ data }) => {
+    showTrouble(card, "trouble", JSON.parse(data).message);
+    stop(card);
   });
-  card.querySelector(".remove").addEventListener("click", () => {
-    stop();
-    card.remove();
-    keep(kept().filter((it) => it.id !== video.id));
-    $("none").hidden = kept().length > 0;
-  });
+}
+
+function showLine(card, status, message) {
+  card.querySelector(".status").textContent = status;
+  card.querySelector(".trouble").textContent = message;
 }
 
 function showStatus(card, video, generation) {
-  card.querySelector(".status").textContent = generation.status;
+  showLine(card, generation.status, "");
   card.className = generation.succeeded ? "completed" : "";
   if (generation.is_terminal) {
     $("news").textContent = `${video.prompt}: ${generation.status}`;
@@ -213,18 +385,24 @@ function showStatus(card, video, generation) {
       loop: true, muted: true, playsInline: true, autoplay: true });
     player.setAttribute("aria-label", video.prompt);
     card.querySelector(".screen").replaceChildren(player);
+    showPrice();
   } else if (generation.is_terminal) {
-    showTrouble(card, generation.error || "The server gave no reason.");
+    showTrouble(card, generation.status, generation.error || "It gave no reason.");
   }
 }
 
-function showTrouble(card, message) {
+function showTrouble(card, status, message) {
   card.className = "error";
-  card.querySelector(".trouble").textContent = message;
+  showLine(card, status, message);
 }
 
 $("kind").addEventListener("change", showModels);
 $("model").addEventListener("change", showFields);
+$("form").addEventListener("change", showPrice);
 $("form").addEventListener("submit", send);
 openForm();
-kept().forEach(follow);
+for (const video of kept()) {
+  const card = makeCard(video);
+  if (video.id) follow(video, card);
+  else pursue(video, card);
+}
