@@ -8,9 +8,11 @@ calls run in threads of their own number, on asyncio and trio alike.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -44,6 +46,8 @@ _WEB = frozenset({"http", "https", "file"})
 _PART_SIZE = 8 * 1024 * 1024
 
 _PARTS_AT_ONCE = 4
+
+_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 
 # Uploads and look-ups at once in one event loop; the others wait.
 _CALLS_AT_ONCE = 8
@@ -220,8 +224,6 @@ class BucketObject:
 
     def _place(self) -> tuple[ObjectStore, str]:
         """Give the store, and the name within it."""
-        with needs_extra("storage", "obstore"):
-            from obstore.store import from_url  # noqa: PLC0415 (an extra)
         found = _URL.fullmatch(self.url)
         parent, _, name = found["rest"].rpartition("/") if found else ("", "", "")
         if found is None or not parent or not name:
@@ -235,8 +237,20 @@ class BucketObject:
             name = unquote(name)  # as URLs are written; the keys of buckets are not
         else:
             parent = quote(parent, safe="/:@[]")
-        store = from_url(f"{scheme}://{parent}", retry_config=_RETRIES)  # type: ignore[call-overload]
-        return store, name
+        return _opened(f"{scheme}://{parent}", _credentials()), name
+
+
+def _credentials() -> frozenset[tuple[str, str]]:
+    """Give what obstore reads of the environment."""
+    return frozenset(it for it in os.environ.items() if it[0].startswith(_VARIABLES))
+
+
+@lru_cache(maxsize=64)
+def _opened(url: str, _: frozenset[tuple[str, str]]) -> ObjectStore:
+    """Open a store once: it has connections, and takes a while to make."""
+    with needs_extra("storage", "obstore"):
+        from obstore.store import from_url  # noqa: PLC0415 (an extra)
+    return from_url(url, retry_config=_RETRIES)  # type: ignore[call-overload,no-any-return]
 
 
 def _pieces(path: Path, is_abandoned: Callable[[], bool]) -> Iterator[bytes]:
