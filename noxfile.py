@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 import nox
@@ -341,3 +343,23 @@ def lock(session: nox.Session) -> None:
         wanted = ("pyproject.toml", f"--group={group}", *extra)
         written = ("--output-file", f"tests/requirements/{group}.txt")
         session.run(*command, *options, *wanted, *written)
+    found = Path(session.create_tmp()) / "pylock.toml"
+    wanted = ("--python-version=3.11", "pyproject.toml", "--extra=all", "--group=test")
+    session.run(*command, *wanted, f"--output-file={found}")
+    write_wheels(found)
+
+
+def write_wheels(lock: Path) -> None:
+    """Write down for which machines the locked packages are built, if not for all."""
+    tags = dict[str, set[str]]()
+    for package in tomllib.loads(lock.read_text("utf-8"))["packages"]:
+        for wheel in package.get("wheels", ()):
+            file = unquote(wheel["url"]).rpartition("/")[2].removesuffix(".whl")
+            tags.setdefault(package["name"], set()).add(file.split("-", 2)[2])
+    some = {
+        name: sorted(built)
+        for name, built in tags.items()
+        if not any(tag.endswith("-none-any") for tag in built)
+    }
+    text = json.dumps(some, indent=1) + "\n"
+    Path("tests/requirements/wheels.json").write_text(text, "utf-8")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 from collections.abc import Iterator
 
 import anyio
 import httpx
 import pytest
 
+from kling_async import AsyncKling
 from kling_async.emulator import Emulator
 from kling_async.emulator._store import Plan, plan_for
 
@@ -168,3 +170,14 @@ def test_a_life_hangs_on_its_seed_alone() -> None:
     """The same seed draws the same life; others differ."""
     assert list(plans()) == list(plans())
     assert len({it.ends_after for it in plans()}) == 500
+
+
+def test_outside_of_a_loop_it_is_made_without_trio_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few have trio; whoever drives the client without a loop is told of the loop."""
+    monkeypatch.setitem(sys.modules, "trio", None)
+    Emulator()
+    get = AsyncKling("any-key").get("some-id")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        get.send(None)
