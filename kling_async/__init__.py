@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from kling_async import models
 from kling_async._batch import Outcome
+from kling_async._billing.doctor import Check, Diagnosis
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._client import AsyncKling
 from kling_async._config import __version__
@@ -87,12 +88,14 @@ __all__ = [
     "Budget",
     "BudgetExceededError",
     "Catalogue",
+    "Check",
     "ClientClosedError",
     "Completion",
     "ConfigurationError",
     "ConnectionFailedError",
     "CreatedEvent",
     "DecodeError",
+    "Diagnosis",
     "DownloadError",
     "Effects",
     "Exponential",

@@ -22,11 +22,13 @@ from typing import Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 import httpx
+from attrs import evolve
 
 from kling_async._addresses import Reach
 from kling_async._batch import Batch, Outcome
 from kling_async._billing.account import Account, Accounts, stamp
 from kling_async._billing.budget import BudgetTracker
+from kling_async._billing.doctor import Diagnosis, Doctor
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._billing.submission import Submission, find
 from kling_async._checks import (
@@ -93,6 +95,25 @@ class Accounting(ABC):
             KlingError: It could not be asked.
         """
         return await self._account().balance()
+
+    async def diagnose(self) -> Diagnosis:
+        """Look at all that this client relies on, without spending anything.
+
+        Name resolution, TLS, proxies, clocks, the key, the balance, the request log,
+        tracing, prices, metrics and downloads; each with what was seen and what to do.
+        Nothing is tried again, and what fails is told, not raised.
+
+        Raises:
+            ClientClosedError: The client was closed.
+        """
+        account = self._account()
+        settings, connections = (
+            account.transport.settings,
+            account.transport.connections,
+        )
+        once = evolve(settings, retry=RetryPolicy(attempts=1))
+        asked = Account(Transport(once, connections), account.shared)
+        return await Doctor(asked).diagnose()
 
     async def price(self, request: Request | Mapping[str, object]) -> Price:
         """Ask what a request will cost, as far as the vendor quotes it.

@@ -197,14 +197,25 @@ class Account:
             path = f"/v2/logs?{query}"
             return await self._get(session, slot, path, decode_log, limit)
 
-    async def _ask(self, path: str, read: Callable[[Answer], T]) -> T:
+    async def fetch(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Ask for what a path holds, and give the answer as it is."""
+        return await self._ask(path, lambda answer: answer, headers)
+
+    async def _ask(
+        self,
+        path: str,
+        read: Callable[[Answer], T],
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         """Ask by the rules of any GET."""
         limit, is_log = self.transport.settings.timeout, path.startswith("/v2/logs")
         # The log has a limit of its own: whoever passes it may still create.
         kind = Kind.LOG if is_log else Kind.AWAITED
 
         async def get(session: Session, slot: Slot) -> T:
-            return await self._get(session, slot, path, read, limit)
+            return await self._get(session, slot, path, read, limit, headers)
 
         async def attempt() -> T:
             if is_log:
@@ -220,8 +231,9 @@ class Account:
         path: str,
         read: Callable[[Answer], T],
         limit: float,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        call = self.transport.call("GET", limit, path=path)
+        call = self.transport.call("GET", limit, path=path, headers=headers)
         return read(await self.transport.exchange(session, slot, call))
 
 

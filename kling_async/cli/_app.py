@@ -24,7 +24,7 @@ from kling_async.cli._emulator import demo, emulator
 from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
 from kling_async.cli._models import models
-from kling_async.cli._money import balance, log, price, reconcile
+from kling_async.cli._money import balance, doctor, log, price, reconcile
 from kling_async.cli._output import Exit, Screen, ScreenHandler, exit_for, format_error
 
 logger = logging.getLogger("kling_async")
@@ -161,6 +161,7 @@ for _command in (
     models,
     price,
     balance,
+    doctor,
     log,
     reconcile,
     emulator,

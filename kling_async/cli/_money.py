@@ -9,7 +9,7 @@ from typing import Annotated, Literal, cast
 
 import anyio
 import typer
-from attrs import frozen
+from attrs import asdict, frozen
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +34,31 @@ def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
             currency = safe_line(held.currency)
             screen.result(f"{held.usd:,.2f} {currency} ({held.credits:,} credits)")
         return Exit.DONE
+
+    return run(work, screen=screen, generations=SeenGenerations())
+
+
+_MARKS = {"ok": "ok", "warning": "look", "failed": "FAILED", "skipped": "-"}
+
+
+def doctor(ctx: typer.Context, *, json: options.Json = False) -> Exit:
+    """Look at all that is relied on: network, key, clock, log, prices, downloads.
+
+    Nothing is created, and nothing is spent.
+    """
+    screen = Screen.of(ctx)
+
+    async def work(kling: AsyncKling) -> Exit:
+        found = await kling.diagnose()
+        if json:
+            screen.json(
+                {"healthy": found.is_healthy, "checks": list(map(asdict, found))}
+            )
+        for check in () if json else found:
+            advice = f". {check.advice}" if check.advice else ""
+            told = f"{check.name}: {check.seen}{advice}"
+            screen.result(f"{_MARKS[check.state]:6}  {safe_line(told)}")
+        return Exit.DONE if found.is_healthy else Exit.FAILED
 
     return run(work, screen=screen, generations=SeenGenerations())
 

@@ -17,6 +17,8 @@ from kling_async._polling import schedules as _polling
 CONTRACT = {
     "client": {
         "AsyncKling",
+        "Check",
+        "Diagnosis",
         "Exponential",
         "Fixed",
         "Hooks",

@@ -1,0 +1,64 @@
+"""`diagnose`: what is seen of each thing that is relied on, and what to do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kling_async import AsyncKling, Diagnosis, TextToVideo
+from kling_async.emulator import Emulator, Fault
+
+AT_ONCE = 1e6
+NAMES = [
+    *("proxy", "name resolution", "connection and TLS", "clock", "key", "balance"),
+    *("request log", "tracing headers", "price list", "metrics", "downloads"),
+]
+
+
+async def diagnosis(*faults: Fault) -> Diagnosis:
+    """Create a video, put faults to work, and look."""
+    async with Emulator(speed=AT_ONCE, size=64) as emulator:
+        url = emulator.base_url
+        async with AsyncKling("any-key", base_url=url) as kling:
+            await kling.generate(TextToVideo(prompt="A boat."))
+        for fault in faults:
+            emulator.faults.add(fault)
+        created = len(emulator.creates)
+        async with AsyncKling("any-key", base_url=url, timeout=60) as kling:
+            found = await kling.diagnose()
+        assert len(emulator.creates) == created
+    return found
+
+
+async def test_all_is_well_on_the_emulator() -> None:
+    """Each thing is looked at, and none is wrong."""
+    found = await diagnosis()
+    assert [check.name for check in found] == NAMES
+    assert {check.name: check.seen for check in found if check.state != "ok"} == {}
+    assert found.is_healthy
+
+
+FAILURES = {
+    "clock": Fault(
+        "status",
+        path="models",
+        status=200,
+        headers={"Date": "Thu, 01 Jan 2026 00:00:00 GMT"},
+    ),
+    "key": Fault("status", path="billing", status=401),
+    "balance": Fault("status", path="billing", status=503),
+    "request log": Fault("status", path="logs", status=404),
+    "price list": Fault("html", path="models", status=200),
+    "metrics": Fault("reset", path="metrics"),
+    "downloads": Fault("status", path="files", status=403),
+    "connection and TLS": Fault("reset", path="models"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_each_failure_is_told_with_what_to_do(name: str) -> None:
+    """Made on the emulator, and told under its name."""
+    found = await diagnosis(FAILURES[name])
+    check = next(it for it in found if it.name == name)
+    assert check.state in {"warning", "failed"}
+    assert check.seen
+    assert check.advice
