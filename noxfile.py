@@ -31,7 +31,16 @@ nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "extras", "demo", "browser", "docs"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "extras",
+    "demo",
+    "tutorial",
+    "browser",
+    "docs",
+]
 
 # Tests start a hundred commands: each starts faster from what the first one compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -231,6 +240,13 @@ def extras(session: nox.Session, extra: str) -> None:
     session.install(str(wanted))
     session.chdir(session.create_tmp())  # where no source is imported by accident
     session.run("python", str(program), extra)
+
+
+@nox.session(requires=["build"])
+def tutorial(session: nox.Session) -> None:
+    """Follow the tutorial from an empty folder, with the wheel, word for word."""
+    (wheel,) = DIST.glob("*.whl")
+    session.run("python", "tests/support/follow_tutorial.py", str(wheel))
 
 
 @nox.session

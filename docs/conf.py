@@ -13,16 +13,23 @@ project = "kling_async"
 author = "The kling_async authors"
 release = __version__
 extensions = [
+    "command_tables",
+    "llms_txt",
     "model_tables",
     "package_map",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
+templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"kling_async {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 # `name` in a docstring is a reference, as the docstrings are written.
 default_role = "py:obj"

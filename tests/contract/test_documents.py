@@ -27,6 +27,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import kling_async
+from kling_async import types
 from kling_async.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,13 @@ DOCUMENTS = {
 }
 SPEED = 5000
 PYTHON, SHELL = "python", "bash"
-RUN_ELSEWHERE = ("<!-- not run", "<!-- run by pytest -->", "<!-- the demo command -->")
+RUN_ELSEWHERE = (
+    "<!-- not run",
+    "<!-- run by pytest -->",
+    "<!-- the demo command -->",
+    "<!-- tutorial -->",  # by `nox -s tutorial`
+    "<!-- tutorial, in the background -->",
+)
 THE_TEST_COMMAND = "<!-- the test command -->"
 
 
@@ -135,6 +142,19 @@ def test_every_block_names_a_language_that_is_run_or_shown(name: str) -> None:
     assert languages - directives <= {PYTHON, SHELL} | shown
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_page_with_await_outside_of_a_function_says_where_it_runs(name: str) -> None:
+    """A reader who saves such a block as a program would get a SyntaxError."""
+    path = DOCUMENTS[name]
+    visible = re.sub(r"<!-- run\n.*?-->", "", path.read_text("utf-8"), flags=re.DOTALL)
+    fences = [it for it in MarkdownIt().parse(visible) if it.type == "fence"]
+    codes = [it.content for it in fences if it.info.strip() == PYTHON]
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    kinds = [compile(it, name, "exec", flags, dont_inherit=True) for it in codes]
+    if any(it.co_flags & inspect.CO_COROUTINE for it in kinds):
+        assert "python -m asyncio" in visible or "of a cell" in visible
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     """`.ci/run` reads it from there, so that the two cannot differ."""
     script = (ROOT / ".ci/run").read_text("utf-8")
@@ -163,3 +183,11 @@ def test_the_reference_has_every_public_name() -> None:
         re.findall(r"auto(?:class|exception|function):: (\w+)", "\n".join(pages))
     )
     assert set(kling_async.__all__) - named == {"__version__", "models"}
+
+
+def test_the_reference_has_every_value_that_documents_itself_by_its_name() -> None:
+    """Aliases and constants have no docstring, so they are listed one by one."""
+    page = (ROOT / "docs/reference/requests.md").read_text("utf-8")
+    listed = set(re.findall(r"autodata:: (\w+)", page))
+    aliases = {it for it in types.__all__ if not isinstance(vars(types)[it], type)}
+    assert listed == aliases | {"KINDS", "Kind"}
