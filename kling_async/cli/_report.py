@@ -71,7 +71,8 @@ def render_page(name: str, cards: Sequence[Card], folder: Path) -> str:
     spent = sum(card.status.credits_used or 0 for card in cards)
     facts = [f"{len(cards)} jobs", f"{spent:,.0f} credits", f"{usd_of(spent):,.2f} USD"]
     filters = "".join(
-        f'<button data-state="{state}" class="{state}">{state} {counts[state]}</button>'
+        f'<button data-state="{state}" class="{state}" aria-pressed="false">'
+        f"{state} {counts[state]}</button>"
         for state in _ORDER
         if counts[state]
     )
@@ -112,9 +113,11 @@ def _film(card: Card, folder: Path) -> str:
     where = None if card.file is None else _link(folder, card.file)
     if where is None:
         return '<div class="film none"></div>'
+    label = f"Play {_text(card.status.key)}"
     return (
-        f'<a class="film" href="{where}"><video data-src="{where}#t=0.1" muted loop '
-        'playsinline preload="none"></video></a>'
+        f'<a class="film" href="{where}" aria-label="{label}">'
+        f'<video data-src="{where}#t=0.1" muted loop playsinline preload="none">'
+        "</video></a>"
     )
 
 
@@ -152,11 +155,11 @@ def _facts(card: Card) -> Iterable[tuple[str, str]]:
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #f5f4f1; --card: #fff; --text: #1d1d1f;
-  --dim: #6b6b72; --line: #e3e1db; --done: #1f8a54; --running: #2563c9;
-  --held: #a96a00; --failed: #c22f3d; --none: #8a8a92 }
+  --dim: #63636a; --line: #e3e1db; --done: #17703f; --running: #2563c9;
+  --held: #8a5600; --failed: #c22f3d; --none: #65656c }
 @media (prefers-color-scheme: dark) { :root { --back: #131316; --card: #1d1d22;
   --text: #ececef; --dim: #9a9aa3; --line: #2d2d34; --done: #4cc38a;
-  --running: #6ea8fe; --held: #f0b429; --failed: #ff7b84; --none: #77777f } }
+  --running: #6ea8fe; --held: #f0b429; --failed: #ff7b84; --none: #9a9aa3 } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--back); color: var(--text);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
@@ -190,7 +193,7 @@ h2 { flex: 1; margin: 0; font-size: 15px; overflow-wrap: anywhere }
   overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px; margin: 0;
   margin-top: auto; padding: 12px 16px 16px; font-size: 12px; color: var(--dim) }
-dt { opacity: .75 } dd { margin: 0; overflow-wrap: anywhere }
+dd { margin: 0; overflow-wrap: anywhere }
 .done { --tone: var(--done) } .running { --tone: var(--running) }
 .held, .uncertain { --tone: var(--held) } .failed { --tone: var(--failed) }
 .queued, .cancelled { --tone: var(--none) }
@@ -210,7 +213,7 @@ document.querySelectorAll("video").forEach(film => {
 });
 const buttons = [...document.querySelectorAll("button")];
 buttons.forEach(button => button.onclick = () => {
-  button.classList.toggle("on");
+  button.ariaPressed = button.classList.toggle("on");
   const wanted = buttons.filter(it => it.classList.contains("on"))
     .map(it => it.dataset.state);
   document.querySelectorAll("article").forEach(it =>
@@ -248,7 +251,7 @@ _PAGE = """<!doctype html>
 </style>
 </head>
 <body>
-<div class="top"><h1>{{name}}</h1><p>{{facts}}</p>{{filters}}</div>
+<div class="top" role="banner"><h1>{{name}}</h1><p>{{facts}}</p>{{filters}}</div>
 <main>
 {{cards}}
 </main>

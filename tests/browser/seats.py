@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,18 @@ def picture(tmp_path: Path) -> Path:
     sky = Image.linear_gradient("L").resize((480, 640))
     Image.merge("RGB", (sky, sky.rotate(180), sky.rotate(90))).save(path)
     return path
+
+
+AXE = "axe-core@4.11.0"
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Fetch the script that finds what keeps people out of a page."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("axe-core comes by npm, which is not there")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [npm, "install", "--no-save", "--ignore-scripts", "--prefix", str(folder)]
+    subprocess.run([*command, AXE], check=True, capture_output=True)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text("utf-8")
