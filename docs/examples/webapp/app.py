@@ -328,7 +328,7 @@ def _allowed(field: Field) -> str:
         return f"a number from {field.minimum:g} to {field.maximum:g}"
     if field.type == "string":
         most = field.max_length
-        return f"text, up to {most:,} characters" if most else "text"
+        return f"up to {most:,} characters" if most else "some words"
     return {"boolean": "yes or no", "integer": "a whole number"}.get(field.type, "JSON")
 
 
