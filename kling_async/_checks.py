@@ -5,10 +5,11 @@ Knows nothing of models; `_requests` checks what a request holds.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
@@ -111,3 +112,33 @@ def needs_extra(extra: str, *packages: str) -> Generator[None]:
             f'{error.name} is not installed: pip install "kling_async[{extra}]"',
             name=error.name,
         ) from error
+
+
+# "The window cannot exceed 92 days" (the vendor's page on usage).
+_LONGEST_WINDOW = dt.timedelta(days=92)
+
+
+def time_from(
+    name: str, given: object, *, before: dt.datetime | None = None
+) -> dt.datetime:
+    """Take a time, or how long ago; not too long before another, where given."""
+    if isinstance(given, dt.timedelta):
+        time = dt.datetime.now(dt.UTC) - given
+    elif isinstance(given, dt.datetime) and given.tzinfo is not None:
+        time = given
+    else:
+        allowed = "a datetime with its time zone, or a timedelta: how long ago"
+        hint = "Such as datetime.now(UTC), or timedelta(hours=24)"
+        raise InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
+    if before is not None and not dt.timedelta() <= before - time <= _LONGEST_WINDOW:
+        told = time.isoformat(timespec="seconds")
+        end = before.isoformat(timespec="seconds")
+        allowed = f"at most {_LONGEST_WINDOW.days} days before {end}, and not after it"
+        hint = "Ask for a longer time in several parts"
+        raise InvalidRequestError([Problem(name, told, allowed, hint)])
+    return time
+
+
+def without_none(filters: Mapping[str, str | None]) -> dict[str, str]:
+    """Keep the filters that were given."""
+    return {name: value for name, value in filters.items() if value is not None}

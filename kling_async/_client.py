@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import os
-from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -36,6 +35,8 @@ from kling_async._checks import (
     client_request_id_from,
     require_generation_id,
     require_timeout,
+    time_from,
+    without_none,
 )
 from kling_async._config import (
     Endpoint,
@@ -59,7 +60,7 @@ from kling_async._failures import RetryPolicy
 from kling_async._files.download import Download, Limits, LocalFile, Target, path_from
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
-from kling_async._hooks import Hooks, Reporter, notify
+from kling_async._hooks import Hooks, Reporter, notify, warn_abandoned
 from kling_async._http.session import Connections, Library
 from kling_async._http.transport import Transport
 from kling_async._http.wire import encode_request, is_bulky
@@ -73,326 +74,9 @@ from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
 from kling_async._text import short_repr
 
-# "The window cannot exceed 92 days" (the vendor's page on usage).
-_LONGEST = dt.timedelta(days=92)
-
 _DAY = dt.timedelta(days=1)
 
 _CLOCK_ERROR = dt.timedelta(hours=23)
-
-
-class Accounting(ABC):
-    """What the account behind a client's key has, costs and has done."""
-
-    @abstractmethod
-    def _account(self) -> Account:
-        """Give the account that the client's key is for."""
-
-    async def balance(self) -> Balance:
-        """Ask what the account holds.
-
-        Raises:
-            KlingError: It could not be asked.
-        """
-        return await self._account().balance()
-
-    async def diagnose(self) -> Diagnosis:
-        """Look at all that this client relies on, without spending anything.
-
-        Name resolution, TLS, proxies, clocks, the key, the balance, the request log,
-        tracing, prices, metrics and downloads; each with what was seen and what to do.
-        Nothing is tried again, and what fails is told, not raised.
-
-        Raises:
-            ClientClosedError: The client was closed.
-        """
-        account = self._account()
-        settings, connections = (
-            account.transport.settings,
-            account.transport.connections,
-        )
-        once = evolve(settings, retry=RetryPolicy(attempts=1))
-        asked = Account(Transport(once, connections), account.shared)
-        return await Doctor(asked).diagnose()
-
-    async def price(self, request: Request | Mapping[str, object]) -> Price:
-        """Ask what a request will cost, as far as the vendor quotes it.
-
-        A price list is asked for once in a quarter of an hour.
-
-        Args:
-            request: The request, or a mapping with its ``model`` and the fields
-                that the price hangs on, such as ``duration``; a mapping is not
-                checked.
-
-        Returns:
-            The price. It is false, and its ``usd`` None, where nobody can say.
-
-        Raises:
-            InvalidRequestError: No model is named.
-            KlingError: The vendor could not be asked.
-        """
-        body = request.to_body() if isinstance(request, Request) else dict(request)
-        if not isinstance(body.get("model"), str):
-            told = repr(body.get("model"))[:80]
-            raise InvalidRequestError([Problem("model", told, "the id of a model")])
-        return await self._account().price(body)
-
-    async def request_log(
-        self,
-        *,
-        since: dt.datetime | dt.timedelta = _DAY,
-        until: dt.datetime | None = None,
-        model: str | None = None,
-        status: Literal["succeeded", "failed"] | None = None,
-    ) -> AsyncGenerator[LogRow, None]:
-        """Read the vendor's log of the key's requests, newest first.
-
-        It is read as it is iterated, no faster than the vendor allows: 200 pages
-        of 100 rows in a minute. Rows may appear late, and the charge of a video
-        does only once it is completed.
-
-        Args:
-            since: Where to begin: a time with its zone, or how long ago. At most
-                92 days before ``until``.
-            until: Where to end; now by default.
-            model: Only requests of this model.
-            status: Only those that succeeded, or only those that failed.
-
-        Raises:
-            InvalidRequestError: A time without a zone, or too long a window.
-            KlingError: The vendor could not be asked.
-        """
-        end = _time("until", until or dt.timedelta())
-        start = _time("since", since, before=end)
-        filters = {"model": model, "status": status}
-        rows = self._account().log(start, end, _given(filters))
-        async with aclosing(rows):
-            async for row in rows:
-                yield row
-
-    async def transactions(
-        self,
-        *,
-        since: dt.datetime | dt.timedelta | None = None,
-        until: dt.datetime | None = None,
-        direction: Literal["TOPUP", "CHARGE"] | None = None,
-        type: str | None = None,  # noqa: A002 (the API's own word)
-    ) -> AsyncGenerator[Transaction, None]:
-        """Read the account's ledger, newest first, as it is iterated.
-
-        A charge is entered after its generation has completed.
-
-        Args:
-            since: Where to begin: a time with its zone, or how long ago; the
-                beginning of the account by default.
-            until: Where to end; now by default.
-            direction: Only money in (``TOPUP``), or only money out (``CHARGE``).
-            type: Only entries of this type, such as ``MODEL_USAGE``.
-
-        Raises:
-            InvalidRequestError: A time without a zone.
-            KlingError: The vendor could not be asked.
-        """
-        times = {"from": since, "to": until}
-        stamps = {
-            name: None if given is None else stamp(_time(name, given))
-            for name, given in times.items()
-        }
-        filters = {**stamps, "direction": direction, "type": type}
-        rows = self._account().transactions(_given(filters))
-        async with aclosing(rows):
-            async for row in rows:
-                yield row
-
-    async def reconcile(
-        self,
-        client_request_id: str,
-        *,
-        since: dt.datetime | dt.timedelta | None = None,
-        timeout: float | None = None,
-    ) -> Generation | None:
-        """Find the generation that a create whose answer was lost did start.
-
-        `create` does this by itself before it raises `SubmissionUncertainError`;
-        this is for later, and for the id of a process that has crashed.
-
-        Args:
-            client_request_id: The id that the create was sent with.
-            since: When it was sent: a time with its zone, or how long ago; at
-                most 92 days. A day ago by default.
-            timeout: How long to look, in seconds; a row may come late. By
-                default the retry policy's ``reconcile_timeout``.
-
-        Returns:
-            The generation as it is now. None when the vendor's log was read and
-            lists none: the create failed, which costs nothing, or never came.
-
-        Raises:
-            InvalidRequestError: The id or the time cannot be right.
-            KlingError: The log could not be read.
-        """
-        client_request_id_from(client_request_id)
-        now = dt.datetime.now(dt.UTC)
-        start = _time("since", since or _DAY)
-        # Some hours ahead is a wrong clock, here or where it was sent.
-        if not now <= start <= now + _CLOCK_ERROR:
-            start = _time("since", since or _DAY, before=now)
-        account = self._account()
-        if timeout is None:
-            timeout = account.transport.settings.retry.reconcile_timeout
-        else:
-            require_timeout("timeout", timeout)
-        return await find(account, client_request_id, since=start, timeout=timeout)
-
-
-def _given(filters: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in filters.items() if value is not None}
-
-
-def _time(
-    name: str, given: object, *, before: dt.datetime | None = None
-) -> dt.datetime:
-    """Take a time, or how long ago; not too long before another, where given."""
-    if isinstance(given, dt.timedelta):
-        time = dt.datetime.now(dt.UTC) - given
-    elif isinstance(given, dt.datetime) and given.tzinfo is not None:
-        time = given
-    else:
-        allowed = "a datetime with its time zone, or a timedelta: how long ago"
-        hint = "Such as datetime.now(UTC), or timedelta(hours=24)"
-        raise InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
-    if before is not None and not dt.timedelta() <= before - time <= _LONGEST:
-        told = time.isoformat(timespec="seconds")
-        end = before.isoformat(timespec="seconds")
-        allowed = f"at most {_LONGEST.days} days before {end}, and not after it"
-        hint = "Ask for a longer time in several parts"
-        raise InvalidRequestError([Problem(name, told, allowed, hint)])
-    return time
-
-
-class Downloading(ABC):
-    """What brings finished videos to files."""
-
-    _settings: Settings
-
-    @abstractmethod
-    def _transport(self) -> Transport:
-        """Give the way to the client's connections."""
-
-    @overload
-    async def download(
-        self,
-        generation_or_video: Generation | Video,
-        path_or_url: os.PathLike[str],
-        *,
-        max_bytes: int = 2**30,
-        timeout: float | None = None,
-        check_mp4: bool = True,
-    ) -> Path: ...
-
-    @overload
-    async def download(
-        self,
-        generation_or_video: Generation | Video,
-        path_or_url: str,
-        *,
-        max_bytes: int = 2**30,
-        timeout: float | None = None,
-        check_mp4: bool = True,
-    ) -> Path | str: ...
-
-    async def download(
-        self,
-        generation_or_video: Generation | Video,
-        path_or_url: str | os.PathLike[str],
-        *,
-        max_bytes: int = 2**30,
-        timeout: float | None = None,
-        check_mp4: bool = True,
-    ) -> Path | str:
-        """Write a finished video to a file, whole or not at all.
-
-        A dropped connection is resumed where it broke. The key is not sent
-        along. A file that is there already is replaced at the end, and so is a
-        symbolic link: what it leads to stays as it is.
-
-        Args:
-            generation_or_video: What to fetch.
-            path_or_url: The file to write; its directory has to be there. Or the
-                URL of an object in a bucket, such as ``s3://bucket/boat.mp4`` (extra
-                ``storage``). The server has no say in it.
-            max_bytes: The most bytes to take; by default 1 GiB.
-            timeout: How long to take in all, in seconds; ``math.inf`` for as long
-                as it takes. By default the client's ``wait_timeout``.
-            check_mp4: Whether it has to be an MP4 that a player can open.
-
-        Returns:
-            Where it is: the path, or the URL as it was given.
-
-        Raises:
-            DownloadError: There is no video, its link has expired or leads to an
-                address that is not public, the server failed for good, what it
-                sent is no MP4 or passes a limit, or the file cannot be written.
-        """
-        limits = self._limits(max_bytes, timeout, check_mp4)
-        if isinstance(generation_or_video, Video):
-            return await self._download(generation_or_video.url, path_or_url, limits)
-        generation = _generation_from(generation_or_video)
-
-        async def fresh_url() -> str | None:
-            fresh = await self._transport().fetch(generation.id)
-            return fresh.video.url if fresh.video else None
-
-        try:
-            url = _url_of(generation)
-            return await self._download(url, path_or_url, limits, fresh_url)
-        except KlingError as error:
-            error.concerning(generation.id, generation)
-            raise
-
-    def _limits(
-        self,
-        max_bytes: int,
-        timeout: float | None,
-        check_mp4: bool,  # noqa: FBT001 (private)
-    ) -> Limits:
-        settings = self._settings
-        if timeout is not None:
-            require_timeout("timeout", timeout)
-        return Limits(
-            silence=settings.timeout,
-            seconds=timeout or settings.wait_timeout,
-            size=max_bytes,
-            is_mp4=check_mp4,
-            reach=Reach(settings.base_url, settings.allow_private_downloads),
-        )
-
-    async def _download(
-        self,
-        url: str,
-        path_or_url: str | os.PathLike[str],
-        limits: Limits,
-        fresh_url: Callable[[], Awaitable[str | None]] | None = None,
-    ) -> Path | str:
-        transport = self._transport()
-        settings = transport.settings
-        where, target = _target_from(path_or_url)
-        download = Download(
-            url=url,
-            target=target,
-            limits=limits,
-            retry=settings.retry,
-            reporter=settings.reporter,
-            fresh_url=fresh_url,
-        )
-        session = transport.connections.here()
-        job = session.scope.start(lambda: download.run(session))
-        try:
-            await job.result()
-        finally:
-            download.is_abandoned = True
-        return where
 
 
 def _target_from(given: str | os.PathLike[str]) -> tuple[Path | str, Target]:
@@ -423,7 +107,7 @@ def _url_of(generation: Generation) -> str:
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
 
 
-class AsyncKling(Accounting, Downloading):
+class AsyncKling:
     """A client of Kling video generation through the AI/ML API.
 
     One is enough for a program: it is made without I/O, may be used from many
@@ -759,7 +443,7 @@ class AsyncKling(Accounting, Downloading):
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
-            self._settings.reporter.left(created)
+            warn_abandoned(created)
             raise
 
     async def generate_many(
@@ -807,12 +491,282 @@ class AsyncKling(Accounting, Downloading):
 
             return await (spending.run(built.to_body(), work) if spending else work())
 
-        left = self._settings.reporter.left
-        batch = Batch(requests, generate, left, max_in_flight)
+        batch = Batch(requests, generate, warn_abandoned, max_in_flight)
         scope = account.transport.connections.here().scope
         async with aclosing(batch.outcomes(scope)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
+
+    @overload
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path_or_url: os.PathLike[str],
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path: ...
+
+    @overload
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path_or_url: str,
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path | str: ...
+
+    async def download(
+        self,
+        generation_or_video: Generation | Video,
+        path_or_url: str | os.PathLike[str],
+        *,
+        max_bytes: int = 2**30,
+        timeout: float | None = None,
+        check_mp4: bool = True,
+    ) -> Path | str:
+        """Write a finished video to a file, whole or not at all.
+
+        A dropped connection is resumed where it broke. The key is not sent
+        along. A file that is there already is replaced at the end, and so is a
+        symbolic link: what it leads to stays as it is.
+
+        Args:
+            generation_or_video: What to fetch.
+            path_or_url: The file to write; its directory has to be there. Or the
+                URL of an object in a bucket, such as ``s3://bucket/boat.mp4`` (extra
+                ``storage``). The server has no say in it.
+            max_bytes: The most bytes to take; by default 1 GiB.
+            timeout: How long to take in all, in seconds; ``math.inf`` for as long
+                as it takes. By default the client's ``wait_timeout``.
+            check_mp4: Whether it has to be an MP4 that a player can open.
+
+        Returns:
+            Where it is: the path, or the URL as it was given.
+
+        Raises:
+            DownloadError: There is no video, its link has expired or leads to an
+                address that is not public, the server failed for good, what it
+                sent is no MP4 or passes a limit, or the file cannot be written.
+        """
+        limits = self._limits(max_bytes, timeout, check_mp4)
+        if isinstance(generation_or_video, Video):
+            return await self._download(generation_or_video.url, path_or_url, limits)
+        generation = _generation_from(generation_or_video)
+
+        async def fresh_url() -> str | None:
+            fresh = await self._transport().fetch(generation.id)
+            return fresh.video.url if fresh.video else None
+
+        try:
+            url = _url_of(generation)
+            return await self._download(url, path_or_url, limits, fresh_url)
+        except KlingError as error:
+            error.concerning(generation.id, generation)
+            raise
+
+    def _limits(
+        self,
+        max_bytes: int,
+        timeout: float | None,
+        check_mp4: bool,  # noqa: FBT001 (private)
+    ) -> Limits:
+        settings = self._settings
+        if timeout is not None:
+            require_timeout("timeout", timeout)
+        return Limits(
+            silence=settings.timeout,
+            seconds=timeout or settings.wait_timeout,
+            size=max_bytes,
+            is_mp4=check_mp4,
+            reach=Reach(settings.base_url, settings.allow_private_downloads),
+        )
+
+    async def _download(
+        self,
+        url: str,
+        path_or_url: str | os.PathLike[str],
+        limits: Limits,
+        fresh_url: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> Path | str:
+        transport = self._transport()
+        settings = transport.settings
+        where, target = _target_from(path_or_url)
+        download = Download(
+            url=url,
+            target=target,
+            limits=limits,
+            retry=settings.retry,
+            reporter=settings.reporter,
+            fresh_url=fresh_url,
+        )
+        session = transport.connections.here()
+        job = session.scope.start(lambda: download.run(session))
+        try:
+            await job.result()
+        finally:
+            download.is_abandoned = True
+        return where
+
+    async def balance(self) -> Balance:
+        """Ask what the account holds.
+
+        Raises:
+            KlingError: It could not be asked.
+        """
+        return await self._account().balance()
+
+    async def diagnose(self) -> Diagnosis:
+        """Look at all that this client relies on, without spending anything.
+
+        Name resolution, TLS, proxies, clocks, the key, the balance, the request log,
+        tracing, prices, metrics and downloads; each with what was seen and what to do.
+        Nothing is tried again, and what fails is told, not raised.
+
+        Raises:
+            ClientClosedError: The client was closed.
+        """
+        account = self._account()
+        settings, connections = (
+            account.transport.settings,
+            account.transport.connections,
+        )
+        once = evolve(settings, retry=RetryPolicy(attempts=1))
+        asked = Account(Transport(once, connections), account.shared)
+        return await Doctor(asked).diagnose()
+
+    async def price(self, request: Request | Mapping[str, object]) -> Price:
+        """Ask what a request will cost, as far as the vendor quotes it.
+
+        A price list is asked for once in a quarter of an hour.
+
+        Args:
+            request: The request, or a mapping with its ``model`` and the fields
+                that the price hangs on, such as ``duration``; a mapping is not
+                checked.
+
+        Returns:
+            The price. It is false, and its ``usd`` None, where nobody can say.
+
+        Raises:
+            InvalidRequestError: No model is named.
+            KlingError: The vendor could not be asked.
+        """
+        body = request.to_body() if isinstance(request, Request) else dict(request)
+        if not isinstance(body.get("model"), str):
+            told = repr(body.get("model"))[:80]
+            raise InvalidRequestError([Problem("model", told, "the id of a model")])
+        return await self._account().price(body)
+
+    async def request_log(
+        self,
+        *,
+        since: dt.datetime | dt.timedelta = _DAY,
+        until: dt.datetime | None = None,
+        model: str | None = None,
+        status: Literal["succeeded", "failed"] | None = None,
+    ) -> AsyncGenerator[LogRow, None]:
+        """Read the vendor's log of the key's requests, newest first.
+
+        It is read as it is iterated, no faster than the vendor allows: 200 pages
+        of 100 rows in a minute. Rows may appear late, and the charge of a video
+        does only once it is completed.
+
+        Args:
+            since: Where to begin: a time with its zone, or how long ago. At most
+                92 days before ``until``.
+            until: Where to end; now by default.
+            model: Only requests of this model.
+            status: Only those that succeeded, or only those that failed.
+
+        Raises:
+            InvalidRequestError: A time without a zone, or too long a window.
+            KlingError: The vendor could not be asked.
+        """
+        end = time_from("until", until or dt.timedelta())
+        start = time_from("since", since, before=end)
+        filters = {"model": model, "status": status}
+        rows = self._account().log(start, end, without_none(filters))
+        async with aclosing(rows):
+            async for row in rows:
+                yield row
+
+    async def transactions(
+        self,
+        *,
+        since: dt.datetime | dt.timedelta | None = None,
+        until: dt.datetime | None = None,
+        direction: Literal["TOPUP", "CHARGE"] | None = None,
+        type: str | None = None,  # noqa: A002 (the API's own word)
+    ) -> AsyncGenerator[Transaction, None]:
+        """Read the account's ledger, newest first, as it is iterated.
+
+        A charge is entered after its generation has completed.
+
+        Args:
+            since: Where to begin: a time with its zone, or how long ago; the
+                beginning of the account by default.
+            until: Where to end; now by default.
+            direction: Only money in (``TOPUP``), or only money out (``CHARGE``).
+            type: Only entries of this type, such as ``MODEL_USAGE``.
+
+        Raises:
+            InvalidRequestError: A time without a zone.
+            KlingError: The vendor could not be asked.
+        """
+        times = {"from": since, "to": until}
+        stamps = {
+            name: None if given is None else stamp(time_from(name, given))
+            for name, given in times.items()
+        }
+        filters = {**stamps, "direction": direction, "type": type}
+        rows = self._account().transactions(without_none(filters))
+        async with aclosing(rows):
+            async for row in rows:
+                yield row
+
+    async def reconcile(
+        self,
+        client_request_id: str,
+        *,
+        since: dt.datetime | dt.timedelta | None = None,
+        timeout: float | None = None,
+    ) -> Generation | None:
+        """Find the generation that a create whose answer was lost did start.
+
+        `create` does this by itself before it raises `SubmissionUncertainError`;
+        this is for later, and for the id of a process that has crashed.
+
+        Args:
+            client_request_id: The id that the create was sent with.
+            since: When it was sent: a time with its zone, or how long ago; at
+                most 92 days. A day ago by default.
+            timeout: How long to look, in seconds; a row may come late. By
+                default the retry policy's ``reconcile_timeout``.
+
+        Returns:
+            The generation as it is now. None when the vendor's log was read and
+            lists none: the create failed, which costs nothing, or never came.
+
+        Raises:
+            InvalidRequestError: The id or the time cannot be right.
+            KlingError: The log could not be read.
+        """
+        client_request_id_from(client_request_id)
+        now = dt.datetime.now(dt.UTC)
+        start = time_from("since", since or _DAY)
+        # Some hours ahead is a wrong clock, here or where it was sent.
+        if not now <= start <= now + _CLOCK_ERROR:
+            start = time_from("since", since or _DAY, before=now)
+        account = self._account()
+        if timeout is None:
+            timeout = account.transport.settings.retry.reconcile_timeout
+        else:
+            require_timeout("timeout", timeout)
+        return await find(account, client_request_id, since=start, timeout=timeout)
 
     def _transport(self) -> Transport:
         if self.is_closed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from attrs import frozen
 
@@ -122,6 +122,11 @@ class StatusEvent:
 E_ = TypeVar("E_")
 
 
+Event: TypeAlias = (
+    RequestEvent | RetryEvent | CreatedEvent | UncertainEvent | StatusEvent
+)
+
+
 @frozen(kw_only=True)
 class Hooks:
     """Callables that are told what happens; each may be None.
@@ -158,50 +163,39 @@ def notify(hook: Callable[[E_], object] | None, event: E_) -> None:
 
 @frozen
 class Reporter:
-    """Tells each event to the logger and to the user's hooks."""
+    """Gives each event to the logger and to the user's hooks."""
 
     hooks: Hooks = Hooks()
 
     @property
-    def hears_requests(self) -> bool:
+    def wants_requests(self) -> bool:
         """Whether anyone wants to know of requests, of which there are many."""
         return self.hooks.on_request is not None or logger.isEnabledFor(logging.DEBUG)
 
-    def request(self, event: RequestEvent) -> None:
-        """Tell that an exchange ended."""
-        notify(_LOG.on_request, event)
-        notify(self.hooks.on_request, event)
+    def emit(self, event: Event) -> None:
+        """Call the hook for this kind of event, the logger's own first."""
+        for hooks in (_LOG, self.hooks):
+            match event:
+                case RequestEvent():
+                    notify(hooks.on_request, event)
+                case RetryEvent():
+                    notify(hooks.on_retry, event)
+                case CreatedEvent():
+                    notify(hooks.on_created, event)
+                case UncertainEvent():
+                    notify(hooks.on_uncertain, event)
+                case StatusEvent():
+                    notify(hooks.on_status, event)
 
-    def retry(self, event: RetryEvent) -> None:
-        """Tell that something will be tried again."""
-        notify(_LOG.on_retry, event)
-        notify(self.hooks.on_retry, event)
 
-    def created(self, event: CreatedEvent) -> None:
-        """Tell that a create was accepted."""
-        notify(_LOG.on_created, event)
-        notify(self.hooks.on_created, event)
-
-    def uncertain(self, event: UncertainEvent) -> None:
-        """Tell that the answer to a create was lost, or what became of it."""
-        notify(_LOG.on_uncertain, event)
-        notify(self.hooks.on_uncertain, event)
-
-    def left(self, generation: Generation) -> None:
-        """Warn that whoever wanted it has gone; it goes on all the same."""
-        logger.warning(
-            "left generation %s, %s; wait(%r) brings it",
-            generation.id,
-            "which has ended"
-            if generation.is_terminal
-            else "which goes on and is billed",
-            generation.id,
-        )
-
-    def status(self, event: StatusEvent) -> None:
-        """Tell what a watch saw."""
-        notify(_LOG.on_status, event)
-        notify(self.hooks.on_status, event)
+def warn_abandoned(generation: Generation) -> None:
+    """Warn that the caller was cancelled; the generation goes on at the server."""
+    logger.warning(
+        "left generation %s, %s; wait(%r) brings it",
+        generation.id,
+        "which has ended" if generation.is_terminal else "which goes on and is billed",
+        generation.id,
+    )
 
 
 def _log_request(event: RequestEvent) -> None:

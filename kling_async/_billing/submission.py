@@ -32,7 +32,13 @@ from kling_async._failures import (
     may_repeat_create_at_own_risk,
 )
 from kling_async._generation import Generation, Status
-from kling_async._hooks import CreatedEvent, Reporter, UncertainEvent, UncertainOutcome
+from kling_async._hooks import (
+    CreatedEvent,
+    Reporter,
+    UncertainEvent,
+    UncertainOutcome,
+    warn_abandoned,
+)
 from kling_async._http.session import Session
 from kling_async._http.wire import decode_created, same_generation
 from kling_async._runtime.limiter import Kind, Slot
@@ -329,13 +335,13 @@ class Submission:
         if not self.is_unique:
             traced = generation.inference_id or generation.id
             self.account.shared.given_ids.add_answered(traced)
-        self._reporter.created(CreatedEvent(generation=generation, model=self.model))
+        self._reporter.emit(CreatedEvent(generation=generation, model=self.model))
         self._made = generation
         self._warn_if_gone()
 
     def _warn_if_gone(self) -> None:
         if self._caller_gone and self._made is not None:
-            self._reporter.left(self._made)
+            warn_abandoned(self._made)
 
     def _uncertain(
         self, error: KlingError, lost: LostCreate | None = None
@@ -364,7 +370,7 @@ class Submission:
             outcome=outcome,
             generation_id=generation_id,
         )
-        self._reporter.uncertain(event)
+        self._reporter.emit(event)
 
     def _placeholder(self, generation_id: str) -> Generation:
         return placeholder(generation_id, self.client_request_id)

@@ -243,7 +243,7 @@ class Download:
             delay = max(delay, min(most, self.retry.maximum))
         if anyio.current_time() + delay > self._deadline:
             raise _given_up(failure) from _error_of(failure)
-        self.reporter.retry(
+        self.reporter.emit(
             RetryEvent(attempt=number, delay=delay, error=_error_of(failure))
         )
         await anyio.sleep(delay)

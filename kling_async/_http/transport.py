@@ -144,7 +144,7 @@ class Transport:
 
     def _tell(self, number: int, delay: float, error: KlingError) -> None:
         event = RetryEvent(attempt=number, delay=delay, error=error)
-        self.settings.reporter.retry(event)
+        self.settings.reporter.emit(event)
 
     async def in_slot(
         self, kind: Kind, work: Callable[[Session, Slot], Awaitable[T]]
@@ -255,7 +255,7 @@ class Transport:
         await received.receive(session, slot, call, started + call.limit)
         failure = received.failure(call)
         response = received.response
-        if self.settings.reporter.hears_requests:
+        if self.settings.reporter.wants_requests:
             event = RequestEvent(
                 method=call.method,
                 url=call.url,
@@ -263,7 +263,7 @@ class Transport:
                 seconds=session.loop.time() - started,
                 error=failure,
             )
-            self.settings.reporter.request(event)
+            self.settings.reporter.emit(event)
         if response is None:
             assert failure is not None  # noqa: S101 (one of the two there is)
             slot.miss()

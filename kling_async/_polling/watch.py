@@ -319,7 +319,7 @@ class PollLoop:
                 delay=max(0.0, due - self.limiter.loop.time()),
                 error=self.failure,
             )
-            self.reporter.retry(event)
+            self.reporter.emit(event)
         self._is_untold = False
 
     async def _ask(self, slot: Slot, until: float) -> None:
@@ -399,7 +399,7 @@ class PollLoop:
     def _tell(self, seen: Generation) -> None:
         if is_change(self._told, seen):
             self._told = seen
-            self.reporter.status(StatusEvent(generation=seen))
+            self.reporter.emit(StatusEvent(generation=seen))
 
 
 @define(eq=False)

@@ -64,7 +64,7 @@ CONTRACT = {
 }
 
 # What a module defines, and users meet, although it is not theirs to name.
-NOT_FOR_USERS = {"PriceList", "Rate", "Reporter"}
+NOT_FOR_USERS = {"Fate", "Healing", "Meaning", "PriceList", "Rate", "Reporter"}
 
 
 def public(name: str) -> object:

@@ -43,7 +43,7 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async._generation import describe
-from kling_async._hooks import Reporter, logger
+from kling_async._hooks import Reporter, logger, warn_abandoned
 from kling_async._text import safe_cell
 from kling_async.cli._output import Screen, as_lines, format_error
 from kling_async.cli._report import Card, render_page
@@ -165,10 +165,10 @@ def test_a_log_line_is_one_plain_line(text: str) -> None:
 
     try:
         told = Reporter(Hooks(on_status=broken))
-        told.status(StatusEvent(generation=Generation(id=text, status=Status(text))))
+        told.emit(StatusEvent(generation=Generation(id=text, status=Status(text))))
         for error in errors_about(text):
-            told.retry(RetryEvent(attempt=1, delay=1.0, error=error))
-        told.left(Generation(id=text, status=Status(text)))
+            told.emit(RetryEvent(attempt=1, delay=1.0, error=error))
+        warn_abandoned(Generation(id=text, status=Status(text)))
         logger.warning("passed over %s: %r", text, text)
     finally:
         logger.propagate = True

@@ -43,21 +43,6 @@ CREATED = CreatedEvent(generation=QUEUED, model="klingai/v2-master-image-to-vide
 STATUS = StatusEvent(generation=QUEUED)
 
 
-def tell(reporter: Reporter, event: Event) -> None:
-    """Report an event by the method that is meant for it."""
-    match event:
-        case RequestEvent():
-            reporter.request(event)
-        case RetryEvent():
-            reporter.retry(event)
-        case CreatedEvent():
-            reporter.created(event)
-        case UncertainEvent():
-            reporter.uncertain(event)
-        case StatusEvent():
-            reporter.status(event)
-
-
 def hooks_into(record: Callable[[Event], object]) -> Hooks:
     """Make hooks that all end in one place."""
     return Hooks(
@@ -99,7 +84,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_each_hook_is_told_of_its_event(event: Event) -> None:
     """The very event arrives, once, and at that hook alone."""
     told: list[Event] = []
-    tell(Reporter(hooks_into(told.append)), event)
+    Reporter(hooks_into(told.append)).emit(event)
     assert told == [event]
     assert told[0] is event
 
@@ -110,7 +95,7 @@ def test_a_hook_alone_is_enough(name: str) -> None:
     told: list[Event] = []
     reporter = Reporter(Hooks(**{name: told.append}))
     for event in EVENTS:
-        tell(reporter, event)
+        reporter.emit(event)
     assert [type(event) for event in told] == [HOOKS[name]]
 
 
@@ -123,7 +108,7 @@ def test_a_hook_that_raises_is_logged_and_passed_over(
     def fail(_event: Event) -> NoReturn:
         raise ZeroDivisionError("the user's own mistake")
 
-    tell(Reporter(hooks_into(fail)), event)
+    Reporter(hooks_into(fail)).emit(event)
     (record,) = [r for r in log.records if r.levelno == logging.ERROR]
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
@@ -176,7 +161,7 @@ def test_each_event_has_its_level_in_the_log(
     log: pytest.LogCaptureFixture, event: Event, level: int
 ) -> None:
     """INFO for what costs or ends, DEBUG for the rest, WARNING for the unexpected."""
-    tell(Reporter(), event)
+    Reporter().emit(event)
     assert [(r.name, r.levelno) for r in log.records] == [("kling_async", level)]
 
 
@@ -206,7 +191,7 @@ def test_a_line_of_the_log_says_what_and_which(
     log: pytest.LogCaptureFixture, event: Event, parts: list[str]
 ) -> None:
     """Ids, model, attempt and reason are in the one line that tells of it."""
-    tell(Reporter(), event)
+    Reporter().emit(event)
     (record,) = log.records
     assert [part for part in parts if part not in record.getMessage()] == []
 
@@ -214,7 +199,7 @@ def test_a_line_of_the_log_says_what_and_which(
 def test_the_logger_is_told_before_the_hooks(log: pytest.LogCaptureFixture) -> None:
     """A hook that ends the program does not take the created id with it."""
     seen: list[int] = []
-    Reporter(Hooks(on_created=lambda _: seen.append(len(log.records)))).created(CREATED)
+    Reporter(Hooks(on_created=lambda _: seen.append(len(log.records)))).emit(CREATED)
     assert seen == [1]
 
 
