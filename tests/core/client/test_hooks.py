@@ -149,7 +149,7 @@ def status_of(name: str, video: Video | None = None) -> StatusEvent:
         (evolve(LOST, outcome="missing"), logging.ERROR),
         (STATUS, logging.DEBUG),
         (status_of("generating"), logging.DEBUG),
-        (status_of("completed"), logging.DEBUG),  # without a video: it goes on
+        (status_of("completed"), logging.WARNING),  # without a video: odd
         (status_of("error"), logging.INFO),
         (StatusEvent(generation=FINISHED), logging.INFO),
         (status_of("rendering"), logging.WARNING),
