@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MARKER = "kling_emulator"
 _SMALL = 64  # pixels: what a test's videos show is seldom looked at
 _URL = "https://kling.test"
+_CLOCK = "looptime_plugin"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,9 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Let the clock jump in each test that uses `kling`, if it does not say else."""
     for item in items:
-        uses_kling = "kling" in getattr(item, "fixturenames", ())
-        if uses_kling and item.get_closest_marker("looptime") is None:
+        has_clock = item.config.pluginmanager.has_plugin(_CLOCK)
+        is_set = item.get_closest_marker("looptime") is not None
+        if has_clock and not is_set and _uses_our_kling(item):
             item.add_marker(pytest.mark.looptime)
+
+
+def _uses_our_kling(item: pytest.Item) -> bool:
+    """Whether its fixture `kling` is the one below: projects may have their own."""
+    info = getattr(item, "_fixtureinfo", None)
+    found = info.name2fixturedefs.get("kling", ()) if info else ()
+    return any(it.func.__module__ == __name__ for it in found[-1:])
 
 
 @pytest.fixture
@@ -69,9 +78,16 @@ def kling(request: pytest.FixtureRequest, kling_emulator: Emulator) -> AsyncKlin
 
     from kling_async import AsyncKling  # noqa: PLC0415 (likewise)
 
-    if not request.config.pluginmanager.has_plugin("looptime_plugin"):
+    if not request.config.pluginmanager.has_plugin(_CLOCK):
         pytest.fail(
             'the fixture `kling` turns the clock: pip install "kling_async[pytest]"',
+            pytrace=False,
+        )
+    if "anyio_backend" in request.fixturenames:
+        pytest.fail(
+            "the fixture `kling` turns the clock of pytest-asyncio's event loop, and "
+            "anyio runs this test on another: mark it with pytest.mark.asyncio in "
+            "place of pytest.mark.anyio, or use the fixture `kling_emulator`",
             pytrace=False,
         )
     transport = httpx.ASGITransport(kling_emulator.app)

@@ -204,3 +204,68 @@ def test_without_looptime_it_is_said_what_to_install(project: pytest.Pytester) -
     off = ("-p", "no:looptime_plugin", "-p", "no:looptime_timeproxies")
     result = project.runpytest_subprocess(*off, "-p", "no:looptime_chronometers")
     result.stdout.fnmatch_lines(["*kling_async?pytest?*"])
+
+
+def test_a_fixture_of_the_users_own_called_kling_is_theirs(
+    project: pytest.Pytester,
+) -> None:
+    """Its clock is not turned."""
+    result = run(
+        project,
+        """
+        import pytest
+
+        @pytest.fixture
+        def kling():
+            return "my own"
+
+        @pytest.mark.asyncio
+        async def test_it(kling, request):
+            assert kling == "my own"
+            assert request.node.get_closest_marker("looptime") is None
+        """,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_without_looptime_other_tests_run(project: pytest.Pytester) -> None:
+    """With strict markers as well; only who uses the fixture is told."""
+    project.makepyfile(
+        """
+        def test_other():
+            pass
+
+        def test_kling(kling):
+            pass
+        """
+    )
+    names = ("looptime_plugin", "looptime", "cacheprovider")
+    plugins = (option for name in names for option in ("-p", f"no:{name}"))
+    result = project.runpytest_subprocess(*plugins)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*pip install *kling_async*pytest*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@MODES
+def test_under_anyio_it_says_what_to_do(project: pytest.Pytester, mode: str) -> None:
+    """Rather than wait for minutes on a clock that nobody turns."""
+    result = run(
+        project,
+        """
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.anyio
+        async def test_it(kling):
+            await kling.generate(
+                model="klingai/v2-master-text-to-video", prompt="A cat"
+            )
+        """,
+        mode,
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*pytest.mark.asyncio in place of pytest.mark.anyio*"])
