@@ -28,6 +28,23 @@ def rows(stdout: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in stdout.splitlines()]
 
 
+# --- doctor
+
+
+def test_the_doctor_tells_what_was_seen_and_what_to_do() -> None:
+    """For eyes, and for scripts; what has failed is in the exit code."""
+    with serving(api_keys=["right"]) as emulator:
+        read = invoke(emulator, "doctor")
+        parsed = invoke(emulator, "doctor", "--json")
+    assert read.exit_code == parsed.exit_code == 1
+    assert "FAILED  key: " in read.stdout
+    told = json.loads(parsed.stdout)
+    assert not told["healthy"]
+    key = next(check for check in told["checks"] if check["name"] == "key")
+    assert key["state"] == "failed"
+    assert key["advice"]
+
+
 # --- balance
 
 
