@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from attrs import define, field
 from rich.console import Console, Group, RenderableType
@@ -22,7 +22,9 @@ from rich.text import Text
 from kling_async import Generation
 from kling_async._text import safe_line
 from kling_async.cli._output import clock, cost_in_words, in_words
-from kling_async.durable import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from kling_async.durable import JobStatus
 
 
 @define(eq=False)
@@ -246,14 +248,15 @@ _SUMMARIES_PER_SECOND = 4
 
 _CELLS = 40
 
+# By the state of a job, whose class needs the extra `durable`.
 STYLES = {
-    JobState.DONE: "green",
-    JobState.RUNNING: "cyan",
-    JobState.QUEUED: "dim",
-    JobState.HELD: "yellow",
-    JobState.UNCERTAIN: "yellow",
-    JobState.FAILED: "red",
-    JobState.CANCELLED: "dim",
+    "done": "green",
+    "running": "cyan",
+    "queued": "dim",
+    "held": "yellow",
+    "uncertain": "yellow",
+    "failed": "red",
+    "cancelled": "dim",
 }
 
 
@@ -268,7 +271,7 @@ class BatchProgress:
 
     console: Console
     total: int
-    statuses: dict[str, JobStatus] = field(factory=dict[str, JobStatus], init=False)
+    statuses: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _ended_before: int | None = field(default=None, init=False)
     _display: LiveDisplay = field(init=False)
@@ -306,9 +309,9 @@ class BatchProgress:
         return sum(it.state.is_final for it in self.statuses.values())
 
     @property
-    def counts(self) -> Counter[JobState]:
+    def counts(self) -> Counter[str]:
         """How many are in each state."""
-        return Counter(it.state for it in self.statuses.values())
+        return Counter[str](it.state for it in self.statuses.values())
 
     @property
     def credits_used(self) -> float:
@@ -331,7 +334,7 @@ class BatchProgress:
 
     def _tell(self, status: JobStatus) -> None:
         what = f": {status.error}" if status.error else ""
-        if status.state is JobState.DONE and status.output is not None:
+        if status.state == "done" and status.output is not None:
             what = f": {status.output}"
         text = Text.assemble(
             (f"{self.ended}/{self.total} ", "dim"),

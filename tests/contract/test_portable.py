@@ -73,3 +73,15 @@ def test_without_docstrings_the_command_explains_itself_all_the_same(
     assert [it.rstrip() for it in told[2:]] == [it.rstrip() for it in described]
     assert len(described) > 10
     assert told[1].startswith(f" Usage: kling-async {command}".rstrip())
+
+
+def test_the_command_needs_no_other_extra_until_it_is_asked_for() -> None:
+    """`kling-async models` works with the extra `cli` alone, and starts quickly."""
+    program = """if True:
+        import sys
+        import kling_async.cli._app
+
+        others = {"dbos", "sqlalchemy", "av", "PIL", "starlette", "uvicorn", "aiohttp"}
+        print(sorted(others & sys.modules.keys()))
+    """
+    assert run("-c", program) == "[]\n"

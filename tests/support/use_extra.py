@@ -132,6 +132,7 @@ def use_pytest() -> None:
             assert len(kling_emulator.creates) == 1
     """
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pytest.ini").write_text("[pytest]\n", "utf-8")
         (Path(folder) / "test_it.py").write_text(test, "utf-8")
         words = ["-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider"]
         subprocess.run([sys.executable, *words], cwd=folder, check=True)
