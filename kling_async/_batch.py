@@ -6,6 +6,7 @@ must not hold a task group across a ``yield`` (PEP 789).
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -24,7 +25,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
 from kling_async._checks import is_whole
-from kling_async._errors import ConfigurationError, KlingError
+from kling_async._errors import ConfigurationError, KlingError, RateLimitError
 from kling_async._generation import Generation
 from kling_async._runtime.tasks import Scope
 from kling_async._text import short_repr
@@ -53,6 +54,60 @@ class Outcome(Generic[RequestT]):
     def succeeded(self) -> bool:
         """Whether there is a video."""
         return self.error is None
+
+
+@define(eq=False)
+class Holdback:
+    """Lets a batch create only as many as the account takes at once.
+
+    A create that is refused with 429, attempts and all, is no failure: it waits for
+    one of the batch's own generations to end, or for a while, and is tried again. The
+    others queue behind it.
+
+    Attributes:
+        patience: How long a create goes on being refused, in seconds.
+        wait_after: Tells how long to wait after the nth refusal in a row.
+    """
+
+    patience: float
+    wait_after: Callable[[RateLimitError, int], float]
+    _turn: anyio.Lock = field(factory=anyio.Lock, init=False)
+    _ended: anyio.Event = field(factory=anyio.Event, init=False)
+
+    async def create(self, create: Callable[[], Awaitable[Generation]]) -> Generation:
+        """Create when the account takes one more.
+
+        Raises:
+            RateLimitError: It took none for all that time.
+        """
+        if not self._turn.locked():
+            try:
+                return await create()
+            except RateLimitError:
+                pass
+        deadline = anyio.current_time() + self.patience
+        async with self._turn:
+            return await self._insist(create, deadline)
+
+    async def _insist(
+        self, create: Callable[[], Awaitable[Generation]], deadline: float
+    ) -> Generation:
+        for number in itertools.count(1):
+            ended = self._ended
+            try:
+                return await create()
+            except RateLimitError as error:
+                wait = self.wait_after(error, number)
+                if anyio.current_time() + wait >= deadline:
+                    raise
+            with anyio.move_on_after(wait):
+                await ended.wait()
+        raise AssertionError  # for the type checkers: the loop has no end
+
+    def note_end(self) -> None:
+        """Take note that one of the batch's generations is under way no more."""
+        self._ended.set()
+        self._ended = anyio.Event()
 
 
 @define(eq=False)

@@ -24,7 +24,7 @@ import httpx
 from attrs import evolve
 
 from kling_async._addresses import Reach
-from kling_async._batch import Batch, Outcome
+from kling_async._batch import Batch, Holdback, Outcome
 from kling_async._billing.account import Account, Accounts, stamp
 from kling_async._billing.budget import BudgetTracker
 from kling_async._billing.doctor import Diagnosis, Doctor
@@ -56,7 +56,7 @@ from kling_async._errors import (
     KlingError,
     Problem,
 )
-from kling_async._failures import RetryPolicy
+from kling_async._failures import RetryPolicy, wait_after
 from kling_async._files.download import Download, Limits, LocalFile, Target, path_from
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
@@ -439,7 +439,10 @@ class AsyncKling:
             require_timeout("timeout", timeout)
         with using(self._settings.catalogue):
             checked = request_from(request, params)
-        created = await self.create(checked)
+        return await self._finished(await self.create(checked), timeout)
+
+    async def _finished(self, created: Generation, timeout: float | None) -> Generation:
+        """Wait for the end of what was created; whoever leaves is told its id."""
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
@@ -458,7 +461,8 @@ class AsyncKling:
 
         A failure becomes an outcome with an error and stops no other. Leaving
         the loop early creates no more; what was created goes on at the server,
-        and its ids are in the log.
+        and its ids are in the log. A 429 holds the batch back and fails nothing,
+        unless it lasts for the whole ``timeout``.
 
         Args:
             requests: Request objects, or mappings with ``model`` and fields;
@@ -481,13 +485,21 @@ class AsyncKling:
             require_timeout("timeout", timeout)
         account = self._account()
         spending = None if budget is None else BudgetTracker(budget, account.price)
+        holdback = Holdback(
+            timeout or self._settings.wait_timeout,
+            lambda error, number: wait_after(error, number, self._settings.retry),
+        )
 
         async def generate(request: AnyRequest) -> Generation:
             with using(self._settings.catalogue):
                 built = request_of_many(request)
 
             async def work() -> Generation:
-                return await self.generate(built, timeout=timeout)
+                created = await holdback.create(lambda: self.create(built))
+                try:
+                    return await self._finished(created, timeout)
+                finally:
+                    holdback.note_end()
 
             return await (spending.run(built.to_body(), work) if spending else work())
 

@@ -27,6 +27,7 @@ from kling_async import (
     InvalidRequestError,
     KlingError,
     Outcome,
+    RateLimitError,
     TextToVideo,
     WaitTimeoutError,
 )
@@ -455,3 +456,41 @@ async def test_the_emulators_generations_all_come() -> None:
     assert {type(it.error) for it in failed} == {GenerationFailedError}
     ids = {it.generation.id for it in outcomes if it.generation}
     assert ids == {it.generation_id for it in emulator.creates}
+
+
+@on_each_loop
+async def test_an_account_that_allows_five_at_once_gets_forty_videos() -> None:
+    """A 429 holds the batch back and fails nothing; nor is it met over and over."""
+    born: dict[str, float] = {}
+    refused = 0
+
+    async def serve(request: httpx.Request) -> httpx.Response:
+        nonlocal refused
+        await anyio.sleep(0.1)
+        now = anyio.current_time()
+        running = [it for it, since in born.items() if now < since + 120]
+        if request.method == "POST":
+            if len(running) >= 5:
+                refused += 1
+                return httpx.Response(429, json={"message": "five at once"})
+            born[f"g-{len(born)}"] = now
+            return httpx.Response(200, json={"id": f"g-{len(born) - 1}"})
+        told = request.url.params["generation_id"]
+        return httpx.Response(200, json={"id": told} if told in running else done())
+
+    mine = httpx.AsyncClient(transport=httpx.MockTransport(serve))
+    async with mine, AsyncKling("key", http_client=mine) as kling:
+        outcomes = [it async for it in kling.generate_many([SUNSET] * 40)]
+    assert [it.error for it in outcomes if it.error] == []
+    assert len(born) == 40
+    assert refused < 400
+
+
+@on_each_loop
+async def test_an_account_that_allows_nothing_fails_a_batch_in_the_end() -> None:
+    """Not before its time is up, and with the refusal itself."""
+    api = Api({}, refusals=dict.fromkeys(range(10_000), httpx.Response(429)))
+    async with api.client() as kling:
+        outcomes = [it async for it in kling.generate_many([SUNSET] * 3, timeout=600)]
+    assert {type(it.error) for it in outcomes} == {RateLimitError}
+    assert 500 < api.now < 900
