@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 
@@ -181,3 +183,22 @@ def test_the_version_is_a_release() -> None:
     """Three numbers, the same that the package was built with."""
     assert kling_async.__version__.count(".") == 2
     assert all(part.isdigit() for part in kling_async.__version__.split("."))
+
+
+def test_the_package_alone_loads_nothing_until_a_name_is_asked_for() -> None:
+    """To ask for its version, or for a module of it, does not cost all of it."""
+    code = (
+        "import sys, kling_async; early = set(sys.modules); "
+        "from kling_async import AsyncKling; "
+        "print(*(it in early for it in ('httpx', 'attrs', 'anyio', 'tenacity')))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["False"] * 4
+
+
+def test_a_name_that_is_not_there_is_told_as_of_any_module() -> None:
+    """`hasattr` works, and so does `dir`."""
+    assert not hasattr(kling_async, "nothing_like_it")
+    assert set(kling_async.__all__) <= set(dir(kling_async))
