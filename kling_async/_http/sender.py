@@ -1,7 +1,7 @@
-"""How one request reaches the wire, whichever library has the connections.
+"""How a request reaches the wire, whichever library has the connections.
 
-What is the same for all requests of a client is prepared once. Sends and gives
-back the answer as it comes; reads no answer, and repeats nothing.
+What all requests of a client share is prepared once. Gives back the answer as it
+comes; reads none, and repeats nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One HTTP exchange with the API: auth, gate, send, read, and again where allowed.
+"""One exchange with the API: slot, send, read, and again where the table allows it.
 
-Here, and nowhere above, errors of httpx become errors of this library. Which of
-them may be tried again is decided in `_retrying`; JSON is read in `_wire`.
+Here, and nowhere above, errors of httpx become errors of this library. `_failures`
+decides which may be tried again; `wire` reads the JSON.
 """
 
 from __future__ import annotations

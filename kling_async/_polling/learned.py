@@ -1,7 +1,6 @@
-"""What `Learned` has seen, in a small JSON file: read with care, replaced whole.
+"""`Learned`: how long each model takes, the polls that follow from it, its small file.
 
 A file that cannot be read is not worth an error: polling begins anew without it.
-Blocks while it reads or writes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One watch of a generation: news at its own pace, until its own deadline.
+"""Watches: who shares the polls of an id, when the next is due, what each watcher sees.
 
-Follows what the shared poll loop sees. Nothing here ever forgets the id.
+Nothing here ever forgets the id.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The command as a whole: its subcommands, its global options, and every way out.
+"""The whole command: its subcommands, its global options, its exit codes.
 
-Whatever happens below ends here in a code, and in a line on stderr if it is wrong.
+Every error below ends here, as a line on stderr and a code.
 """
 
 from __future__ import annotations

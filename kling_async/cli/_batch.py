@@ -1,6 +1,6 @@
-"""A batch worked off: jobs submitted, followed, their files fetched, results written.
+"""One run of `kling-async batch`: submit the rows, follow the jobs, fetch the files.
 
-What is done with a job, and when, the durable jobs decide.
+The durable jobs decide what happens to a job, and when.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Jobs as they are listed, and decisions carried to them one by one.
+"""What `kling-async jobs` shows of jobs, and does to them one by one.
 
-One that cannot be decided on so stops no other.
+A job that a decision does not fit stops none of the others.
 """
 
 from __future__ import annotations

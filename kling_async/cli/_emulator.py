@@ -1,4 +1,4 @@
-"""`kling-async emulator`: the stand-in server, until a signal stops it."""
+"""`kling-async emulator` and `kling-async demo`: the API on this machine."""
 
 from __future__ import annotations
 

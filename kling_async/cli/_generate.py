@@ -1,4 +1,4 @@
-"""`kling-async generate`: from options to an MP4, or to an id."""
+"""`kling-async generate`, `get`, `watch` and `wait`: one generation, to its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`kling-async jobs`: what is in a database of jobs, and decisions on it."""
+"""The commands over a database of jobs: `batch`, `worker` and `jobs`.
+
+Light to import: the engine is loaded by the command that needs it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kling-async balance`: what the account holds."""
+"""The commands about money: `balance`, `price`, `log`, `reconcile` and `doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that commands share, each with its help text."""
+"""The options that commands share, and the request that they make up."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How things are told: figures in words, a server's text on one line, an answer.
+"""What a user reads: values in words, errors in the words of a shell, exit codes.
 
-Prints nothing.
+Results go to stdout, news and errors to stderr.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Generations under way, as a moving table on a terminal and as lines elsewhere.
+"""Progress on a terminal: a moving table or line; plain lines elsewhere.
 
-Shows what it is told; asks nobody, and decides nothing.
+Shows what it is given; asks nobody, and decides nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The results of a batch as one page to look at: it needs nothing but the videos.
+"""What a batch leaves behind: `results.jsonl` for programs, `report.html` for people.
 
-Turns values into HTML; writes nothing. Whatever a server or a manifest said is
-shown as text.
+Whatever a server or a manifest said is shown as text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A command's work in an event loop, from the client to the exit code.
+"""A command's work in an event loop: signals, the client, the file, the exit code.
 
-Whatever ends it, the generations that go on at the server are told, with the
-command that goes on with them. Knows nothing of what the command is for.
+Whatever ends it, the generations that go on at the server are named, with the
+command that continues them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The engine in this process: started, fed by its queues, stopped.
+"""The engine in this process: DBOS started and stopped, workers that died noticed.
 
 DBOS keeps to itself: an event loop and threads of its own, no console output, no
-telemetry, no server. Adds what its open part leaves to others: a worker that is
-gone is noticed, and its jobs go back into the queue.
+telemetry, no server.
 """
 
 from __future__ import annotations

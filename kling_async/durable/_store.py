@@ -1,4 +1,4 @@
-"""The jobs of a database as a caller sees them: views over the engine's tables.
+"""The jobs of a database as a caller sees them: records over the engine's tables.
 
 Reads, enqueues and cancels through the engine's own client, and runs nothing. A
 job is a key; each attempt at it is one workflow of the engine, numbered.

@@ -1,7 +1,7 @@
-"""A request as JSON, and back: what the database keeps of what was asked for.
+"""Jobs in: a request as JSON and back, each key once, decisions on a job that ended.
 
-A local file is kept as its path and its SHA-256, or, when asked, as its bytes.
-Bytes that were given as such have no path, so they are kept. Nothing is sent.
+A local file is kept as its path and its SHA-256, or, when asked, as its bytes. Sends
+nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a worker does for a job, step by step, on the client's event loop.
+"""A worker: the steps of a job, in the order in which the engine repeats them.
 
-Each method is one step: it is repeated when it was not written down that it had
-ended. Which of them may not be repeated blindly, `create` knows.
+A step is run again unless its completion was recorded. `create` is the one that must
+not be repeated blindly.
 """
 
 from __future__ import annotations

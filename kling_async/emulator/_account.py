@@ -1,6 +1,6 @@
-"""The account over HTTP: balance, ledger and request log, as the vendor shows them.
+"""The account over HTTP: balance, usage, ledger and request log.
 
-Reads only; what moves the balance is decided elsewhere.
+Reads only.
 """
 
 from __future__ import annotations

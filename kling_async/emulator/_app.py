@@ -1,7 +1,4 @@
-"""The wire contract as an ASGI app: which path leads where, who may come in.
-
-Routes, keys and the form of errors; what is behind a path is decided elsewhere.
-"""
+"""The ASGI app: which path leads where, the page at `/`, the emulator's own paths."""
 
 from __future__ import annotations
 

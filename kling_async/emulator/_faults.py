@@ -1,6 +1,6 @@
-"""Which request goes wrong, and how: rules that can be read from JSON.
+"""Faults: rules from JSON, when one strikes, and what it makes of an answer.
 
-Decides whether a fault strikes, by counting, chance and time; carries none out.
+Pure: `_traffic` carries them out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""An account: its balance, and every movement that made it so.
+"""Prices and the ledger: what a video costs, and every movement of the balance.
 
-Credits only: nothing is known of generations, keys or what time it is.
+Knows no generation, no key and no clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a server on a socket takes: requests in its own name, with bodies that fit.
+"""A uvicorn server in the event loop of its user, and what it refuses at the door.
 
-Else a web page could let a name of its own point here, and use the emulator in its
-visitor's browser as if it were its own site (DNS rebinding). Knows no endpoint.
+It answers to its own names only: else a web page could point a name of its own here
+and use the emulator in the browser of its visitor (DNS rebinding).
 """
 
 from __future__ import annotations

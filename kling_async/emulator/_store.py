@@ -1,6 +1,6 @@
-"""The ids of generations, in the vendor's two forms, and what they are good for.
+"""The generations that were accepted: their ids, their plan, how far each one is.
 
-A model of the older line gets a UUID with a route, a newer one a short token.
+What becomes of a generation is decided when it is created.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What every request has in common: a trace, a record, and an answer come what may.
+"""What every request passes through: a trace, a record, the faults that strike it.
 
-Wraps the endpoints and knows none of them.
+Wraps the endpoints and knows none of them, but for a fast path of polls of
+unfinished generations, by far the most common request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a video is to show, read from a create's body.
+"""Real videos: the scene that a create describes, drawn, encoded and kept.
 
-Decodes the images that came along; fetches none itself.
+Decodes the images that came along; fetches none.
 """
 
 from __future__ import annotations
