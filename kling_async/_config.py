@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, TypedDict, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from attrs import evolve, frozen
 
@@ -63,10 +63,14 @@ class Options(TypedDict, total=False):
 class Secret:
     """A text that shows itself to nobody who does not ask by name."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_forms", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        # As it is, and as a URL has it.
+        self._forms = (
+            (text,) if quote(text, safe="") == text else (text, quote(text, ""))
+        )
 
     def reveal(self) -> str:
         """Give the text itself."""
@@ -74,7 +78,9 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """Give another text without this one in it."""
-        return text.replace(self._text, "***")
+        for form in self._forms:
+            text = text.replace(form, "***")
+        return text
 
     def __repr__(self) -> str:
         return "***"

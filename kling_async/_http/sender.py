@@ -27,6 +27,8 @@ MAX_ANSWER = 4 * 1024 * 1024
 # What is asked for; httpx would name all that it can unpack, in bounds or not.
 ACCEPTED = "gzip"
 
+_LONGEST_ENCODING = 16
+
 
 class UnreadableBodyError(Exception):
     """A body that is too large, or not packed as it says."""
@@ -53,7 +55,9 @@ class Body:
         if encoding in PACKED:
             self._unpacker = Unpacker()
         elif encoding not in ("", "identity"):
-            raise UnreadableBodyError(f"it is packed with {encoding[:80]!r}, unasked")
+            # A long one is none that anybody knows, and may be what it echoes.
+            told = repr(encoding) if len(encoding) <= _LONGEST_ENCODING else "who knows"
+            raise UnreadableBodyError(f"it is packed with {told}, unasked")
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) > len(str(MAX_ANSWER)):
             raise _too_large()

@@ -7,6 +7,7 @@ decides which may be tried again; `wire` reads the JSON.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Literal, TypeVar
@@ -16,7 +17,7 @@ import httpx
 from attrs import define, field, frozen
 
 from kling_async._addresses import is_loopback
-from kling_async._config import Settings
+from kling_async._config import Secret, Settings
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
@@ -54,10 +55,12 @@ _SLACK = 1.0
 _TIMEOUTS = (httpx.TimeoutException, TimeoutError)
 
 
-def translate(error: Exception, doing: str) -> TransportError:
+def translate(
+    error: Exception, doing: str, redact: Callable[[str], str] = str
+) -> TransportError:
     """Turn whatever httpx, or what lies below it, raised into one of our errors."""
     cls = RequestTimeoutError if _is_timeout(error) else ConnectionFailedError
-    what = ": ".join(filter(None, (type(error).__name__, str(error))))
+    what = redact(": ".join(filter(None, (type(error).__name__, str(error)))))
     return cls(f"{doing}: {what}", request_sent=not is_unsent(error))
 
 
@@ -301,7 +304,7 @@ class _Received:
 
     response: Response | None = None
     body: Body = field(factory=Body, repr=False)
-    error: Exception | None = None
+    error: Exception | None = field(default=None, repr=False)
 
     async def receive(
         self, session: Session, slot: Slot, call: Call, deadline: float
@@ -345,18 +348,53 @@ class _Received:
         if self.error is None:
             return None
         failure: KlingError
+        redact = partial(_redact, call.key)
         url = urlsplit(call.url)
         what = f"{call.method} {url.netloc.rpartition('@')[2]}{url.path}"
         if self.response is None:
-            failure = translate(self.error, f"{what} (timeout {call.limit:g} s)")
+            failure = translate(
+                self.error, f"{what} (timeout {call.limit:g} s)", redact
+            )
             if not failure.request_sent and is_loopback(url.hostname or ""):
                 failure.with_hint("start_the_emulator")
         elif isinstance(self.error, httpx.DecodingError | UnreadableBodyError):
-            message = f"the answer cannot be read: {self.error}"
+            message = f"the answer cannot be read: {redact(str(self.error))}"
             failure = DecodeError(message, status_code=self.response.status_code)
         else:
-            failure = translate(self.error, f"{what}, reading the answer")
+            failure = translate(self.error, f"{what}, reading the answer", redact)
             failure.request_sent = True
-        drop_frames(self.error)
-        failure.__cause__ = self.error
+        failure.__cause__ = _bare(self.error, redact)
         return failure
+
+
+class LibraryError(Exception):
+    """What a library raised, in words: its own error would show a secret."""
+
+
+# A proxy's user and password, as a library may show them.
+_USER_IN_URL = re.compile(r"(?<=//)[^/\s'\"]+@")
+
+
+def _redact(key: Secret, text: str) -> str:
+    return _USER_IN_URL.sub("***@", key.redact(text))
+
+
+def _bare(error: BaseException, redact: Callable[[str], str]) -> BaseException:
+    """Give an error without what shows the key: its frames, and what it holds.
+
+    A library may keep the whole request in its error, or what an answer echoed.
+    """
+    drop_frames(error)
+    it: BaseException | None = error
+    seen: set[int] = set()
+    while it is not None and id(it) not in seen:
+        seen.add(id(it))
+        facts = vars(it)
+        sent = facts.get("_request")  # httpx keeps it, with all its headers
+        if sent is not None:
+            facts["_request"] = type(sent)(sent.method, sent.url)
+        shown = f"{it} {it!r} {facts}"
+        if redact(shown) != shown:
+            return LibraryError(redact(f"{type(error).__name__}: {error}"))
+        it = it.__cause__ or it.__context__
+    return error

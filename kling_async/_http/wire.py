@@ -61,6 +61,14 @@ _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
 _OUT_OF_CREDITS = re.compile(r"credit|balance|top.?up|insufficient fund", re.IGNORECASE)
 
 
+# How JSON may write any character, and those that it need not.
+_ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\"\\]))")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16)) if found[1] else found[2]
+
+
 @frozen(kw_only=True)
 class Answer:
     """An HTTP answer, freed from the client that brought it.
@@ -87,7 +95,12 @@ class Answer:
     @property
     def inference_id(self) -> str | None:
         """The generation's id as the tracing header tells it."""
-        return self.headers.get("x-inference-id") or None
+        return self.header("x-inference-id") or None
+
+    def header(self, name: str) -> str | None:
+        """Give what a header tells, without the key that it may echo."""
+        told = self.headers.get(name)
+        return told and self.redact(told)
 
     @property
     def date(self) -> dt.datetime | None:
@@ -97,8 +110,16 @@ class Answer:
     @property
     def text(self) -> str:
         """The body's beginning, to show to a person."""
-        beginning = self.content[:_SEARCHED].decode(errors="replace")
-        return self.redact(beginning)[:_SHOWN]
+        return self.beginning[:_SHOWN]
+
+    @property
+    def beginning(self) -> str:
+        """As much of the body as is looked at where it is no JSON."""
+        encoding = json.detect_encoding(self.content)
+        text = self.content[:_SEARCHED].decode(encoding, errors="replace")
+        plain = _ESCAPED.sub(_unescaped, text)
+        # Written out where an escape hides the key.
+        return self.redact(plain if self.redact(plain) != plain else text)
 
 
 def is_bulky(value: object) -> bool:
@@ -169,7 +190,7 @@ def decode_error(answer: Answer) -> APIStatusError:
     code = answer.status_code
     message = _message_in(body) or _plain(answer) or "no explanation was given"
     if "location" in answer.headers and 300 <= code < 400:  # noqa: PLR2004 (RFC 9110)
-        to = answer.redact(answer.headers["location"])[:_SHOWN]
+        to = str(answer.header("location"))[:_SHOWN]
         message = f"a redirect to {to}, not followed: the key stays with base_url"
     cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
     if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
@@ -177,11 +198,11 @@ def decode_error(answer: Answer) -> APIStatusError:
     from_vendor = _is_vendors(body)
     if cls is PermissionDeniedError and from_vendor and _OUT_OF_CREDITS.search(message):
         cls = OutOfCreditsError
-    request_id = as_text(body.get("requestId")) or answer.headers.get("x-request-id")
+    request_id = as_text(body.get("requestId")) or answer.header("x-request-id")
     return cls(
-        answer.redact(message)[: 4 * _SHOWN],
+        message[: 4 * _SHOWN],
         status_code=code,
-        request_id=request_id and answer.redact(request_id),
+        request_id=request_id,
         body=answer.text,
         retry_after=retry_after_from(answer.headers),
         from_vendor=from_vendor,
@@ -199,19 +220,43 @@ def object_in(answer: Answer) -> Mapping[str, object]:
     value: object = None
     wrong: Exception | None = None
     try:
-        value = json.loads(answer.content)
+        value = _parsed(answer)
     except (ValueError, RecursionError) as error:
-        wrong = error.with_traceback(None)  # its frames hold the body
+        wrong = ValueError(str(error))  # its own frames and attributes hold the body
     if wrong and answer.cut_off is not None:
         raise answer.cut_off
     if wrong:
         raise unreadable(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
         raise unreadable(answer, "the answer is not a JSON object")
+    return value
+
+
+def _parsed(answer: Answer) -> object:
+    """Parse a body; what it echoes of the key is in no value of it."""
+    value: object = json.loads(answer.content)
     many = answer.content.count(b"[") + answer.content.count(b"{") > DEEPEST
     if many and is_deep(value):
+        del value  # a traceback may show it
         raise unreadable(answer, f"the answer is nested deeper than {DEEPEST} levels")
-    return value
+    return value if _is_harmless(answer) else _redacted(value, answer)
+
+
+def _is_harmless(answer: Answer) -> bool:
+    """Whether no value can hold the key, escaped or in another encoding or as it is."""
+    content = answer.content
+    if b"\\" in content or b"\0" in content:
+        return False
+    text = content.decode(errors="replace")
+    return answer.redact(text) == text
+
+
+def _redacted(value: object, answer: Answer) -> object:
+    if isinstance(value, str):
+        return answer.redact(value)
+    if isinstance(value, dict):
+        return {answer.redact(it): _redacted(of, answer) for it, of in value.items()}
+    return [_redacted(it, answer) for it in value] if isinstance(value, list) else value
 
 
 def is_deep(value: object) -> bool:
@@ -340,7 +385,7 @@ def _message_in(body: Mapping[str, object]) -> str | None:
 
 def _plain(answer: Answer) -> str:
     """What a body that is no JSON says: of a web page, only its title."""
-    page = answer.content[:_SEARCHED].decode(errors="replace")
+    page = answer.beginning
     title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
     return " ".join((title[1] if title else answer.text).split())
 

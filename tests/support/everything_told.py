@@ -51,4 +51,4 @@ def _with_locals(error: BaseException, but: Collection[str]) -> Iterator[str]:
                     continue
                 with contextlib.suppress(AttributeError):  # it was not made wholly
                     yield repr(value)
-                yield pretty_repr(value, max_width=500)
+                yield pretty_repr(value, max_width=500, max_length=20, max_depth=4)
