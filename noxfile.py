@@ -315,11 +315,14 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Let coverage guide a million odd answers to their readers."""
+    """Let coverage guide a million odd answers, and a million of strangers' texts."""
     install(session, "fuzz")
-    program = Path("tests/fuzz/fuzz_decoding.py").resolve()
-    session.chdir(session.create_tmp())  # what breaks a reader is kept there
-    session.run("python", str(program), *(session.posargs or ["-runs=1000000"]))
+    programs = [
+        Path(f"tests/fuzz/fuzz_{it}.py").resolve() for it in ("decoding", "strangers")
+    ]
+    session.chdir(session.create_tmp())  # what breaks a promise is kept there
+    for program in programs:
+        session.run("python", str(program), *(session.posargs or ["-runs=1000000"]))
 
 
 @nox.session

@@ -68,9 +68,7 @@ class Secret:
     def __init__(self, text: str) -> None:
         self._text = text
         # As it is, and as a URL has it.
-        self._forms = (
-            (text,) if quote(text, safe="") == text else (text, quote(text, ""))
-        )
+        self._forms = tuple({text, quote(text, safe="", errors="replace")})
 
     def reveal(self) -> str:
         """Give the text itself."""

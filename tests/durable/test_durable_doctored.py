@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient
 from dbos._serialization import DBOSDefaultSerializer
 from everything_told import everything_told
+from hostile import ADDRESSES, SECRET
 from hypothesis import given, strategies as st
 
 from kling_async import (
@@ -330,41 +331,6 @@ async def test_what_is_no_file_is_told(kept: object) -> None:
     stored = {"model": "klingai/v2-master-image-to-video", "image_url": kept}
     with pytest.raises(InvalidRequestError, match=r"file: given"):
         await from_stored(stored)
-
-
-SECRET = "s3cret"
-
-# Where a URL can hold a password, and where a slip of the finger puts it.
-ADDRESSES = [
-    f"postgresql://me:{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me@127.0.0.1:1/jobs?password={SECRET}",
-    f"postgresql://me@127.0.0.1:1/jobs?sslmode=disable&password={SECRET}",
-    f"postgresql:///jobs?host=127.0.0.1&port=1&user=me&password={SECRET}",
-    f"postgresql://me@127.0.0.1:1/jobs?passwort={SECRET}",
-    f"postgresql://me@127.0.0.1:1/jobs?sslpassword={SECRET}",
-    f"postgresql://me@127.0.0.1:1/jobs?options=-c%20a.b%3D{SECRET}",
-    f"postgresql://me:%73{SECRET[1:]}@127.0.0.1:1/jobs",
-    f"postgresql://me%3A{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me:a@{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me:a/{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me:a?{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me:a#{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://me/:{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql:/me:{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql:me:{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql//me:{SECRET}@127.0.0.1:1/jobs",
-    f"postgres://me:{SECRET}%40127.0.0.1:1/jobs",
-    f"me:{SECRET}@127.0.0.1:1/jobs",
-    f"postgresql://127.0.0.1:{SECRET}/jobs",
-    f"postgresql://127.0.0.1:1/jobs;password={SECRET}",
-    f"postgresql://127.0.0.1:1/jobs&password={SECRET}",
-    f"host=127.0.0.1 port=1 dbname=jobs user=me password={SECRET}",
-    f"host=127.0.0.1 password = '{SECRET}' dbname=jobs",
-    f"mysql://127.0.0.1/jobs?password={SECRET}",
-    f"mysql://me:{SECRET}@127.0.0.1/jobs",
-    f"sqlite://:{SECRET}@/jobs.db",
-    f"sqlite+pysqlcipher://:{SECRET}@/jobs.db?cipher=aes",
-]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

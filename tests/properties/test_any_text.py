@@ -12,12 +12,12 @@ import io
 import logging
 import os
 import pickle
-import unicodedata
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 from attrs import define, field
+from hostile import PIECES, is_plain
 from hypothesis import assume, example, given, settings, strategies as st
 from rich.console import Console
 
@@ -50,40 +50,7 @@ from kling_async.cli._report import Card, render_page
 from kling_async.durable import JobState, JobStatus
 from kling_async.web import ProgressEvent
 
-PIECES = [
-    "\x1b]0;owned\x07",
-    "\x1b[2J",
-    "\x9b31m",
-    "\x08\x7f\x00",
-    "\r\n",
-    "\n  - ",
-    "\nERROR:root:forged",
-    "\u2028\u2029\x85\x0b\x0c",
-    "\u202e\u2066gpj.exe",
-    "\ud800",
-    "\U000e0041",
-    "[bold red]x[/]",
-    "<script>alert(1)</script>",
-    "\"'><img src=x onerror=alert(1)>",
-    "javascript:alert(1)",
-    "//evil.example/x",
-    "=HYPERLINK(1)",
-    "%s %(x)s %n",
-    "{{cards}}",
-    "data: x\n\nevent: status\n",
-]
-
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=5).map("".join)
-
-JOINERS = "\u200c\u200d"
-
-
-def is_plain(line: str) -> bool:
-    """Whether nothing in a line does anything but stand there."""
-    return all(
-        it in JOINERS or unicodedata.category(it)[0] not in "CZ" or it == " "
-        for it in line
-    )
 
 
 def errors_about(text: str) -> list[KlingError]:
