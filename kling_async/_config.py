@@ -60,6 +60,9 @@ class Options(TypedDict, total=False):
     allow_plain_http: bool
 
 
+_LONG = 12
+
+
 class Secret:
     """A text that shows itself to nobody who does not ask by name."""
 
@@ -69,6 +72,11 @@ class Secret:
         self._text = text
         # As it is, and as a URL has it.
         self._forms = tuple({text, quote(text, safe="", errors="replace")})
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it stands nowhere by chance, as a key of a test may."""
+        return len(self._text) >= _LONG
 
     def reveal(self) -> str:
         """Give the text itself."""

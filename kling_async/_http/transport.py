@@ -277,6 +277,7 @@ class Transport:
             content=bytes(received.body.content),
             cut_off=failure,
             redact=self.settings.api_key.redact,
+            redacts_values=self.settings.api_key.is_long,
         )
         if not answer.is_success:
             raise self._refusal(answer, session, slot)

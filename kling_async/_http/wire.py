@@ -79,6 +79,8 @@ class Answer:
         content: The body, decompressed, as far as it came.
         cut_off: What ended the body before its end, if anything did.
         redact: Takes out of a text what must not be shown to anyone.
+        redacts_values: Whether to do so with every value too, such as an id: not where
+            the key is so short that it may stand there by chance.
     """
 
     status_code: int
@@ -86,6 +88,7 @@ class Answer:
     content: bytes = field(repr=False)
     cut_off: KlingError | None = None
     redact: Callable[[str], str] = field(default=str, repr=False)
+    redacts_values: bool = True
 
     @property
     def is_success(self) -> bool:
@@ -100,7 +103,7 @@ class Answer:
     def header(self, name: str) -> str | None:
         """Give what a header tells, without the key that it may echo."""
         told = self.headers.get(name)
-        return told and self.redact(told)
+        return self.redact(told) if told and self.redacts_values else told
 
     @property
     def date(self) -> dt.datetime | None:
@@ -190,7 +193,7 @@ def decode_error(answer: Answer) -> APIStatusError:
     code = answer.status_code
     message = _message_in(body) or _plain(answer) or "no explanation was given"
     if "location" in answer.headers and 300 <= code < 400:  # noqa: PLR2004 (RFC 9110)
-        to = str(answer.header("location"))[:_SHOWN]
+        to = answer.redact(answer.headers["location"])[:_SHOWN]
         message = f"a redirect to {to}, not followed: the key stays with base_url"
     cls = _ERRORS_BY_STATUS.get(code, APIStatusError)
     if code >= 500:  # noqa: PLR2004 (RFC 9110, section 15.6)
@@ -200,9 +203,9 @@ def decode_error(answer: Answer) -> APIStatusError:
         cls = OutOfCreditsError
     request_id = as_text(body.get("requestId")) or answer.header("x-request-id")
     return cls(
-        message[: 4 * _SHOWN],
+        answer.redact(message)[: 4 * _SHOWN],
         status_code=code,
-        request_id=request_id,
+        request_id=request_id and answer.redact(request_id),
         body=answer.text,
         retry_after=retry_after_from(answer.headers),
         from_vendor=from_vendor,
@@ -245,6 +248,8 @@ def _parsed(answer: Answer) -> object:
 def _is_harmless(answer: Answer) -> bool:
     """Whether no value can hold the key, escaped or in another encoding or as it is."""
     content = answer.content
+    if not answer.redacts_values:
+        return True
     if b"\\" in content or b"\0" in content:
         return False
     text = content.decode(errors="replace")

@@ -285,6 +285,7 @@ def _parsed(given: str) -> Database | None:
     """Read a URL; None where it is of no kind that is known, or has a slip in it."""
     try:
         url = sa.make_url(given)
+        url.render_as_string()  # halves of characters have no place in one
     except (SQLAlchemyError, ValueError):
         return None
     kind = url.get_backend_name()
