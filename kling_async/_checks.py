@@ -83,6 +83,12 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def require_count(name: str, value: object) -> None:
+    """Refuse what is no whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name}: given {value!r}; allowed: 1 or more")
+
+
 def require(name: str, value: object, *, least: float, above: bool = False) -> None:
     """Refuse what is no number, not finite, or too small."""
     number = value if isinstance(value, int | float) else math.nan

@@ -40,6 +40,12 @@ PLAIN_HTTP_VARIABLE = "AIMLAPI_ALLOW_PLAIN_HTTP"
 
 _QUOTES = frozenset(['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
 
+# Where durable jobs are kept, if nothing else is said.
+JOBS_DATABASE = "sqlite:///kling-jobs.db"
+
+# What is done with a create of which nobody knows whether it arrived.
+WhenUncertain = Literal["ask", "resubmit", "give_up"]
+
 KEYS_PAGE = "aimlapi.com/app/keys"
 
 

@@ -13,7 +13,9 @@ Results go to stdout, all else to stderr. Needs the extra ``cli``.
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from kling_async._checks import MissingExtraError, needs_extra
 
@@ -22,13 +24,19 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the arguments of this process name, and exit."""
+    # From the first moment: what comes next takes a while.
+    signal.signal(signal.SIGTERM, _leave)
     try:
         # Late, so that without typer there is a line to read and no traceback.
         with needs_extra("cli", "rich", "typer"):
             from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
+        app(prog_name="kling-async")
     except MissingExtraError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    app(prog_name="kling-async")
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(143)

@@ -25,6 +25,7 @@ from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
 from kling_async.cli._models import models
 from kling_async.cli._money import balance, doctor, log, price, reconcile
+from kling_async.cli._options import IdCommand
 from kling_async.cli._output import Exit, Screen, ScreenHandler, exit_for, format_error
 
 logger = logging.getLogger("kling_async")
@@ -167,7 +168,13 @@ for _command in (
     emulator,
     demo,
 ):
-    app.command(_command.__name__)(_command)
+    app.command(_command.__name__, cls=IdCommand)(_command)
+
+app.command(
+    "download",
+    cls=IdCommand,
+    help="Write the videos of generations; the same as `wait`.",
+)(wait)
 
 
 app.add_typer(jobs)

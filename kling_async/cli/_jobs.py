@@ -5,13 +5,16 @@ Light to import: the engine is loaded by the command that needs it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import anyio
 import typer
+from typer.core import TyperGroup
 
 from kling_async import AsyncKling
+from kling_async._config import JOBS_DATABASE
 from kling_async.cli import _options as fleet, _options as options
 from kling_async.cli._output import Exit, Screen
 from kling_async.cli._running import SeenGenerations, until_interrupted
@@ -40,6 +43,7 @@ def batch(
     webhook: fleet.Webhook = None,
     any_format: options.AnyFormat = False,
     retry_failed: fleet.RetryFailed = False,
+    prune: fleet.Prune = False,
     check_media: options.CheckMedia = True,
     dry_run: fleet.DryRun = False,
 ) -> Exit:
@@ -51,12 +55,14 @@ def batch(
     # Late: it takes a while, and needs the extra `durable`.
     from kling_async.cli._batch import (  # noqa: PLC0415 (as said above)
         BatchRun,
-        estimate,
         plan,
         webhook_from,
     )
 
     screen = Screen.of(ctx)
+    if Path(manifest).is_dir():
+        message = f"{manifest} is a directory; give the file with the rows"
+        raise typer.BadParameter(message, param_hint="MANIFEST")
     stem = "batch" if manifest == "-" else Path(manifest).stem
     run = BatchRun(
         screen=screen,
@@ -68,14 +74,15 @@ def batch(
         budget=budget,
         on_uncertain=on_uncertain,
         retry_failed=retry_failed,
+        prune=prune,
         check_media=check_media,
         webhook=webhook_from(webhook),
         check_mp4=not any_format,
     )
 
     async def work() -> Exit:
-        planned = await plan(manifest, run.folder, check_media=check_media)
-        return await (estimate(screen, planned) if dry_run else run.work_off(planned))
+        rows = await plan(manifest, run.folder, check_media=check_media)
+        return await (run.estimate(rows) if dry_run else run.work_off(rows))
 
     code = until_interrupted(work, screen=screen, generations=SeenGenerations())
     if code in {Exit.INTERRUPTED, Exit.TERMINATED}:
@@ -100,7 +107,10 @@ Undelivered = Annotated[
     ),
 ]
 
-Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Which jobs.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY...", help="Which jobs; or --state says which."),
+]
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Which job.")]
 
@@ -108,109 +118,194 @@ GenerationId = Annotated[
     str, typer.Argument(metavar="ID", help="The generation that it is to go on with.")
 ]
 
-ItsBatch = Annotated[
-    str | None,
-    typer.Option("--batch", metavar="NAME", help="Its batch, if there are several."),
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="List so many at most.")
 ]
 
-jobs = typer.Typer(
-    name="jobs",
-    help="List the jobs of a database, and decide on them. Nothing is sent from here: "
-    "a worker, or the next run of the batch, carries decisions out.",
-    invoke_without_command=True,
-)
+Offset = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Leave out so many at the beginning.")
+]
 
-_DATABASE = "kling_async.database"
+Amount = Annotated[
+    float,
+    typer.Argument(
+        parser=fleet.read_budget,
+        metavar="CREDITS",
+        help="Credits, dollars such as 5usd, or none for no bound.",
+    ),
+]
+
+OlderThan = Annotated[
+    str, typer.Option(metavar="AGO", help="How long ago they ended: 24h, 30d.")
+]
+
+
+class Jobs(TyperGroup):
+    """Takes its options before and after the subcommand, and a place in front."""
+
+    def parse_args(  # type: ignore[override]  # the contexts are Typer's own
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        """Put the options first, and the folder or manifest among them."""
+        given, rest = fleet.split_options(args, self.params, known_only=True)
+        is_place = bool(rest) and not rest[0].startswith("-")
+        if is_place and rest[0] not in self.commands:
+            given += ["--database", rest.pop(0)]
+        return super().parse_args(ctx, [*given, *rest])
+
+
+jobs = typer.Typer(
+    cls=Jobs,
+    name="jobs",
+    help="List the jobs of a batch, and decide on them. Nothing is sent from here: a "
+    "worker, or the next run of the batch, carries decisions out. The batch is named "
+    "by its folder or manifest in front, or by --database; options may stand before "
+    "or after the subcommand.",
+    invoke_without_command=True,
+    subcommand_metavar="[FOLDER|MANIFEST] [COMMAND] [ARGS]...",
+)
 
 
 @jobs.callback()
 def list_jobs(
     ctx: typer.Context,
     *,
-    database: fleet.Database = fleet.DEFAULT_DATABASE,
+    database: fleet.Database = JOBS_DATABASE,
     batch: fleet.OneBatch = None,
     state: States = None,
     undelivered: Undelivered = False,
     json: options.Json = False,
+    limit: Limit = None,
+    offset: Offset = 0,
 ) -> Exit | None:
     """List jobs."""
-    ctx.meta[_DATABASE] = database
+    given = fleet.JobOptions(database=database, batch=batch, states=state or [])
+    ctx.meta[_GIVEN] = given
     if ctx.invoked_subcommand is not None:
         return None
-    screen = Screen.of(ctx)
 
-    async def work() -> Exit:
+    async def work(screen: Screen) -> Exit:
         from kling_async.cli._decisions import (  # noqa: PLC0415 (it takes a while)
             show_jobs,
             show_undelivered,
         )
 
         if undelivered:
-            return await show_undelivered(screen, database, batch, is_json=json)
-        return await show_jobs(screen, database, batch, state or [], is_json=json)
+            return await show_undelivered(screen, given, is_json=json)
+        return await show_jobs(screen, given, is_json=json, limit=limit, offset=offset)
 
-    return until_interrupted(work, screen=screen, generations=SeenGenerations())
+    return _run(ctx, work)
+
+
+_GIVEN = "kling_async.jobs"
+
+
+def _run(ctx: typer.Context, work: Callable[[Screen], Awaitable[Exit]]) -> Exit:
+    screen = Screen.of(ctx)
+    return until_interrupted(
+        lambda: work(screen), screen=screen, generations=SeenGenerations()
+    )
 
 
 @jobs.command()
-def cancel(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
+def summary(ctx: typer.Context) -> Exit:
+    """Count the jobs by state, batch by batch, and tell what they cost."""
+
+    async def work(screen: Screen) -> Exit:
+        from kling_async.cli._decisions import show_summary  # noqa: PLC0415 (it takes a while)
+
+        return await show_summary(screen, ctx.meta[_GIVEN])
+
+    return _run(ctx, work)
+
+
+@jobs.command()
+def cancel(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Call jobs off. What was created goes on at the server, and is billed."""
-    return _decide(ctx, "cancel", keys, batch)
+    return _decide(ctx, "cancel", keys)
 
 
 @jobs.command()
-def resubmit(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
-    """Try jobs once more. For uncertain ones that may mean a second bill."""
-    return _decide(ctx, "resubmit", keys, batch)
+def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
+    """Try jobs once more: a generation that is known is followed, not paid again.
+
+    For uncertain jobs it may mean a second bill.
+    """
+    return _decide(ctx, "resubmit", keys)
 
 
 @jobs.command()
-def recheck(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
+def recheck(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Look for uncertain jobs in the vendor's log again; nothing is created."""
-    return _decide(ctx, "recheck", keys, batch)
+    return _decide(ctx, "recheck", keys)
 
 
 @jobs.command()
-def redeliver(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
+def redeliver(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Tell the webhook of the end of jobs once more."""
-    return _decide(ctx, "redeliver", keys, batch)
+    return _decide(ctx, "redeliver", keys)
 
 
 @jobs.command("give-up")
-def give_up(ctx: typer.Context, keys: Keys, *, batch: ItsBatch = None) -> Exit:
+def give_up(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Let uncertain jobs fail. They may have been billed all the same."""
-    return _decide(ctx, "give_up", keys, batch)
+    return _decide(ctx, "give_up", keys)
+
+
+@jobs.command(cls=fleet.IdCommand)
+def adopt(ctx: typer.Context, key: Key, generation_id: GenerationId) -> Exit:
+    """Let a job go on with a generation that was found by other means."""
+    return _decide(ctx, "adopt", [key], generation_id)
 
 
 @jobs.command()
-def adopt(
-    ctx: typer.Context, key: Key, generation_id: GenerationId, *, batch: ItsBatch = None
-) -> Exit:
-    """Let a job go on with a generation that was found by other means."""
-    return _decide(ctx, "adopt", [key], batch, generation_id)
+def budget(ctx: typer.Context, amount: Amount) -> Exit:
+    """Set what a batch may cost in all, or lift the bound."""
+
+    async def work(screen: Screen) -> Exit:
+        from kling_async.cli._decisions import set_budget  # noqa: PLC0415 (it takes a while)
+
+        return await set_budget(screen, ctx.meta[_GIVEN], amount)
+
+    return _run(ctx, work)
+
+
+@jobs.command()
+def purge(ctx: typer.Context, *, older_than: OlderThan) -> Exit:
+    """Delete jobs that are done, failed or cancelled, and ended long ago.
+
+    What they cost stays in the account of their batch. A key that was deleted is
+    new to the batch: a manifest that still has it pays for it again.
+    """
+
+    async def work(screen: Screen) -> Exit:
+        from kling_async.cli._decisions import purge_jobs  # noqa: PLC0415 (it takes a while)
+
+        age = fleet.age(older_than, "--older-than")
+        return await purge_jobs(screen, ctx.meta[_GIVEN], age)
+
+    return _run(ctx, work)
 
 
 def _decide(
     ctx: typer.Context,
     decision: Literal["adopt", "cancel", "give_up", "recheck", "redeliver", "resubmit"],
-    keys: list[str],
-    batch: str | None,
+    keys: list[str] | None,
     *arguments: str,
 ) -> Exit:
-    screen, database = Screen.of(ctx), str(ctx.meta[_DATABASE])
-
-    async def work() -> Exit:
+    async def work(screen: Screen) -> Exit:
         from kling_async.cli._decisions import decide  # noqa: PLC0415 (it takes a while)
 
-        return await decide(screen, database, batch, decision, keys, *arguments)
+        given = ctx.meta[_GIVEN]
+        return await decide(screen, given, decision, keys or [], *arguments)
 
-    return until_interrupted(work, screen=screen, generations=SeenGenerations())
+    return _run(ctx, work)
 
 
 def worker(
     ctx: typer.Context,
     *,
-    database: fleet.Database = fleet.DEFAULT_DATABASE,
+    database: fleet.Database = JOBS_DATABASE,
     max_in_flight: fleet.MaxInFlight = 32,
     creates_per_minute: fleet.CreatesPerMinute = None,
     on_uncertain: fleet.OnUncertain = "ask",
@@ -227,6 +322,7 @@ def worker(
     async def work() -> NoReturn:
         # Late: it takes a while, and needs the extra `durable`.
         from kling_async.cli._batch import webhook_from  # noqa: PLC0415 (as said above)
+        from kling_async.cli._progress import WarningCounter  # noqa: PLC0415 (as said above)
         from kling_async.durable import DurableKling  # noqa: PLC0415 (as said above)
 
         async with AsyncKling() as kling:
@@ -239,10 +335,11 @@ def worker(
                 webhook=webhook_from(webhook),
                 check_mp4=not any_format,
             )
-            async with jobs:
-                screen.note(f"working on {jobs.database}; Ctrl-C stops in order")
-                while True:
-                    await anyio.sleep_forever()
+            with WarningCounter(screen.note):
+                async with jobs:
+                    screen.note(f"working on {jobs.database}; Ctrl-C stops in order")
+                    while True:
+                        await anyio.sleep_forever()
 
     code = until_interrupted(work, screen=screen, generations=SeenGenerations())
     # A signal is how a worker is meant to end.

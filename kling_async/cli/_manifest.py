@@ -6,14 +6,18 @@ manifest and the files that it names, and nothing else.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import cast
 
 import anyio
@@ -24,6 +28,7 @@ from kling_async._http.wire import DEEPEST, is_deep
 from kling_async._requests.classes import build_request
 from kling_async._text import did_you_mean, short_repr
 from kling_async.cli._options import fitting_model, known_model, read_value
+from kling_async.durable import NewJob
 from kling_async.durable._submit import LONGEST_KEY, fingerprint, to_stored
 
 STDIN = "-"
@@ -38,6 +43,20 @@ _OURS = ("key", "output")
 _SHORT = 12
 
 _UNSAFE = re.compile(r"[^\w.-]+")
+
+# Bytes of a name on all usual file systems, and what is left of a key's.
+_LONGEST_NAME, _LONGEST_STEM = 255, 200
+
+_ANY_SYSTEM = (
+    "a name that every system takes: no colon, no dot or blank at the end, and none "
+    "of the devices of Windows"
+)
+
+# Windows' devices, whatever follows a dot.
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?",
+    re.IGNORECASE,
+)
 
 
 @frozen(kw_only=True)
@@ -66,6 +85,11 @@ class RowPlan(RowDraft):
     """
 
     request: Request
+
+    @property
+    def job(self) -> NewJob:
+        """What is submitted for it."""
+        return NewJob(request=self.request, key=self.key, output=self.output.as_posix())
 
 
 @frozen
@@ -178,15 +202,11 @@ class Manifest:
 
     def _output(self, row: ManifestRow) -> Path:
         given = self._own(row, "output")
-        path = Path(given)
-        leaves = path.is_absolute() or ".." in path.parts
-        if leaves or str(path).lower() in OWN_FILES:
-            own = ", ".join(OWN_FILES)
-            allowed = f"a path below the output directory, and not {own}"
-            hint = "--output-dir says where that is." if leaves else None
+        if given and (flaw := _flaw_of(given)):
+            allowed, hint = flaw
             self._problem(row.line, "output", repr(given), allowed, hint)
             return Path()
-        return path
+        return Path(given)
 
     def _rebase(self, value: object) -> object:
         """Let the paths in a value begin beside the manifest."""
@@ -204,20 +224,27 @@ class Manifest:
     def _refuse_twins(self, drafts: Sequence[RowDraft]) -> None:
         """Refuse two requests under one key, and two jobs for one file."""
         by_key: dict[str, RowDraft] = {}
-        by_file: dict[Path, RowDraft] = {}
+        by_file: dict[tuple[str, ...], RowDraft] = {}
         for it in drafts:
             first = by_key.setdefault(it.key, it)
             if first.mark != it.mark:
                 given = f"{it.key!r}, as in line {first.line} for another request"
                 self._problem(it.line, "key", given, "one key for each request")
                 continue
-            other = by_file.setdefault(self._file(it), it)
+            other = by_file.setdefault(_identity(it.output), it)
             if other.key != it.key:
-                given = f"{it.output}, as in line {other.line}"
-                self._problem(it.line, "output", given, "one file for each job")
+                self._refuse_file(it, other)
+        for it in drafts:
+            file = _identity(it.output)
+            above = (by_file.get(file[:length]) for length in range(1, len(file)))
+            for folder in filter(None, above):
+                self._refuse_file(it, folder)
 
-    def _file(self, draft: RowDraft) -> Path:
-        return (self.folder / draft.output).absolute()
+    def _refuse_file(self, draft: RowDraft, other: RowDraft) -> None:
+        is_same = draft.output == other.output
+        hint = None if is_same else f"On some systems it is the same as {other.output}."
+        given = f"{draft.output}, as in line {other.line}"
+        self._problem(draft.line, "output", given, "one file for each job", hint)
 
 
 def _with_keys(unnamed: Sequence[RowDraft]) -> list[RowDraft]:
@@ -236,67 +263,199 @@ def _with_keys(unnamed: Sequence[RowDraft]) -> list[RowDraft]:
 
 
 def _safe(key: str) -> str:
-    """Make a file's name of a key."""
-    return _UNSAFE.sub("-", key).strip(".") or "video"
+    """Make a file's name of a key, for any system."""
+    name = _UNSAFE.sub("-", key).strip(".") or "video"
+    if len(name.encode()) > _LONGEST_STEM:
+        digest = hashlib.sha256(key.encode()).hexdigest()[:_SHORT]
+        name = f"{name.encode()[:_LONGEST_STEM].decode(errors='ignore')}-{digest}"
+    return f"_{name}" if _RESERVED.fullmatch(name) else name
+
+
+def _identity(path: Path) -> tuple[str, ...]:
+    """Give what two names share that are one file on some system."""
+    return tuple(unicodedata.normalize("NFC", it).casefold() for it in path.parts)
+
+
+def _flaw_of(output: str) -> tuple[str, str | None] | None:
+    """Tell what is allowed instead of a file's name, wherever it would not do."""
+    path = PureWindowsPath(output)  # which splits as both kinds of systems do
+    leaves = Path(output).is_absolute() or bool(path.drive or path.root)
+    if leaves or ".." in path.parts:
+        hint = "--output-dir says where that is."
+        return "a path below the output directory", hint
+    for part in path.parts:
+        if len(part.encode()) > _LONGEST_NAME:
+            return f"names of at most {_LONGEST_NAME} bytes, in UTF-8", None
+        if ":" in part or part.rstrip(". ") != part or _RESERVED.fullmatch(part):
+            return _ANY_SYSTEM, None
+    if path.parts and _is_own_file(path.parts):
+        return f"a path that is not {', '.join(OWN_FILES)}", None
+    return None
+
+
+def _is_own_file(parts: Sequence[str]) -> bool:
+    name = unicodedata.normalize("NFC", parts[-1]).casefold()
+    is_ours = name in OWN_FILES or name.startswith(f"{JOBS}.")
+    return len(parts) == 1 and is_ours
 
 
 def _length(value: object) -> int:
     return len(cast("list[object]", value)) if isinstance(value, list) else 0
 
 
-_Complain = Callable[[int, str, str, str, str | None], None]
+_Complain = Callable[..., None]
+
+# What a file begins with that is no text, and what to call it.
+_BINARY = {
+    b"PK\x03\x04": "an Excel workbook, or another archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+}
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+_SAVE_AS = "In a spreadsheet, save it as CSV UTF-8."
 
 
 def _text(path: str) -> str:
     content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    for magic, what in _BINARY.items():
+        if content.startswith(magic):
+            problem = Problem("line 1", what, "a text: CSV or JSON", _SAVE_AS)
+            raise InvalidRequestError([problem])
+    encoding = _encoding(content)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
         problem = Problem(
             f"line {line}",
-            f"a byte {content[error.start]:#04x} that is no UTF-8",
+            f"a byte {content[error.start]:#04x} that is no {name}",
             "a text in UTF-8",
             "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).",
         )
         raise InvalidRequestError([problem]) from error
 
 
-def _rows(text: str, path: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
-    is_json = path.endswith((".jsonl", ".ndjson", ".json"))
-    if is_json or (path == STDIN and text.lstrip().startswith("{")):
-        yield from _json_rows(text, complain)
+def _encoding(content: bytes) -> str:
+    for mark, name in _MARKS:
+        if content.startswith(mark):
+            return name
+    if content[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if content[:1] == b"\0" else "utf-8"
+
+
+def _rows(text: str, path: str, complain: _Complain) -> Iterator[ManifestRow]:
+    is_json = path.lower().endswith((".jsonl", ".ndjson", ".json"))
+    if is_json or (path == STDIN and text.lstrip().startswith(("{", "["))):
+        for line, value, source in _json_values(text, complain):
+            yield from _json_row(line, value, source, complain)
     else:
         yield from _csv_rows(text, complain)
 
 
-def _json_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
+def _json_values(text: str, complain: _Complain) -> Iterator[tuple[int, object, str]]:
+    """Give the values of JSON Lines, or of one array or object, with their lines."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield from list(_array_values(text))
+            return
+    elif text.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            begins = _line_at(text, len(text) - len(text.lstrip()))
+            yield begins, json.loads(text), text
+            return
     # A line ends nowhere else: what `splitlines` takes for ends may be in a text.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value: object = json.loads(line)
+            yield number, json.loads(line), line
         except (ValueError, RecursionError) as error:
             complain(number, "row", f"{short_repr(line)} ({error})", "a JSON object")
-            continue
-        if not isinstance(value, dict):
-            complain(number, "row", short_repr(value), "a JSON object")
-            continue
-        given = cast("dict[str, object]", value)
-        if is_deep(given):
-            complain(
-                number, "row", short_repr(line), f"at most {DEEPEST} levels of nesting"
-            )
-            continue
-        yield ManifestRow(number, _read(given, given.get("model"), texts=False))
 
 
-def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow]:
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
+def _array_values(text: str) -> Iterator[tuple[int, object, str]]:
+    json.loads(text)  # refuses what is no array as a whole
+    decoder, at = json.JSONDecoder(), text.index("[") + 1
+    while found := _VALUE.search(text, at):
+        value, at = decoder.raw_decode(text, found.start())
+        yield _line_at(text, found.start()), value, text[found.start() : at]
+
+
+# Where the next value of an array begins.
+_VALUE = re.compile(r"[^\s,\]]")
+
+
+def _line_at(text: str, index: int) -> int:
+    return text.count("\n", 0, index) + 1
+
+
+def _json_row(
+    line: int, value: object, source: str, complain: _Complain
+) -> Iterator[ManifestRow]:
+    if not isinstance(value, dict):
+        complain(line, "row", short_repr(value), "a JSON object")
+        return
+    given = {
+        name: it
+        for name, it in cast("dict[str, object]", value).items()
+        if it is not None and it == it  # noqa: PLR0124 (not a number is not itself)
+    }
+    if is_deep(given):
+        allowed = f"at most {DEEPEST} levels of nesting"
+        complain(line, "row", short_repr(source), allowed)
+        return
+    yield ManifestRow(line, _read(given, given.get("model"), texts=False))
+
+
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+
+_SEPARATORS = ",;\t|"
+
+# How spreadsheets, pandas and Python write that there is nothing.
+_NOTHING = frozenset({"", "nan", "none", "null", "<na>", "nat"})
+
+
+def _csv_rows(text: str, complain: _Complain) -> Iterator[ManifestRow]:
+    skipped = 0
+    if said := _SEPARATOR.match(text):
+        text, skipped, separator = text[said.end() :], 1, said[1]
+    else:
+        separator = _likely_separator(text)
+    lines = list(_csv_lines(text, separator, skipped, complain))
+    if not lines:
+        return
+    columns = _columns(lines, complain)
+    for line, cells in lines[1:] if columns else ():
+        beyond = [it for it in cells[len(lines[0][1]) :] if it.strip()]
+        if beyond:
+            allowed = f"{len(lines[0][1])}, as the header has columns"
+            complain(line, "row", f"{len(cells)} cells", allowed)
+            continue
+        texts = {
+            columns[n]: cell
+            for n, cell in enumerate(cells)
+            if n in columns and cell.strip().casefold() not in _NOTHING
+        }
+        yield ManifestRow(line, _read(texts, texts.get("model"), texts=True))
+
+
+def _csv_lines(
+    text: str, separator: str, skipped: int, complain: _Complain
+) -> Iterator[tuple[int, list[str]]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
-        begins = lines.line_num + 1
+        begins = lines.line_num + 1 + skipped
         try:
             cells = next(lines, None)
         except csv.Error as error:
@@ -304,32 +463,75 @@ def _csv_rows(text: str, complain: Callable[..., None]) -> Iterator[ManifestRow]
             return
         if cells is None:
             return
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-            if not _is_header(header, begins, complain):
-                return
-        elif len(cells) > len(header):
-            given = f"{len(cells)} cells"
-            complain(begins, "row", given, f"{len(header)}, as the header has columns")
+        if any(cell.strip() for cell in cells):
+            yield begins, cells
+
+
+def _likely_separator(text: str) -> str:
+    """Find what parts the columns: that which makes most of the header known."""
+    known = _known_columns()
+
+    def names(separator: str) -> int:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        with contextlib.suppress(csv.Error):
+            header = next((it for it in lines if any(map(str.strip, it))), [])
+            return sum(_plain(cell) in known for cell in header)
+        return 0
+
+    return max(_SEPARATORS, key=names)
+
+
+def _known_columns() -> dict[str, str]:
+    names = {*_OURS, "model", "extra"}.union(*(it.fields for it in models.list()))
+    return {_plain(name): name for name in names}
+
+
+def _plain(name: str) -> str:
+    """Give what counts of a column's name."""
+    return re.sub(r"[\s-]+", "_", name.strip()).casefold()
+
+
+def _columns(
+    lines: Sequence[tuple[int, list[str]]], complain: _Complain
+) -> dict[int, str]:
+    """Name the columns that count, or give none if one is wrong in all rows."""
+    (line, header), known = lines[0], _known_columns()
+    columns: dict[int, str] = {}
+    is_wrong = False
+    for number, cell in enumerate(header):
+        name = known.get(_plain(cell))
+        if name is None:
+            is_wrong |= not _is_ignored(number, cell, lines, complain)
+        elif name in columns.values():
+            complain(line, "header", f"{name!r} twice", "each column once")
+            is_wrong = True
         else:
-            named = dict(zip(header, cells, strict=False))
-            texts = {name: it for name, it in named.items() if it.strip()}
-            yield ManifestRow(begins, _read(texts, texts.get("model"), texts=True))
+            columns[number] = name
+    return {} if is_wrong else columns
 
 
-def _is_header(header: list[str], line: int, complain: Callable[..., None]) -> bool:
-    """Refuse a column that no model has a field for: a slip, in all rows."""
-    known = {*_OURS, "model", "extra"}.union(*(it.fields for it in models.list()))
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    for name in twice:
-        complain(line, "header", f"{name!r} twice", "each column once")
-    wrong = [name for name in header if name not in known]
-    for name in wrong:
+def _is_ignored(
+    number: int,
+    name: str,
+    lines: Sequence[tuple[int, list[str]]],
+    complain: _Complain,
+) -> bool:
+    """Whether an unknown column is nothing: blank, or the index that pandas writes."""
+    if name.strip() and not name.startswith("Unnamed: "):
         allowed = "key, output, model, or a field of a model"
-        complain(line, "header", repr(name), allowed, did_you_mean(name, known))
-    return not twice and not wrong
+        known = set(_known_columns().values())
+        complain(lines[0][0], "header", repr(name), allowed, did_you_mean(name, known))
+        return False
+    cells = [(line, row[number]) for line, row in lines[1:] if len(row) > number]
+    filled = [(line, it.strip()) for line, it in cells if it.strip()]
+    if number == 0 and all(it.isdecimal() for _, it in filled):
+        return True
+    if filled:
+        line, cell = filled[0]
+        hint = "Name the column in the header, or leave it out."
+        where = f"column {number + 1}"
+        complain(line, where, short_repr(cell), "a name for it", hint)
+    return not filled
 
 
 def _read(

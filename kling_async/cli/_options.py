@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import attrs
 import typer
 from attrs import frozen
+from typer.core import TyperCommand, TyperOption
 
 from kling_async import (
     Avatar,
@@ -26,6 +29,8 @@ from kling_async import (
     VideoToVideo,
     models,
 )
+from kling_async._billing.money import CREDITS_PER_USD
+from kling_async._config import WhenUncertain
 from kling_async._http.wire import is_deep
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.classes import build_request
@@ -68,6 +73,89 @@ def moment(text: str) -> dt.datetime | dt.timedelta:
         message = f"given {text}; allowed: 30m, 24h, 7d, or 2026-08-01T12:00:00Z"
         raise typer.BadParameter(message, param_hint="--since")
     return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
+
+
+def age(text: str, hint: str) -> dt.timedelta:
+    """Read how long ago.
+
+    Raises:
+        typer.BadParameter: It is no such time.
+    """
+    found = _MOMENT.fullmatch(text.strip())
+    if found is None:
+        message = f"given {text}; allowed: 24h, 30d"
+        raise typer.BadParameter(message, param_hint=hint)
+    return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+@frozen(kw_only=True)
+class JobOptions:
+    """What all commands on jobs are given.
+
+    Attributes:
+        database: Where they are: a URL, a file, a batch's folder or its manifest.
+        batch: Which batch; None for the only one, or for all.
+        states: Only those in one of these states; all if there are none.
+    """
+
+    database: str
+    batch: str | None
+    states: Sequence[str]
+
+
+# The vendor's ids of today: one in 64 begins with a hyphen, as options do.
+_ID_LIKE_OPTION = re.compile(r"-[A-Za-z0-9_-]{20}")
+
+
+def split_options(
+    args: Sequence[str], params: Iterable[object], *, known_only: bool = False
+) -> tuple[list[str], list[str]]:
+    """Part options, with their values, from the other arguments.
+
+    Args:
+        args: The arguments of a command.
+        params: What it takes.
+        known_only: Whether options that it does not take are no options of it.
+    """
+    takes_value = {
+        name: not it.is_flag
+        for it in params
+        if isinstance(it, TyperOption)
+        for name in (*it.opts, *it.secondary_opts)
+    }
+    given, rest = list[str](), list[str]()
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += words if not known_only else [word, *words]
+        elif word in takes_value:
+            given.append(word)
+            given += itertools.islice(words, int(takes_value[word]))
+        elif word.partition("=")[0] in takes_value:
+            given.append(word)
+        elif known_only or not _is_option(word):
+            rest.append(word)
+        else:
+            given.append(word)
+    return given, rest
+
+
+def _is_option(word: str) -> bool:
+    is_id = _ID_LIKE_OPTION.fullmatch(word) is not None
+    return word.startswith("-") and word != "-" and not is_id
+
+
+class IdCommand(TyperCommand):
+    """Takes an argument that looks like a generation's id for one."""
+
+    def parse_args(  # type: ignore[override]  # the contexts are Typer's own
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        """Put ids that begin with a hyphen where nobody takes them for options."""
+        given, rest = split_options(args, self.params)
+        if any(it.startswith("-") and it != "-" for it in rest):
+            args = [*given, "--", *rest]
+        return super().parse_args(ctx, args)
 
 
 Model = Annotated[
@@ -282,15 +370,14 @@ Ids = Annotated[
 
 FLEET, RESULTS = "The fleet", "Results"
 
-DEFAULT_DATABASE = "sqlite:///kling-jobs.db"
-
 Database = Annotated[
     str,
     typer.Option(
         "--database",
         metavar="URL",
         envvar="KLING_DATABASE",
-        help="Where the jobs are: sqlite:///jobs.db, or postgresql://user@host/name.",
+        help="Where the jobs are: sqlite:///jobs.db, or postgresql://user@host/name; "
+        "for `kling-async jobs` also a batch's folder or manifest.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -338,10 +425,8 @@ Webhook = Annotated[
     ),
 ]
 
-Uncertain = Literal["ask", "resubmit", "give_up"]
-
 OnUncertain = Annotated[
-    Uncertain,
+    WhenUncertain,
     typer.Option(
         help="What to do with a create whose answer was lost and that the vendor's "
         "log does not tell of: leave it to `kling-async jobs`, send it again "
@@ -350,13 +435,35 @@ OnUncertain = Annotated[
     ),
 ]
 
+_AMOUNT = re.compile(r"\$?([0-9][0-9_,]*(?:\.[0-9]+)?)(usd)?", re.IGNORECASE)
+
+
+def read_budget(text: str) -> float:
+    """Read a budget: credits, dollars as ``5usd``, or ``none``, which is infinite.
+
+    Raises:
+        typer.BadParameter: It is none of them.
+    """
+    word = text.strip().replace(" ", "")
+    if word.casefold() == "none":
+        return math.inf
+    found = _AMOUNT.fullmatch(word)
+    if found is None:
+        message = f"given {text}; allowed: credits, dollars such as 5usd, or none"
+        raise typer.BadParameter(message)
+    amount = float(re.sub("[_,]", "", found[1]))
+    in_dollars = found[2] or word.startswith("$")
+    return amount * CREDITS_PER_USD if in_dollars else amount
+
+
 Budget = Annotated[
     float | None,
     typer.Option(
-        min=0,
+        parser=read_budget,
         metavar="CREDITS",
-        help="What the whole batch may cost; 2,000,000 are 1 USD. No create that "
-        "would go over it is begun; what runs goes on.",
+        help="What the whole batch may cost, in credits or as 5usd; it stays until it "
+        "is changed, and none lifts it. No create that would go over it is begun; "
+        "what runs goes on.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -389,11 +496,22 @@ BatchDir = Annotated[
     ),
 ]
 
+Prune = Annotated[
+    bool,
+    typer.Option(
+        "--prune",
+        help="Call off the jobs that are no longer in the manifest and were not sent; "
+        "without it they are held.",
+        rich_help_panel=RESULTS,
+    ),
+]
+
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check the manifest, tell what it would cost, and send nothing.",
+        help="Compare the manifest with the batch, tell what this run would cost, and "
+        "send nothing.",
         rich_help_panel=RESULTS,
     ),
 ]
@@ -402,7 +520,9 @@ RetryFailed = Annotated[
     bool,
     typer.Option(
         "--retry-failed",
-        help="Create those anew that have failed in an earlier run.",
+        help="Try those once more that have failed in an earlier run: a generation "
+        "that is known is followed, never paid for again; one that the server failed "
+        "is created anew.",
         rich_help_panel=RESULTS,
     ),
 ]
@@ -543,10 +663,25 @@ def _value(text: str, rule: models.Field | None) -> object:
     if is_text and not (rule and rule.or_list and text.startswith("[")):
         return _with_paths(text, rule)
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(_as_json(text, rule))
     except (ValueError, RecursionError):
         value = text
     return _with_paths(text if is_deep(value) else value, rule)
+
+
+_BOOLEANS = {"true": "true", "1": "true", "1.0": "true"}
+_BOOLEANS |= {"false": "false", "0": "false", "0.0": "false"}
+
+_DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
+
+
+def _as_json(text: str, rule: models.Field | None) -> str:
+    """Write a cell of Excel, pandas or Python as JSON has it."""
+    if rule is not None and rule.type == "boolean":
+        return _BOOLEANS.get(text.strip().casefold(), text)
+    if rule is not None and rule.type == "number" and _DECIMAL_COMMA.fullmatch(text):
+        return text.replace(",", ".")
+    return text
 
 
 def _with_paths(value: object, rule: models.Field | None) -> object:

@@ -5,9 +5,12 @@ Shows what it is given; asks nobody, and decides nothing.
 
 from __future__ import annotations
 
+import logging
+import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -20,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import Generation
+from kling_async._hooks import logger
 from kling_async._text import safe_line
 from kling_async.cli._output import clock, cost_in_words, in_words
 
@@ -260,18 +264,65 @@ STYLES = {
 }
 
 
+# For this long, in seconds, warnings of one kind are counted instead of shown.
+_GATHERED = 60.0
+
+
+class WarningCounter(logging.Filter):
+    """Lets one warning of a kind through, and counts the others: an outage is many."""
+
+    def __init__(self, show: Callable[[str], object]) -> None:
+        super().__init__()
+        self._show = show
+        self._lock = threading.Lock()
+        self._counts: dict[object, tuple[float, int, str]] = {}
+
+    def __enter__(self) -> Self:
+        logger.addFilter(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        logger.removeFilter(self)
+        for _, count, text in self._counts.values():
+            self._tell(count, text)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown."""
+        if record.levelno != logging.WARNING or record.exc_info:
+            return True
+        with self._lock:
+            began, count, text = self._counts.get(record.msg, (-math.inf, 0, ""))
+            is_first = record.created - began > _GATHERED
+            if not is_first:
+                self._counts[record.msg] = (began, count + 1, text)
+                return False
+            self._counts[record.msg] = (record.created, 0, record.getMessage())
+        self._tell(count, text)
+        return True
+
+    def _tell(self, count: int, text: str) -> None:
+        if count:
+            self._show(f"warning: {count} more like it: {text}")
+
+
 @define(eq=False)
 class BatchProgress:
     """The jobs of one batch, shown while the block lasts.
 
     Attributes:
         console: Where.
-        total: How many there are.
+        keys: Which they are.
     """
 
     console: Console
-    total: int
+    keys: Collection[str]
     statuses: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
+    others: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _ended_before: int | None = field(default=None, init=False)
     _display: LiveDisplay = field(init=False)
@@ -297,11 +348,24 @@ class BatchProgress:
 
     def update(self, status: JobStatus) -> None:
         """Take in how a job is."""
+        if status.key not in self.keys:
+            self.others[status.key] = status
+            return
         before = self.statuses.get(status.key)
         self.statuses[status.key] = status
         is_news = before is not None and before.state is not status.state
         if is_news and status.state.is_final:
             self._tell(status)
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return len(self.keys)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is known of each how it is."""
+        return len(self.statuses) == self.total
 
     @property
     def ended(self) -> int:

@@ -51,8 +51,8 @@ class Card:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took from its submission to its end."""
-        begun, ended = self.status.created_at, self.status.ended_at
+        """How long it took from when a worker took it to its end."""
+        begun, ended = self.status.started_at, self.status.ended_at
         return (
             None if begun is None or ended is None else (ended - begun).total_seconds()
         )
@@ -118,6 +118,12 @@ def _film(card: Card, folder: Path) -> str:
         f'<video data-src="{where}#t=0.1" muted loop playsinline preload="none">'
         "</video></a>"
     )
+
+
+def _name(folder: Path, file: Path) -> str:
+    """Name a file from a folder, if it is in it, so that the folder can be moved."""
+    inside = file.is_relative_to(folder.absolute())
+    return (file.relative_to(folder.absolute()) if inside else file).as_posix()
 
 
 def _link(folder: Path, file: Path) -> str | None:
@@ -267,8 +273,8 @@ def write_results(
     folder: Path,
     rows: Sequence[RowPlan],
     statuses: Mapping[str, JobStatus],
-) -> list[Path]:
-    """Write both files, and give their paths.
+) -> tuple[list[Path], list[OSError]]:
+    """Write both files; give the paths of those that were, and why others were not.
 
     Args:
         name: What the batch is called.
@@ -277,25 +283,32 @@ def write_results(
         statuses: Its jobs, by key.
     """
     found = [(it, statuses[it.key]) for it in rows if it.key in statuses]
-    lines = [json.dumps(_line(it, status)) for it, status in found]
+    lines = [json.dumps(_line(it, status, folder)) for it, status in found]
     cards = [
         Card(status=status, prompt=_prompt(it), file=_file(status))
         for it, status in found
     ]
-    return [
-        write_atomically(folder / RESULTS, "".join(f"{line}\n" for line in lines)),
-        write_atomically(folder / REPORT, render_page(name, cards, folder)),
-    ]
+    texts = {
+        RESULTS: "".join(f"{line}\n" for line in lines),
+        REPORT: render_page(name, cards, folder),
+    }
+    written, failed = list[Path](), list[OSError]()
+    for own, text in texts.items():
+        try:
+            written.append(_write(folder / own, text))
+        except OSError as error:
+            failed.append(error)
+    return written, failed
 
 
-def _line(row: RowPlan, status: JobStatus) -> dict[str, object]:
+def _line(row: RowPlan, status: JobStatus, folder: Path) -> dict[str, object]:
     file = _file(status)
     generation = status.generation
     return {
         "key": row.key,
         "line": row.line,
         "state": status.state,
-        "file": None if file is None else str(file),
+        "file": None if file is None else _name(folder, file),
         "error": status.error,
         "model": status.model,
         "generation_id": status.generation_id,
@@ -316,10 +329,20 @@ def _request_id(status: JobStatus) -> str | None:
 
 def _file(status: JobStatus) -> Path | None:
     output = status.output
-    return output if isinstance(output, Path) and output.is_file() else None
+    try:
+        return output if isinstance(output, Path) and output.is_file() else None
+    except OSError:  # a name that no file can have
+        return None
 
 
 def _prompt(row: RowPlan) -> str:
     body = row.request.to_body()
     told = body.get("prompt") or body.get("multi_prompt") or ""
     return told if isinstance(told, str) else json.dumps(told)
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        return write_atomically(path, text)
+    except PermissionError:  # on Windows: open in another program
+        return write_atomically(path.with_stem(f"{path.stem}-new"), text)

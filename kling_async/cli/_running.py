@@ -204,6 +204,14 @@ def _leave_next_time(screen: Screen, generations: SeenGenerations) -> None:
     signal.signal(signal.SIGINT, leave)
 
 
+# SIGBREAK is how Windows ends a console's programs.
+_TERMINATIONS = [
+    signal.Signals[it]
+    for it in ("SIGTERM", "SIGBREAK")
+    if it in signal.Signals.__members__
+]
+
+
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Generator[list[int]]:
     """Let SIGTERM do what Ctrl-C does; the list tells whether it came."""
@@ -217,13 +225,14 @@ def _terminated_like_interrupted() -> Generator[list[int]]:
         yield came  # signals are the main thread's
         return
     # A script's jobs with `&` ignore SIGINT, and asyncio would leave it at that.
-    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminated = signal.signal(signal.SIGTERM, interrupt)
+    former = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    for number in _TERMINATIONS:
+        former[number] = signal.signal(number, interrupt)
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, terminated)
-        signal.signal(signal.SIGINT, interrupted)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 _ID_CHARACTERS = 8

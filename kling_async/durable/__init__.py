@@ -17,11 +17,12 @@ with needs_extra("durable", "dbos", "filelock", "sqlalchemy"):
     from kling_async.durable._budget import Account
     from kling_async.durable._client import DurableKling, Job
     from kling_async.durable._store import Intent, JobState, JobStatus
-    from kling_async.durable._submit import NewJob
+    from kling_async.durable._submit import Comparison, NewJob
     from kling_async.durable._webhook import Undelivered, Webhook
 
 __all__ = [
     "Account",
+    "Comparison",
     "DurableKling",
     "Intent",
     "Job",

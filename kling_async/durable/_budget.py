@@ -1,4 +1,4 @@
-"""What a batch may cost, and what its jobs have cost or will cost.
+"""What is kept of a batch beside its jobs: its money, and where its files go.
 
 A create is begun only when its price fits into what is left, checked and set
 aside in one transaction, so that workers on many machines cannot overdraw it
@@ -8,6 +8,7 @@ together. One row for each attempt: nothing is counted twice by a replay.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import sqlalchemy as sa
 from attrs import define, field, frozen
@@ -35,6 +36,7 @@ class BudgetStore:
     engine: sa.Engine
     _budgets: sa.Table = field(init=False)
     _entries: sa.Table = field(init=False)
+    _folders: sa.Table = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         schema = None if self._is_sqlite else SCHEMA
@@ -52,7 +54,39 @@ class BudgetStore:
             sa.Column("batch", sa.Text, nullable=False, index=True),
             sa.Column("credits", sa.Float, nullable=False),
         )
+        self._folders = sa.Table(
+            "kling_folders",
+            tables,
+            sa.Column("batch", sa.Text, primary_key=True),
+            sa.Column("folder", sa.Text, nullable=False),
+        )
         tables.create_all(self.engine)
+
+    @property
+    def _home(self) -> Path:
+        """Where a database that is a file lies: folders beside it move with it."""
+        url = self.engine.url
+        in_memory = url.database in {None, "", ":memory:"}
+        is_file = self._is_sqlite and not in_memory
+        return Path(str(url.database)).absolute().parent if is_file else Path("/")
+
+    def folder(self, batch: str) -> Path | None:
+        """Tell where the files of a batch go that are named relatively."""
+        table = self._folders
+        query = sa.select(table.c.folder).where(table.c.batch == batch)
+        with self.engine.connect() as connection:
+            folder = connection.execute(query).scalar()
+        return None if folder is None else self._home / folder
+
+    def set_folder(self, batch: str, folder: Path) -> None:
+        """Say where the files of a batch go."""
+        table, folder = self._folders, folder.absolute()
+        if self._is_sqlite and folder.is_relative_to(self._home):
+            folder = folder.relative_to(self._home)
+        row = {"batch": batch, "folder": str(folder)}
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(table).where(table.c.batch == batch))
+            connection.execute(sa.insert(table).values(row))
 
     @property
     def _is_sqlite(self) -> bool:

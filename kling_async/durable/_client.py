@@ -7,11 +7,13 @@ is done is the work's, when and how often is the engine's.
 from __future__ import annotations
 
 import builtins
+import datetime as dt
 import os
 import re
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,12 +22,14 @@ from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from attrs import field, frozen
 
-from kling_async._checks import is_whole, require_generation_id, require_timeout
+from kling_async._checks import require_count, require_generation_id, require_timeout
 from kling_async._client import AsyncKling
+from kling_async._config import JOBS_DATABASE, WhenUncertain
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
     GenerationFailedError,
+    JobConflictError,
     JobError,
     SubmissionUncertainError,
 )
@@ -33,19 +37,25 @@ from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
 from kling_async.durable._budget import Account, BudgetStore
-from kling_async.durable._database import Database, close
+from kling_async.durable._database import Database, Outage, close, persist
 from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
 from kling_async.durable._store import JobState, JobStatus, StatusCache, Store
-from kling_async.durable._submit import NewJob, Submitter, give_up, retry_job
+from kling_async.durable._submit import (
+    Comparison,
+    NewJob,
+    Submitter,
+    give_up,
+    retry_job,
+)
 from kling_async.durable._webhook import (
     Undelivered,
     Webhook,
     redeliver,
     undelivered,
 )
-from kling_async.durable._worker import Uncertain, Worker, WorkerContext
+from kling_async.durable._worker import Worker, WorkerContext
 
-DEFAULT_DATABASE = "sqlite:///kling-jobs.db"
+_SETTLED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 _BATCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -81,6 +91,9 @@ class DurableKling:
             the vendor's log does not tell of: ``"ask"`` leaves it to a person,
             ``"give_up"`` lets the job fail, ``"resubmit"`` sends it again, which
             may bill twice.
+        output_dir: Where an `output` that is a relative path begins. It is kept
+            with the batch, and may be moved: give the new place then. By default
+            outputs begin where the process runs.
         inline_files: Whether local files are kept in the database, so that a
             worker on a machine without them can send them. By default their path
             and SHA-256 are.
@@ -103,13 +116,14 @@ class DurableKling:
 
     def __init__(
         self,
-        database: str | os.PathLike[str] = DEFAULT_DATABASE,
+        database: str | os.PathLike[str] = JOBS_DATABASE,
         client: AsyncKling | None = None,
         *,
         batch: str = "default",
         max_in_flight: int = 32,
         creates_per_minute: int | None = None,
-        on_uncertain: Uncertain = "ask",
+        on_uncertain: WhenUncertain = "ask",
+        output_dir: str | os.PathLike[str] | None = None,
         inline_files: bool = False,
         inputs: str | None = None,
         check_media: bool = True,
@@ -128,9 +142,9 @@ class DurableKling:
             raise ConfigurationError(
                 f"inputs: given {inputs!r}; allowed: a URL such as s3://bucket/inputs"
             )
-        _require_count("max_in_flight", max_in_flight)
+        require_count("max_in_flight", max_in_flight)
         if creates_per_minute is not None:
-            _require_count("creates_per_minute", creates_per_minute)
+            require_count("creates_per_minute", creates_per_minute)
         if on_uncertain not in ("ask", "resubmit", "give_up"):
             raise ConfigurationError(
                 f"on_uncertain: given {on_uncertain!r}; "
@@ -143,7 +157,8 @@ class DurableKling:
         self._limits = FleetLimits(
             max_in_flight=max_in_flight, creates_per_minute=creates_per_minute
         )
-        self._on_uncertain: Uncertain = on_uncertain
+        self._on_uncertain: WhenUncertain = on_uncertain
+        self._output_dir = None if output_dir is None else Path(output_dir)
         self._inline_files = inline_files
         self._check_media = check_media
         self._inputs = inputs
@@ -177,20 +192,48 @@ class DurableKling:
         return self
 
     async def _open(self, stack: AsyncExitStack) -> _Parts:
-        engine = await to_thread.run_sync(self._database.prepare)
+        outage = Outage()
+        engine = await to_thread.run_sync(self._database.prepare, outage)
         stack.callback(close, engine)
-        store = Store.open(engine, self._batch)
+        stack.callback(outage.close)
+        budget = await to_thread.run_sync(BudgetStore, engine)
+        folder = await persist(self._find_folder, budget)
+        store = await to_thread.run_sync(Store.open, engine, self._batch, folder)
         parts = _Parts(
             store=store,
-            budget=await to_thread.run_sync(BudgetStore, engine),
+            budget=budget,
             cache=StatusCache(store, _LOOK),
         )
         if self._client is not None:
-            await self._start(stack, parts, self._client)
+            await self._start(stack, parts, self._client, outage)
         return parts
 
+    def _find_folder(self, budget: BudgetStore) -> Path:
+        """Find where outputs begin; a batch of the same name elsewhere is another.
+
+        Raises:
+            ConfigurationError: It is.
+        """
+        known = budget.folder(self._batch)
+        if self._output_dir is None:
+            return known or Path()
+        folder = self._output_dir.absolute()
+        is_other = known is not None and known != folder and known.is_dir()
+        if is_other and not (folder.exists() and folder.samefile(str(known))):
+            raise ConfigurationError(
+                f"batch {self._batch!r} of database {self._database} has its "
+                f"files in {known}, not in {folder}: give this batch another name"
+            )
+        if known != folder:
+            budget.set_folder(self._batch, folder)
+        return folder
+
     async def _start(
-        self, stack: AsyncExitStack, parts: _Parts, client: AsyncKling
+        self,
+        stack: AsyncExitStack,
+        parts: _Parts,
+        client: AsyncKling,
+        outage: Outage,
     ) -> None:
         """Become a worker; what is pushed last is undone first."""
         store = parts.store
@@ -208,7 +251,9 @@ class DurableKling:
         )
         portal = await stack.enter_async_context(BlockingPortal())
         context = WorkerContext(worker=worker, portal=portal)
-        engine = Engine(self._database, store.engine, self._limits, store.client)
+        engine = Engine(
+            self._database, store.engine, self._limits, store.client, outage
+        )
         await engine.start(context)
         stack.push_async_callback(_stop, context, engine)
         tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -259,13 +304,24 @@ class DurableKling:
             JobConflictError: A key is taken by another request; none is submitted.
             InvalidRequestError: A local file cannot be sent; none is submitted.
         """
-        submitter = Submitter(
-            self._store,
-            inline=self._inline_files,
-            check=self._check_media,
-            inputs=self._inputs,
-        )
-        return [Job(self, key) for key in await submitter.submit(jobs)]
+        return [Job(self, key) for key in await self._submitter.submit(jobs)]
+
+    async def compare(self, jobs: Iterable[NewJob]) -> Comparison:
+        """Compare jobs to submit with those that the batch has; change nothing."""
+        return await self._submitter.compare(jobs)
+
+    async def replace_many(self, jobs: Iterable[NewJob]) -> None:
+        """Put other requests in place of jobs of which nothing was sent yet.
+
+        Raises:
+            JobConflictError: One of them has begun.
+        """
+        await self._submitter.replace(jobs)
+
+    async def move(self, key: str, output: str | os.PathLike[str]) -> None:
+        """Let a job's video be written elsewhere; a file that is there stays."""
+        status = await self.status(key)
+        await self._store.set_output(status, os.fspath(output))
 
     async def status(self, key: str) -> JobStatus:
         """Tell how a job is.
@@ -278,15 +334,25 @@ class DurableKling:
             raise JobError(f"there is no job {key!r} in batch {self._batch!r}", key=key)
         return statuses[key]
 
-    async def list(self, *states: JobState | str) -> list[JobStatus]:
+    async def list(
+        self, *states: JobState | str, limit: int | None = None, offset: int = 0
+    ) -> list[JobStatus]:
         """Tell how all jobs of the batch are, those submitted first in front.
 
         Args:
             *states: Only those in one of these states; by default all.
+            limit: How many at most; by default all.
+            offset: How many to leave out at the beginning.
         """
         wanted = {_state(it) for it in states}
-        statuses = (await self._store.statuses()).values()
-        return [it for it in statuses if not wanted or it.state in wanted]
+        end = None if limit is None else offset + limit
+        if wanted or (limit is None and not offset):
+            statuses = (await self._store.statuses()).values()
+            fitting = [it for it in statuses if not wanted or it.state in wanted]
+            return fitting[offset:end]
+        keys = await self._store.keys(limit, offset)
+        found = await self._store.statuses(keys)
+        return [found[key] for key in keys if key in found]
 
     async def batches(self) -> builtins.list[str]:
         """Name all batches of the database."""
@@ -331,6 +397,46 @@ class DurableKling:
         A generation that was created goes on at the server, and is billed.
         """
         await self._store.cancel(await self.status(key))
+
+    async def hold(self, key: str, reason: str) -> None:
+        """Keep a queued job from being sent, until it is submitted again.
+
+        Args:
+            key: The job.
+            reason: What its status says of it.
+
+        Raises:
+            JobConflictError: It is not queued.
+        """
+        status = await self.status(key)
+        if status.state is not JobState.QUEUED:
+            raise JobConflictError(
+                f"job {key!r} is {status.state}; only a queued one can be held",
+                key=key,
+                state=status.state,
+            )
+        await self._store.hold(status, reason)
+
+    async def purge(self, older_than: dt.timedelta) -> int:
+        """Delete jobs of the batch that are settled, and have been for a while.
+
+        What they cost stays in the batch's account. A job that was deleted is not
+        known any more: who submits its key again pays again.
+
+        Args:
+            older_than: How long ago they ended, at least.
+
+        Returns:
+            How many were deleted.
+        """
+        before = dt.datetime.now(dt.UTC) - older_than
+        old = [
+            it
+            for it in await self.list(*_SETTLED)
+            if it.ended_at is not None and it.ended_at < before
+        ]
+        await self._store.delete(old)
+        return len(old)
 
     async def adopt(self, key: str, generation_id: str) -> None:
         """Go on with a generation that was found by other means.
@@ -399,15 +505,25 @@ class DurableKling:
             raise ConfigurationError(
                 f"budget: given {credits!r}; allowed: credits, 0 or more, or None"
             )
-        await to_thread.run_sync(self._budget.set_limit, self._batch, credits)
+        await persist(self._budget.set_limit, self._batch, credits)
 
     async def account(self) -> Account:
         """Tell what the batch may cost, and what is spent or set aside."""
-        return await to_thread.run_sync(self._budget.account, self._batch)
+        return await persist(self._budget.account, self._batch)
 
     @property
     def _store(self) -> Store:
         return self._opened.store
+
+    @property
+    def _submitter(self) -> Submitter:
+        return Submitter(
+            self._store,
+            inline=self._inline_files,
+            check=self._check_media,
+            is_relative=self._output_dir is not None,
+            inputs=self._inputs,
+        )
 
     @property
     def _budget(self) -> BudgetStore:
@@ -473,6 +589,7 @@ async def _stop(context: WorkerContext, engine: Engine) -> None:
         context.worker.drain()
         with anyio.move_on_after(_GRACE):
             await context.no_create()
+        engine.outage.close()
         await engine.stop(context)
 
 
@@ -511,8 +628,3 @@ def _require_batch(batch: str) -> None:
         raise ConfigurationError(
             f"batch: given {batch[:80]!r}; allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
         )
-
-
-def _require_count(name: str, value: object) -> None:
-    if not is_whole(value) or value < 1:  # type: ignore[operator]
-        raise ConfigurationError(f"{name}: given {value!r}; allowed: 1 or more")

@@ -1,28 +1,44 @@
-"""Which database: its URL made sense of, reached, and brought up to date.
+"""Which database: its URL made sense of, reached, brought up to date, waited for.
 
-Everything that can be wrong with it is told here, before a job is touched.
-Holds no jobs: those are the engine's.
+What is wrong with it at the start is told here, before a job is touched; which of
+its failures pass, and what is done meanwhile, is decided here as well. Holds no
+jobs: those are the engine's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import sqlite3
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Final, TypeAlias, TypeVar, cast
 
+import anyio
 import sqlalchemy as sa
-from attrs import field, frozen
+from anyio import to_thread
+from attrs import define, field, frozen
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.default import DefaultExecutionContext
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError as PoolTimeoutError,
+)
 
 from kling_async._config import Secret
 from kling_async._errors import ConfigurationError, drop_frames
+from kling_async._hooks import logger
+
+T = TypeVar("T")
 
 APPLICATION = "kling_async"
 
@@ -46,6 +62,144 @@ PRIVATE = 0o600
 
 
 _ALLOWED = "sqlite:///jobs.db, a path, or postgresql://user@host/name"
+
+
+# The engine's statements need it; Python 3.11 needs no more than SQLite 3.7.
+_OLDEST_SQLITE = (3, 35)
+
+# Since then SQLite tells the time in milliseconds itself.
+_SUBSEC_SQLITE = (3, 42)
+
+_ASKS_SQLITE_FOR_TIME: Final = sys.version_info >= (3, 12)
+
+_BUSY_MS: Final = 10_000
+
+# BUSY, LOCKED, IOERR, FULL, CANTOPEN: https://www.sqlite.org/rescode.html
+_PASSING_SQLITE = frozenset({5, 6, 10, 13, 14})
+
+_CANCELLED_STATEMENT = "57014"
+
+# The pauses between two tries, in seconds: short, since it is a person who waits.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 3.0
+
+
+class DatabaseClosedError(Exception):
+    """These jobs are being closed, and their database cannot be reached."""
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether a statement that failed so can be repeated with success later."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        return code & 0xFF in _PASSING_SQLITE
+    state = getattr(error.orig, "sqlstate", None)
+    is_operational = isinstance(error, OperationalError)
+    return error.connection_invalidated or (
+        is_operational and state != _CANCELLED_STATEMENT
+    )
+
+
+async def persist(work: Callable[..., T], *args: object) -> T:
+    """Run a statement in a thread, again and again while the database is away.
+
+    It must do no harm twice: one that is cancelled may still be carried out.
+    """
+    for attempt in itertools.count():
+        try:
+            return await to_thread.run_sync(work, *args, abandon_on_cancel=True)
+        except SQLAlchemyError as error:
+            if not is_transient(error):
+                raise
+        await anyio.sleep(_pause_after(attempt))
+    raise AssertionError
+
+
+def _pause_after(attempt: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
+
+
+Connect: TypeAlias = Callable[
+    [sa.Dialect, object, list[object], dict[str, object]], object
+]
+
+
+@define(eq=False)
+class Outage:
+    """Waits for a database that is away, for all who use it, and says so once.
+
+    Connections to a server are waited for where they are made, so that neither the
+    engine nor we notice more of an outage than the statement it interrupted.
+
+    Attributes:
+        is_awaited: Whether it is waited for; not at the start, nor at the end.
+    """
+
+    is_awaited: bool = False
+    _is_closed: threading.Event = field(factory=threading.Event)
+    _began: float | None = None
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._is_closed.set()
+
+    def begin(self, error: BaseException) -> None:
+        """Note that the database is away."""
+        with self._lock:
+            if self._began is None:
+                self._began = time.monotonic()
+                logger.warning(
+                    "the database is away (%s); the jobs go on when it is back",
+                    _cause(error),
+                )
+
+    def end(self) -> None:
+        """Note that it is there."""
+        with self._lock:
+            if self._began is not None:
+                took = time.monotonic() - self._began
+                self._began = None
+                logger.warning("the database is back after %.0f s", took)
+
+    def on_error(self, context: ExceptionContext) -> None:
+        """Take in that a statement failed."""
+        error = context.sqlalchemy_exception
+        if not self.is_awaited or context.is_pre_ping or not is_transient(error):
+            return
+        if error is not None and not self._is_closed.is_set():
+            self.begin(error)
+            # The engine repeats what failed so, whatever it would make of the error.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+
+    def around(self, connect: Connect) -> Connect:
+        """Make connections in the same way, as soon as that is possible."""
+
+        def connect_patiently(
+            dialect: sa.Dialect,
+            record: object,
+            args: list[object],
+            params: dict[str, object],
+        ) -> object:
+            for attempt in itertools.count():
+                try:
+                    connection = connect(dialect, record, args, params)
+                except dialect.loaded_dbapi.Error as error:
+                    if not self.is_awaited:
+                        raise
+                    self.begin(error)
+                else:
+                    self.end()
+                    return connection
+                if self._is_closed.wait(_pause_after(attempt)):
+                    raise DatabaseClosedError
+            raise AssertionError
+
+        return connect_patiently
 
 
 def version_name(number: int = FORMAT) -> str:
@@ -96,10 +250,13 @@ class Database:
     def __str__(self) -> str:
         return self.url.render_as_string().replace("+psycopg", "", 1)
 
-    def prepare(self) -> sa.Engine:
+    def prepare(self, outage: Outage | None = None) -> sa.Engine:
         """Reach it, create or migrate the tables in it, and give connections to it.
 
         Blocks; to be run in a thread.
+
+        Args:
+            outage: Who waits for it once it was reached.
 
         Raises:
             ConfigurationError: It cannot be reached, is no database, or was
@@ -110,7 +267,11 @@ class Database:
                 f"database {self}: there is no directory {self.file.parent}; "
                 "make it first"
             )
-        engine = self._engine()
+        if self.is_sqlite:
+            _refuse_old_sqlite()
+        outage = outage or Outage()
+        engine = self._engine(outage)
+        event.listen(engine, "handle_error", outage.on_error)
         try:
             if self.is_sqlite and not str(self.url.database).startswith("file:"):
                 _create_private(self.file)
@@ -126,9 +287,10 @@ class Database:
         except BaseException:
             close(engine)
             raise
+        outage.is_awaited = True
         return engine
 
-    def _engine(self) -> sa.Engine:
+    def _engine(self, outage: Outage) -> sa.Engine:
         if self.is_sqlite:
             engine = sa.create_engine(self.url, pool_size=_CONNECTIONS)
             event.listen(engine, "connect", _prepare_sqlite)
@@ -139,7 +301,7 @@ class Database:
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 10},
             )
-            event.listen(engine, "do_connect", self._connect)
+            event.listen(engine, "do_connect", outage.around(self._connect))
             event.listen(engine, "connect", _prepare_postgresql)
         _read_all_as_json(engine)
         return engine
@@ -234,11 +396,31 @@ def _prepare_sqlite(connection: object, _record: object) -> None:
     """
     raw = cast("sqlite3.Connection", connection)
     raw.isolation_level = "IMMEDIATE"
-    raw.execute("PRAGMA busy_timeout=30000")
+    raw.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
     raw.execute("PRAGMA journal_mode=WAL")
     raw.execute("PRAGMA foreign_keys=ON")
     # Triggers and views of somebody else's file call nothing beyond the built-in.
-    raw.execute("PRAGMA trusted_schema=OFF")
+    raw.execute(f"PRAGMA trusted_schema={'ON' if _needs_time() else 'OFF'}")
+    if _needs_time():
+        raw.create_function("unixepoch", -1, _unix_epoch)
+
+
+def _needs_time() -> bool:
+    """Whether the engine asks SQLite for a time that this one does not tell."""
+    return _ASKS_SQLITE_FOR_TIME and sqlite3.sqlite_version_info < _SUBSEC_SQLITE
+
+
+def _unix_epoch(*modifiers: str) -> float:
+    return time.time() if "subsec" in modifiers else int(time.time())
+
+
+def _refuse_old_sqlite() -> None:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        needed = ".".join(map(str, _OLDEST_SQLITE))
+        raise ConfigurationError(
+            f"this Python comes with SQLite {sqlite3.sqlite_version}, and durable "
+            f"jobs need {needed}: use a newer Python, or PostgreSQL"
+        )
 
 
 def close(engine: sa.Engine) -> None:
@@ -257,7 +439,7 @@ def _create_private(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     told = str(getattr(error, "orig", None) or error).strip()
     return " ".join(told.split())
 

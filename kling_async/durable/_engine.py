@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -39,11 +40,15 @@ from kling_async.durable._database import (
     PRIVATE,
     SCHEMA,
     Database,
+    Outage,
+    is_transient,
     version_name,
 )
 from kling_async.durable._store import QUEUE, WORKFLOW
 from kling_async.durable._webhook import EVENT, EVENTS, MESSENGERS, Messenger
 from kling_async.durable._worker import CONTEXTS, PERMIT, WorkerContext
+
+_IS_WINDOWS: Final = os.name == "nt"
 
 
 def new_worker_id() -> str:
@@ -115,8 +120,14 @@ class FileLocks:
         return FileLock(self.file.with_name(name), mode=PRIVATE, thread_local=False)
 
     def _remove(self, lock: FileLock) -> None:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        if not _IS_WINDOWS:
+            # Removed while it is held, so that nobody locks a file without a name.
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        if _IS_WINDOWS:
+            # An open file cannot be removed there; one that is open again stays.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
 
 
 @define(eq=False)
@@ -221,6 +232,7 @@ class Engine:
     connections: sa.Engine
     limits: FleetLimits
     client: DBOSClient
+    outage: Outage
     worker: str = field(factory=new_worker_id)
     _locks: WorkerLocks = field(init=False)
 
@@ -258,11 +270,31 @@ class Engine:
         """Take over from workers that are gone, until cancelled."""
         while True:
             try:
-                await to_thread.run_sync(self._locks.acquire)
+                await to_thread.run_sync(self._locks.acquire, abandon_on_cancel=True)
                 await self._take_over()
+                await to_thread.run_sync(self._resume_dropped, abandon_on_cancel=True)
+                self.outage.end()
             except Exception as error:  # noqa: BLE001 (the next look may succeed)
-                logger.warning("could not look for workers that are gone: %s", error)
+                if is_transient(error):
+                    self.outage.begin(error)
+                else:
+                    logger.warning("could not look for lost workers: %s", error)
             await anyio.sleep(LOOK_OUT)
+
+    def _resume_dropped(self) -> None:
+        """Queue jobs again that the database failed; also shows that it writes."""
+        with self.connections.begin() as connection:
+            connection.execute(sa.text(self._probe))
+        jobs = _get_dbos_instance()._sys_db  # noqa: SLF001 (it has no other way)
+        for context in CONTEXTS:
+            while context.dropped:
+                jobs.reenqueue_for_recovery(context.dropped[0], [self.worker], QUEUE)
+                del context.dropped[0]
+
+    @property
+    def _probe(self) -> str:
+        schema = "" if self.database.is_sqlite else f"{SCHEMA}."
+        return f"UPDATE {schema}kling_budgets SET credits = credits"  # noqa: S608 (a constant)
 
     async def _take_over(self) -> None:
         rows = await self.client.list_workflows_async(
@@ -273,7 +305,9 @@ class Engine:
         )
         others = {row.executor_id for row in rows} - {self.worker, None}
         for other in sorted(str(it) for it in others):
-            await to_thread.run_sync(self._take_over_from, other)
+            await to_thread.run_sync(
+                self._take_over_from, other, abandon_on_cancel=True
+            )
 
     def _take_over_from(self, other: str) -> None:
         with self._locks.try_claim(other) as is_gone:

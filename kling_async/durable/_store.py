@@ -26,7 +26,7 @@ from kling_async._errors import DecodeError, JobError
 from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._http.wire import Answer, decode_polled
-from kling_async.durable._database import APPLICATION, client_over
+from kling_async.durable._database import APPLICATION, SCHEMA, client_over, persist
 
 JSON: TypeAlias = Mapping[str, object]
 
@@ -256,6 +256,7 @@ class JobStatus:
         kind: The name of the error's class.
         worker: The worker that has it, or had it last.
         created_at: When it was submitted (UTC).
+        started_at: When a worker last took it from the queue (UTC).
         ended_at: When it ended (UTC).
     """
 
@@ -272,6 +273,7 @@ class JobStatus:
     kind: str | None = None
     worker: str | None = None
     created_at: dt.datetime | None = None
+    started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
 
     @property
@@ -302,11 +304,12 @@ class Store:
     engine: sa.Engine
     client: DBOSClient
     batch: str
+    folder: Path = Path()
 
     @classmethod
-    def open(cls, engine: sa.Engine, batch: str) -> Store:
-        """Open the jobs of a batch."""
-        return cls(engine, client_over(engine), batch)
+    def open(cls, engine: sa.Engine, batch: str, folder: Path = Path()) -> Store:
+        """Open the jobs of a batch, whose outputs are named from a folder."""
+        return cls(engine, client_over(engine), batch, folder)
 
     def workflow_id(self, key: str, attempt: int) -> str:
         """Name an attempt at a job, as the engine knows it."""
@@ -343,38 +346,73 @@ class Store:
             **filters: Further ones of the engine's own; with them a row may not
                 be the latest.
         """
-        prefix: str | list[str] = f"kling:{self.batch}:"
-        if keys is not None:
-            prefix = [self.workflow_id(key, 0)[:-1] for key in keys]
-        found = await self.client.list_workflows_async(
-            workflow_id_prefix=prefix,
-            name=WORKFLOW,
-            load_input=False,
-            **cast("dict[str, Any]", filters),
-        )
+        if keys is None:
+            filters["workflow_id_prefix"] = f"kling:{self.batch}:"
+            return _latest(await self._list(**filters))
         latest: dict[str, WorkflowStatus] = {}
-        attempts: dict[str, int] = {}
-        for row in found:
-            key, attempt = _parts(row.workflow_id)
-            wanted = keys is None or key in keys
-            if wanted and attempt > attempts.get(key, 0):
-                latest[key], attempts[key] = row, attempt
+        wanted, first = list(keys), 1
+        while wanted:
+            # By whole ids, which the index finds; few jobs have many attempts.
+            numbers = range(first, first + _ATTEMPTS_AT_ONCE)
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                part = wanted[start : start + _KEYS_AT_ONCE]
+                ids = [self.workflow_id(key, n) for key in part for n in numbers]
+                latest |= _latest(await self._list(workflow_ids=ids, **filters))
+            wanted = [
+                key
+                for key in wanted
+                if key in latest and _parts(latest[key].workflow_id)[1] == numbers[-1]
+            ]
+            first += _ATTEMPTS_AT_ONCE
         return latest
+
+    async def _list(self, **filters: object) -> list[WorkflowStatus]:
+        given = cast("dict[str, Any]", {"load_input": False, **filters})
+        return await self.client.list_workflows_async(name=WORKFLOW, **given)
+
+    async def keys(self, limit: int | None, offset: int) -> list[str]:
+        """Name jobs, those submitted first in front: each has one first attempt."""
+        table = self.attempts
+        own_id, prefix = table.c.workflow_uuid, f"kling:{self.batch}:"
+        query = (
+            sa.select(own_id)
+            .where(own_id.startswith(prefix, autoescape=True), own_id.endswith(":1"))
+            .where(table.c.name == WORKFLOW)
+            .order_by(table.c.created_at, own_id)
+            .limit(limit)
+            .offset(offset)
+        )
+        return [_parts(str(it[0]))[0] for it in await persist(self._read, query)]
+
+    @property
+    def attempts(self) -> sa.TableClause:
+        """The engine's table of attempts."""
+        schema = None if self.engine.dialect.name == "sqlite" else SCHEMA
+        columns = ("workflow_uuid", "name", "created_at")
+        return sa.table("workflow_status", *map(sa.column, columns), schema=schema)
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self.engine.connect() as connection:
+            return connection.execute(query).all()
 
     async def statuses(
         self, keys: Collection[str] | None = None, **filters: object
     ) -> dict[str, JobStatus]:
         """Give each job as it is now, by key."""
         rows = await self.rows(keys, **filters)
-        return {key: status_of(row) for key, row in rows.items()}
+        return {key: status_of(row, self.folder) for key, row in rows.items()}
 
     async def batches(self) -> list[str]:
         """Name all batches of the database."""
-        found = await self.client.list_workflows_async(
-            name=WORKFLOW, load_input=False, load_output=False
-        )
-        ids = map(_WORKFLOW_ID.fullmatch, (row.workflow_id for row in found))
-        return sorted({it[1] for it in ids if it})
+        table = self.attempts
+        column = table.c.workflow_uuid
+        if self.engine.dialect.name == "sqlite":
+            rest = sa.func.substr(column, len("kling:") + 1)
+            name = sa.func.substr(rest, 1, sa.func.instr(rest, ":") - 1)
+        else:
+            name = sa.func.split_part(column, ":", 2)
+        query = sa.select(name).where(table.c.name == WORKFLOW)
+        return sorted(str(it[0]) for it in await persist(self._read, query.distinct()))
 
     async def changed_since(self, since: dt.datetime | None) -> dict[str, JobStatus]:
         """Give the jobs that run, or were submitted or have ended since."""
@@ -398,22 +436,52 @@ class Store:
         (row,) = await self.client.list_workflows_async(workflow_ids=[workflow_id])
         try:
             given = cast("Mapping[str, Sequence[JSON]]", row.input)
-            return JobInput.from_json(given["args"][0])
+            written = JobInput.from_json(given["args"][0])
         except _MALFORMED as error:
             told = f"job {status.key!r}: {_UNREADABLE}"
             raise JobError(told, key=status.key, state=status.state) from error
+        return evolve(written, output=_attribute(row, "output"))
+
+    async def output_of(self, workflow_id: str) -> str | None:
+        """Give where an attempt is to write its video: it may have been changed."""
+        rows = await self._list(workflow_ids=[workflow_id], load_output=False)
+        return _attribute(rows[0], "output") if rows else None
+
+    async def set_output(self, status: JobStatus, output: str) -> None:
+        """Let an attempt write its video elsewhere."""
+        await self._update(status, {"output": output})
+
+    async def hold(self, status: JobStatus, reason: str) -> None:
+        """Keep an attempt that has not begun from being sent."""
+        await self._update(status, {"held": reason})
+        await self.cancel(status)
+
+    async def _update(self, status: JobStatus, attributes: dict[str, str]) -> None:
+        workflow_id = self.workflow_id(status.key, status.attempt)
+        await self.client.update_workflow_attributes_async(
+            workflow_id, attributes, merge=True
+        )
+
+    async def delete(self, statuses: Iterable[JobStatus]) -> None:
+        """Forget jobs, with all attempts at them."""
+        ids = [
+            self.workflow_id(it.key, number)
+            for it in statuses
+            for number in range(1, it.attempt + 1)
+        ]
+        for start in range(0, len(ids), _KEYS_AT_ONCE):
+            await self.client.delete_workflows_async(ids[start : start + _KEYS_AT_ONCE])
 
     async def cancel(self, status: JobStatus) -> None:
         """Call an attempt off, unless it has ended."""
+        if status.state is JobState.HELD:
+            await self._update(status, {"held": ""})
         workflow_id = self.workflow_id(status.key, status.attempt)
         await self.client.cancel_workflow_async(workflow_id)
 
     async def give_up(self, status: JobStatus) -> None:
         """Write down that nobody looks for an uncertain create any more."""
-        workflow_id = self.workflow_id(status.key, status.attempt)
-        await self.client.update_workflow_attributes_async(
-            workflow_id, {"given_up": "yes"}, merge=True
-        )
+        await self._update(status, {"given_up": "yes"})
 
     async def record_id(self, workflow_id: str, generation_id: str) -> None:
         """Write down that an attempt has its generation."""
@@ -423,10 +491,24 @@ class Store:
 
     async def recorded_id(self, workflow_id: str) -> str | None:
         """Give the generation that was recorded for an attempt."""
-        rows = await self.client.list_workflows_async(
-            workflow_ids=[workflow_id], load_input=False, load_output=False
-        )
+        rows = await self._list(workflow_ids=[workflow_id], load_output=False)
         return _attribute(rows[0], "generation_id") if rows else None
+
+
+# A key has this many attempts, before it is asked whether it has more.
+_ATTEMPTS_AT_ONCE = 4
+
+_KEYS_AT_ONCE = 500
+
+
+def _latest(rows: Iterable[WorkflowStatus]) -> dict[str, WorkflowStatus]:
+    latest: dict[str, WorkflowStatus] = {}
+    attempts: dict[str, int] = {}
+    for row in rows:
+        key, attempt = _parts(row.workflow_id)
+        if attempt > attempts.get(key, 0):
+            latest[key], attempts[key] = row, attempt
+    return latest
 
 
 def _options(item: QueueItem) -> EnqueueOptions:
@@ -443,8 +525,9 @@ def _options(item: QueueItem) -> EnqueueOptions:
     }
 
 
-def _place(output: str | None) -> Path | str | None:
-    return output if output is None or is_url(output) else Path(output)
+def place_of(output: str | None, folder: Path) -> Path | str | None:
+    """Give where a video goes: a file, or an object in a bucket."""
+    return output if output is None or is_url(output) else folder / output
 
 
 def fingerprint_of(row: WorkflowStatus) -> str | None:
@@ -452,7 +535,7 @@ def fingerprint_of(row: WorkflowStatus) -> str | None:
     return _attribute(row, "fingerprint")
 
 
-def status_of(row: WorkflowStatus) -> JobStatus:
+def status_of(row: WorkflowStatus, folder: Path = Path()) -> JobStatus:
     """Read one row of the engine."""
     key, attempt = _parts(row.workflow_id)
     output = _attribute(row, "output")
@@ -462,14 +545,18 @@ def status_of(row: WorkflowStatus) -> JobStatus:
         state=_STATES.get(row.status, JobState.FAILED),
         attempt=attempt,
         model=_attribute(row, "model"),
-        output=_place(output),
+        output=place_of(output, folder),
         generation_id=_attribute(row, "generation_id"),
         worker=row.executor_id,
         created_at=_time(row.created_at),
+        started_at=_time(row.dequeued_at),
         ended_at=_time(row.completed_at),
         error=str(row.error) if row.error else None,
         kind=type(row.error).__name__ if row.error else None,
     )
+    held = _attribute(row, "held")
+    if held and status.state is JobState.CANCELLED:
+        return evolve(status, state=JobState.HELD, error=held)
     if row.output is None:
         return status
     try:
@@ -514,8 +601,8 @@ def _time(milliseconds: int | None) -> dt.datetime | None:
 # A row is written a moment after its time was taken, by another machine's clock.
 _OVERLAP = dt.timedelta(seconds=10)
 
-# A look may take this share of the time.
-_SHARE = 0.05
+# A look may take this share of the time, but is never put off for long.
+_SHARE, _LONGEST_PAUSE = 0.05, 5.0
 
 
 @define(eq=False)
@@ -543,7 +630,7 @@ class StatusCache:
                 return
             await anyio.sleep(max(0.0, self._due - anyio.current_time()))
             now, began = dt.datetime.now(dt.UTC), anyio.current_time()
-            changed = await self.store.changed_since(self._since)
+            changed = await self._changed()
             self.statuses |= {
                 key: status
                 for key, status in changed.items()
@@ -551,8 +638,19 @@ class StatusCache:
             }
             self._since = now - _OVERLAP
             took = anyio.current_time() - began
-            self._due = anyio.current_time() + max(self.interval, took / _SHARE)
+            pause = min(_LONGEST_PAUSE, took / _SHARE)
+            self._due = anyio.current_time() + max(self.interval, pause)
             self.version += 1
+
+    async def _changed(self) -> dict[str, JobStatus]:
+        changed = await self.store.changed_since(self._since)
+        # A row that was written late, after an outage, bears a time that has passed.
+        missed = [
+            key
+            for key, it in self.statuses.items()
+            if it.state is JobState.RUNNING and key not in changed
+        ]
+        return changed | (await self.store.statuses(missed) if missed else {})
 
     def _is_older(self, status: JobStatus) -> bool:
         known = self.statuses.get(status.key)

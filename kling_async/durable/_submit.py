@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from anyio import to_thread
-from attrs import evolve, fields, frozen
+from attrs import evolve, field, fields, frozen
+from dbos import WorkflowStatus
 
 from kling_async._errors import (
     ConfigurationError,
@@ -35,6 +36,7 @@ from kling_async.durable._store import (
     QueueItem,
     Store,
     fingerprint_of,
+    place_of,
     status_of,
 )
 
@@ -208,7 +210,7 @@ def _map_nested(
 
 LONGEST_KEY = 200
 
-# As many go into one transaction, and as many keys into one question.
+# As many go into one transaction.
 _CHUNK = 500
 
 
@@ -227,6 +229,27 @@ class NewJob:
     output: str | os.PathLike[str] | None = None
 
 
+@frozen(kw_only=True)
+class Comparison:
+    """What is asked for beside the jobs that a batch has.
+
+    Attributes:
+        new: The keys that it does not have.
+        unchanged: The jobs that it has just so.
+        changed: The jobs of which nothing was sent, and whose request is another now.
+        conflicts: The jobs that were begun with another request, and the fields.
+        moved: The jobs whose video is to go elsewhere, and where to.
+        absent: The jobs that nobody asks for any more.
+    """
+
+    new: list[str] = field(factory=list[str])
+    unchanged: list[JobStatus] = field(factory=list[JobStatus])
+    changed: list[JobStatus] = field(factory=list[JobStatus])
+    conflicts: dict[str, list[str]] = field(factory=dict[str, list[str]])
+    moved: list[tuple[JobStatus, str]] = field(factory=list[tuple[JobStatus, str]])
+    absent: list[JobStatus] = field(factory=list[JobStatus])
+
+
 @frozen
 class Submitter:
     """Takes jobs into a batch.
@@ -236,12 +259,14 @@ class Submitter:
         inline: Whether local files are kept as bytes.
         check: Whether the documented limits are held against local files.
         inputs: The folder of a bucket that local files are uploaded to.
+        is_relative: Whether outputs stay relative, to the batch's folder.
     """
 
     store: Store
     inline: bool
     check: bool
     inputs: str | None = None
+    is_relative: bool = False
 
     async def submit(self, jobs: Iterable[NewJob]) -> list[str]:
         """Enqueue what is new, and give all keys.
@@ -250,11 +275,7 @@ class Submitter:
             JobConflictError: A key is taken by another request.
             InvalidRequestError: A local file cannot be sent.
         """
-        items: dict[str, QueueItem] = {}
-        for job in jobs:
-            item = await self._item(job)
-            self._refuse_other(job.key, items.get(job.key), item)
-            items[job.key] = item
+        items = await self._items(jobs)
         known = await self._refuse_conflicts(items, items.keys())
         new = [item for key, item in items.items() if key not in known]
         for start in range(0, len(new), _CHUNK):
@@ -262,6 +283,69 @@ class Submitter:
         # Somebody else may have taken a key since.
         await self._refuse_conflicts(items, items.keys() - known)
         return list(items)
+
+    async def compare(self, jobs: Iterable[NewJob]) -> Comparison:
+        """Compare what is asked for with what the batch has; nothing is changed."""
+        items = await self._items(jobs)
+        rows = await self.store.rows()
+        found = Comparison()
+        for key, item in items.items():
+            if key not in rows:
+                found.new.append(key)
+                continue
+            status = status_of(rows[key], self.store.folder)
+            output = item.job_input.output
+            if fingerprint_of(rows[key]) == item.fingerprint:
+                found.unchanged.append(status)
+                if output and status.output != place_of(output, self.store.folder):
+                    found.moved.append((status, output))
+            elif _is_unsent(status):
+                found.changed.append(status)
+            else:
+                found.conflicts[key] = await self._difference(rows[key], item)
+        gone = rows.keys() - items.keys()
+        found.absent.extend(
+            status_of(row, self.store.folder)
+            for key, row in rows.items()
+            if key in gone
+        )
+        return found
+
+    async def replace(self, jobs: Iterable[NewJob]) -> None:
+        """Put other requests in place of jobs of which nothing was sent.
+
+        Raises:
+            JobConflictError: One has begun meanwhile.
+        """
+        items = await self._items(jobs)
+        statuses = await self.store.statuses(items.keys())
+        for key, item in items.items():
+            if statuses[key].state is JobState.QUEUED:
+                await self.store.hold(statuses[key], "replaced")
+            status = (await self.store.statuses([key]))[key]
+            if not _is_unsent(status):
+                raise JobConflictError(
+                    f"job {key!r} has just begun with its former request",
+                    key=key,
+                    state=status.state,
+                )
+            number = status.attempt + 1
+            job_input = evolve(
+                item.job_input, workflow_id=self.store.workflow_id(key, number)
+            )
+            await self.store.enqueue([evolve(item, job_input=job_input)])
+
+    async def _items(self, jobs: Iterable[NewJob]) -> dict[str, QueueItem]:
+        items: dict[str, QueueItem] = {}
+        for job in jobs:
+            item = await self._item(job)
+            self._refuse_other(job.key, items.get(job.key), item)
+            items[job.key] = item
+        return items
+
+    async def _difference(self, row: WorkflowStatus, item: QueueItem) -> list[str]:
+        written = await self.store.input_of(status_of(row))
+        return differing_fields(written.request, item.job_input.request)
 
     async def _item(self, job: NewJob) -> QueueItem:
         _require_key(job.key)
@@ -276,13 +360,16 @@ class Submitter:
             workflow_id=self.store.workflow_id(job.key, 1),
             batch=self.store.batch,
             request=stored,
-            output=None if output is None else _absolute(output),
+            output=None if output is None else self._output(output),
         )
         return QueueItem(
             job_input=job_input,
             fingerprint=await to_thread.run_sync(fingerprint, stored),
             model=job.request.model,
         )
+
+    def _output(self, output: str) -> str:
+        return output if self.is_relative else _absolute(output)
 
     def _refuse_other(
         self, key: str, first: QueueItem | None, second: QueueItem
@@ -297,16 +384,13 @@ class Submitter:
         """Compare with what the batch holds, and give the keys that it knows."""
         if not keys:
             return set()
-        rows = await self.store.rows(keys if len(keys) < _CHUNK else None)
+        rows = await self.store.rows(keys)
         known = rows.keys() & set(keys)
-        taken: list[tuple[str, list[str]]] = []
-        for key in sorted(known):
-            if fingerprint_of(rows[key]) != items[key].fingerprint:
-                job_input = await self.store.input_of(status_of(rows[key]))
-                fields = differing_fields(
-                    job_input.request, items[key].job_input.request
-                )
-                taken.append((key, fields))
+        taken = [
+            (key, await self._difference(rows[key], items[key]))
+            for key in sorted(known)
+            if fingerprint_of(rows[key]) != items[key].fingerprint
+        ]
         if taken:
             raise self._conflict(taken)
         return known
@@ -357,6 +441,12 @@ async def _upload(value: object, inputs: str) -> str:
 
 def _inlined(value: object) -> object:
     return _store_media(value, inline=True)
+
+
+def _is_unsent(status: JobStatus) -> bool:
+    """Whether nothing was sent for a job, so that it may still be another."""
+    is_waiting = status.state in (JobState.QUEUED, JobState.HELD)
+    return is_waiting and status.generation_id is None and status.intent is None
 
 
 def _absolute(path: str) -> str:

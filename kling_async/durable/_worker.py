@@ -14,16 +14,18 @@ import itertools
 import re
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import aclosing
-from typing import Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import anyio
-from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from attrs import define, evolve, field
 from dbos import DBOS, StepOptions
+from sqlalchemy.exc import SQLAlchemyError
 
 from kling_async._checks import DrawnId, client_request_id_from
 from kling_async._client import AsyncKling
+from kling_async._config import WhenUncertain
 from kling_async._errors import (
     AuthenticationError,
     ClientClosedError,
@@ -37,6 +39,7 @@ from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._hooks import logger
 from kling_async.durable._budget import Account, BudgetStore
+from kling_async.durable._database import DatabaseClosedError, persist
 from kling_async.durable._store import (
     JSON,
     WORKFLOW,
@@ -45,13 +48,12 @@ from kling_async.durable._store import (
     JobInput,
     JobState,
     Store,
+    place_of,
 )
 from kling_async.durable._submit import MissingFileError, from_stored
 from kling_async.durable._webhook import Webhook, enqueue, message_of
 
 T = TypeVar("T")
-
-Uncertain = Literal["ask", "resubmit", "give_up"]
 
 # What an operator mends, after which the job can go on from where it is.
 _MENDABLE = (AuthenticationError, PermissionDeniedError, WaitTimeoutError)
@@ -94,7 +96,7 @@ class Worker:
     store: Store
     budget: BudgetStore
     pace: CreateLimiter | None
-    on_uncertain: Uncertain
+    on_uncertain: WhenUncertain
     wait_timeout: float
     reconcile_timeout: float
     webhook: Webhook | None = None
@@ -139,9 +141,11 @@ class Worker:
         """Wait for the end of a generation."""
         return await self._interruptible(lambda: self._follow(job_input, created))
 
-    async def deliver(self, result: AttemptResult, output: str) -> AttemptResult:
+    async def deliver(
+        self, job_input: JobInput, result: AttemptResult
+    ) -> AttemptResult:
         """Write the video to its file."""
-        return await self._interruptible(lambda: self._deliver(result, output))
+        return await self._interruptible(lambda: self._deliver(job_input, result))
 
     async def report(self, job_input: JobInput, result: AttemptResult) -> AttemptResult:
         """Have whoever wants it told that a job has ended."""
@@ -180,10 +184,10 @@ class Worker:
 
     async def _reserve(self, job_input: JobInput) -> Account | None:
         batch, workflow_id = job_input.batch, job_input.workflow_id
-        if await to_thread.run_sync(self.budget.open_entry, batch, workflow_id):
+        if await persist(self.budget.open_entry, batch, workflow_id):
             return None
         price = await self._price(job_input)
-        return await to_thread.run_sync(self.budget.reserve, batch, workflow_id, price)
+        return await persist(self.budget.reserve, batch, workflow_id, price)
 
     async def _price(self, job_input: JobInput) -> float:
         """Ask what it will cost; where the vendor is silent, nothing is set aside."""
@@ -277,9 +281,7 @@ class Worker:
             settle = functools.partial(
                 self.budget.settle, instead_of=job_input.instead_of
             )
-            await to_thread.run_sync(
-                settle, job_input.batch, job_input.workflow_id, spent
-            )
+            await persist(settle, job_input.batch, job_input.workflow_id, spent)
         result = AttemptResult(
             state=JobState.DONE, generation_id=generation.id, generation=generation
         )
@@ -293,10 +295,15 @@ class Worker:
             kind="GenerationFailedError",
         )
 
-    async def _deliver(self, result: AttemptResult, output: str) -> AttemptResult:
+    async def _deliver(
+        self, job_input: JobInput, result: AttemptResult
+    ) -> AttemptResult:
         generation = result.generation
         if generation is None:
             return result
+        named = await self.store.output_of(job_input.workflow_id) or job_input.output
+        folder = await persist(self.budget.folder, job_input.batch)
+        output = str(place_of(named, folder or Path()))
         try:
             if not is_url(output):
                 await anyio.Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -378,11 +385,13 @@ class WorkerContext:
         worker: The steps.
         portal: The way to the client's event loop.
         creating: How many jobs are between intent and id.
+        dropped: The attempts that the database failed, to be taken up again.
     """
 
     worker: Worker
     portal: BlockingPortal
     creating: int = 0
+    dropped: list[str] = field(factory=list[str])
 
     async def do(self, step: Callable[..., Awaitable[T]], *args: object) -> T:
         """Do a step's work on the client's event loop.
@@ -394,7 +403,7 @@ class WorkerContext:
         try:
             future = self.portal.start_task_soon(step, *args)
             return await asyncio.wrap_future(future)
-        except HandedOverError:
+        except (HandedOverError, DatabaseClosedError):
             raise asyncio.CancelledError from None
 
     @contextlib.contextmanager
@@ -418,8 +427,19 @@ CONTEXTS: list[WorkerContext] = []
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 async def run_job(given: dict[str, object]) -> dict[str, object]:
     """Do one attempt at a job."""
-    context = _current_context()
-    job_input = JobInput.from_json(given)
+    context, job_input = _current_context(), JobInput.from_json(given)
+    try:
+        return (await _run(context, job_input)).to_json()
+    except DatabaseClosedError:
+        raise asyncio.CancelledError from None
+    except SQLAlchemyError as error:
+        # What the server was asked for is paid, so this is no end of the job.
+        logger.error("the database failed job %s: %s", job_input.workflow_id, error)
+        context.dropped.append(job_input.workflow_id)
+        raise asyncio.CancelledError from error
+
+
+async def _run(context: WorkerContext, job_input: JobInput) -> AttemptResult:
     result = await _obtain_id(context, job_input)
     if result.state is JobState.RUNNING:
         result = await _step(
@@ -427,12 +447,12 @@ async def run_job(given: dict[str, object]) -> dict[str, object]:
         )
     if result.state is JobState.DONE and job_input.output:
         result = await _step(
-            "deliver", context, context.worker.deliver, result, job_input.output
+            "deliver", context, context.worker.deliver, job_input, result
         )
     if context.worker.webhook is not None:
         # Before the job is told as ended: killed in between, it does so again.
         await _step("report", context, context.worker.report, job_input, result)
-    return result.to_json()
+    return result
 
 
 @DBOS.workflow(name=PERMIT, max_recovery_attempts=None)

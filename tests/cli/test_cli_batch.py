@@ -236,11 +236,17 @@ def test_a_key_with_another_request_is_told(emulator: Emulator, scenes: Path) ->
     assert invoke(emulator, "batch", scenes).exit_code == 0
     others = [row + " in snow" for row in ROWS[:2]]
     manifest(scenes.parent, HEADER, *others, ROWS[2])
-    result = invoke(emulator, "batch", scenes)
-    assert result.exit_code == 1
-    assert all(repr(row.split(",")[0]) in errors_in(result)[0] for row in others)
-    assert "differ in: prompt" in errors_in(result)[0]
+    folder = scenes.with_suffix("")
+    before = (folder / "results.jsonl").read_text("utf-8")
+    for words in ((), ("--dry-run",)):
+        result = invoke(emulator, "batch", scenes, *words)
+        assert result.exit_code == 2
+        for line, error in enumerate(errors_in(result), 2):
+            assert error.startswith(f"line {line}: key: '{NAMES[line - 2]}'")
+            assert "differ in: prompt" in error
+        assert len(errors_in(result)) == 2
     assert len(emulator.creates) == 3
+    assert (folder / "results.jsonl").read_text("utf-8") == before
 
 
 def test_a_dry_run_tells_the_cost_and_sends_nothing(

@@ -23,8 +23,12 @@ from kling_async.durable import DurableKling, JobState, JobStatus, NewJob
 from kling_async.emulator import Emulator, Fault
 
 JOBS = int(os.environ.get("KLING_CRASH_JOBS", "30"))
-KILLS = max(8, JOBS // 5)
-PATIENCE = 400 + 5 * JOBS
+KILLS = max(8, JOBS // 4)
+PATIENCE = 300 + 10 * JOBS
+
+# So few are under way at once that there are creates left for each kill, and so
+# slow is an answer that most kills come between a create and its id.
+IN_FLIGHT, ANSWER = 4, 1.5
 
 # A network, a gateway and a server that fail in all the ways that have a name.
 FAULTS = [
@@ -32,7 +36,7 @@ FAULTS = [
     Fault("reset", method="POST", path="generations", probability=0.06),
     Fault("status", method="POST", path="generations", probability=0.04, accepted=True),
     Fault("status", method="POST", path="generations", probability=0.06, status=429),
-    Fault("delay", method="POST", path="generations", probability=0.3, seconds=0.4),
+    Fault("delay", method="POST", path="generations", seconds=ANSWER, accepted=True),
     Fault("close", method="GET", path="generations", probability=0.05),
     Fault("html", method="GET", path="generations", probability=0.05),
     Fault("truncate", method="GET", path="generations", probability=0.05),
@@ -41,17 +45,25 @@ FAULTS = [
 ]
 
 
-async def kill_and_replace(database: str, emulator: Emulator, seed: int) -> None:
-    """Keep two workers running, and kill one of them after a random time."""
-    chance = random.Random(seed)
+async def kill_and_replace(database: str, emulator: Emulator, seed: int) -> int:
+    """Keep two workers, kill one at a create; tell how many kills came at one."""
+    chance, kills_at_create = random.Random(seed), 0
     async with AsyncExitStack() as stack:
         crew: list[Process] = []
         for number in range(KILLS + 2):
-            crew.append(await stack.enter_async_context(worker(database, emulator, 16)))
+            crew.append(
+                await stack.enter_async_context(worker(database, emulator, IN_FLIGHT))
+            )
             if len(crew) == 2 and number <= KILLS:
-                await anyio.sleep(chance.uniform(0.2, 2.5))
+                before = len(emulator.creates)
+                with anyio.move_on_after(20):
+                    while len(emulator.creates) == before:
+                        await anyio.sleep(0.01)
+                kills_at_create += len(emulator.creates) > before
+                await anyio.sleep(chance.uniform(0, ANSWER))
                 crew.pop(chance.randrange(2)).send_signal(signal.SIGKILL)
         await ended(database)
+    return kills_at_create
 
 
 async def ended(database: str) -> None:
@@ -88,17 +100,19 @@ async def test_nothing_is_lost_and_nothing_paid_twice(
         async with DurableKling(database) as jobs:
             await jobs.submit_many(new)
         with anyio.fail_after(PATIENCE):
-            await kill_and_replace(database, emulator, seed)
+            kills_at_create = await kill_and_replace(database, emulator, seed)
             async with DurableKling(database) as jobs:
                 statuses = await jobs.list()
                 lost = [it for it in statuses if it.state is JobState.UNCERTAIN]
                 for status in lost:
                     await jobs.recheck(status.key)
-            async with worker(database, emulator, 16):
+            async with worker(database, emulator, IN_FLIGHT):
                 await ended(database)
         async with DurableKling(database) as jobs:
             settled = await jobs.list()
     billed = {it.generation_id for it in emulator.creates}
+    print(f"{kills_at_create} of {KILLS} kills at a create")  # noqa: T201 (for a soak)
+    assert kills_at_create >= 0.6 * KILLS
     require_order(statuses, emulator)
     require_order(settled, emulator)
     assert billed == {it.generation_id for it in settled if it.generation_id}

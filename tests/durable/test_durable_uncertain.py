@@ -17,9 +17,10 @@ from kling_async import (
     SubmissionUncertainError,
     TextToVideo,
 )
+from kling_async._config import WhenUncertain
 from kling_async.durable import DurableKling, JobState, NewJob
 from kling_async.durable._store import Intent, JobInput
-from kling_async.durable._worker import CONTEXTS, Uncertain
+from kling_async.durable._worker import CONTEXTS
 from kling_async.emulator import Emulator, Fault
 
 REQUEST = TextToVideo(prompt="A storm", model="kling-video/v1/standard/text-to-video")
@@ -97,7 +98,7 @@ async def test_giving_up_is_a_decision_too(database: Path) -> None:
     [("give_up", JobState.FAILED, 1), ("resubmit", JobState.DONE, 2)],
 )
 async def test_a_policy_decides_beforehand(
-    database: Path, policy: Uncertain, state: JobState, creates: int
+    database: Path, policy: WhenUncertain, state: JobState, creates: int
 ) -> None:
     """Only because somebody said so."""
     async with (
