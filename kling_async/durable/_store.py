@@ -374,11 +374,14 @@ class Store:
         """Name jobs, those submitted first in front: each has one first attempt."""
         table = self.attempts
         own_id, prefix = table.c.workflow_uuid, f"kling:{self.batch}:"
+        # Those of one transaction have one time.
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        tie = sa.literal_column("rowid") if is_sqlite else own_id
         query = (
             sa.select(own_id)
             .where(own_id.startswith(prefix, autoescape=True), own_id.endswith(":1"))
             .where(table.c.name == WORKFLOW)
-            .order_by(table.c.created_at, own_id)
+            .order_by(table.c.created_at, tie)
             .limit(limit)
             .offset(offset)
         )
