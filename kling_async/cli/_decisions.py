@@ -51,7 +51,7 @@ async def show_jobs(
             screen.show(_table(name, statuses))
         else:
             for status in statuses:
-                screen.result("\t".join(_cells(status)))
+                screen.row(_cells(status))
         if statuses and not is_json:
             screen.note(f"{name}: {_count(statuses)}; {_in_words(account)}")
     if not count:

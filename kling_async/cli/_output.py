@@ -287,6 +287,10 @@ class Screen:
         else:
             self._write(line)
 
+    def row(self, cells: Sequence[str]) -> None:
+        """Print a line of a table that a script may read, parted by tabs."""
+        self._write("\t".join(map(safe_line, cells)))
+
     def json(self, value: object) -> None:
         """Print a value as one line of JSON."""
         self._write(json.dumps(value))
