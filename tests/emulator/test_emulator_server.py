@@ -383,7 +383,7 @@ async def serving() -> AsyncIterator[Emulator]:
 
 OWN = """
     127.0.0.1 127.0.0.1:8765 [::1]:8765 [::1] localhost LOCALHOST:1
-    localhost. kling.localhost
+    localhost.
 """.split()
 FOREIGN = """
     evil.example evil.example:8765 127.0.0.1.evil.example localhost.evil.example
