@@ -316,17 +316,37 @@ async def repeat(
         before_wait: Told the attempt's number, the wait in seconds, the error.
         sleep: How to wait.
     """
+    try:
+        return await attempt()
+    except KlingError as error:
+        if policy.attempts == 1 or not may_repeat(error):
+            raise
+        delay = wait_after(error, 1, policy)
+        before_wait(1, delay, error)
+    await sleep(delay)
+    # Only now: tenacity inspects its callables for longer than most calls take.
+    return await _repeat(attempt, policy, may_repeat, before_wait, sleep)
+
+
+async def _repeat(
+    attempt: Callable[[], Awaitable[T]],
+    policy: RetryPolicy,
+    may_repeat: Callable[[BaseException], bool],
+    before_wait: Callable[[int, float, KlingError], None],
+    sleep: Callable[[float], Awaitable[None]],
+) -> T:
+    """Make the attempts after the first one."""
 
     def wait(state: RetryCallState) -> float:
-        return wait_after(_error_of(state), state.attempt_number, policy)
+        return wait_after(_error_of(state), state.attempt_number + 1, policy)
 
     def tell(state: RetryCallState) -> None:
         error = _error_of(state)
         if isinstance(error, KlingError):
-            before_wait(state.attempt_number, state.upcoming_sleep, error)
+            before_wait(state.attempt_number + 1, state.upcoming_sleep, error)
 
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(policy.attempts),
+        stop=stop_after_attempt(policy.attempts - 1),
         wait=wait,
         retry=retry_if_exception(may_repeat),
         before_sleep=tell,
