@@ -34,7 +34,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
     "lint",
     "types",
-    "tests",
+    f"tests-{sys.version_info.major}.{sys.version_info.minor}",
     "extras",
     "demo",
     "tutorial",

@@ -267,7 +267,7 @@ class BadRequestError(APIStatusError):
 class AuthenticationError(APIStatusError):
     """401: the key is missing or wrong."""
 
-    hint = "check_the_key"
+    hint: Hint | None = "check_the_key"
 
 
 class PermissionDeniedError(APIStatusError):
@@ -277,7 +277,7 @@ class PermissionDeniedError(APIStatusError):
 class OutOfCreditsError(PermissionDeniedError):
     """403: the account has no credits left."""
 
-    hint = "top_up"
+    hint: Hint | None = "top_up"
 
 
 class NotFoundError(APIStatusError):
@@ -366,7 +366,7 @@ class SubmissionUncertainError(KlingError):
             clock where that is known.
     """
 
-    hint = "reconcile"
+    hint: Hint | None = "reconcile"
 
     def __init__(
         self, *, client_request_id: str, since: dt.datetime, reason: str | None = None

@@ -77,7 +77,7 @@ class _WrongError(Exception):
         super().__init__(seen)
         self.seen = seen
         self.advice = advice
-        self.state = state
+        self.state: State = state
 
 
 @frozen(eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -69,7 +69,7 @@ class Session:
         self._left = self.loop.signal()
 
     @contextmanager
-    def bound(self, deadline: float) -> Iterator[Bound]:
+    def bound(self, deadline: float) -> Generator[Bound]:
         """Bound an exchange; closing the client cuts it, unless a job of its has it."""
         with self.loop.bound(deadline) as bound:
             if not is_in_job():

@@ -93,17 +93,17 @@ class Slot:
         """Give it back; a second time does nothing."""
         if self._is_taken:
             self._is_taken = False
-            self._limiter._take_back(self)  # noqa: SLF001 (its own)
+            self._limiter._take_back(self)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def accept(self) -> None:
         """Tell that the server answered, and did not refuse."""
         if self.kind not in _FREE:
-            self._limiter._speed_up(self.kind)  # noqa: SLF001 (its own)
+            self._limiter._speed_up(self.kind)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def miss(self) -> None:
         """Tell that the server was not reached, or failed."""
         if self.kind not in _FREE:
-            self._limiter._is_out = True  # noqa: SLF001 (its own)
+            self._limiter._is_out = True  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def refuse(self, pause: float) -> None:
         """Tell that the server refused, since too many came.
@@ -117,7 +117,7 @@ class Slot:
         is_news = self._epoch == limiter.epoch
         was_alone = limiter.flight <= 1
         self.is_excused = not (is_news and (self._is_reduced or was_alone))
-        limiter._slow_down(pause, is_news=is_news)  # noqa: SLF001 (its own)
+        limiter._slow_down(pause, is_news=is_news)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
 
 @define(eq=False)

@@ -669,8 +669,10 @@ def _value(text: str, rule: models.Field | None) -> object:
     return _with_paths(text if is_deep(value) else value, rule)
 
 
-_BOOLEANS = {"true": "true", "1": "true", "1.0": "true"}
-_BOOLEANS |= {"false": "false", "0": "false", "0.0": "false"}
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "1.0"), "true"),
+    **dict.fromkeys(("false", "0", "0.0"), "false"),
+}
 
 _DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
 

@@ -285,7 +285,7 @@ class Engine:
         """Queue jobs again that the database failed; also shows that it writes."""
         with self.connections.begin() as connection:
             connection.execute(sa.text(self._probe))
-        jobs = _get_dbos_instance()._sys_db  # noqa: SLF001 (it has no other way)
+        jobs = _get_dbos_instance()._sys_db  # noqa: SLF001 (no other way)  # pyright: ignore[reportPrivateUsage]
         for context in CONTEXTS:
             while context.dropped:
                 jobs.reenqueue_for_recovery(context.dropped[0], [self.worker], QUEUE)

@@ -173,7 +173,8 @@ class Picture:
     def of(cls, image: Image.Image, size: int) -> Self:
         """Reduce a picture at once, upright, so that few are held at full size."""
         is_turned = image.getexif().get(0x0112) in _TURNED
-        aspect = image.size[::-1] if is_turned else image.size
+        width, height = image.size
+        aspect = (height, width) if is_turned else (width, height)
         image.draft("RGB", (size, size))
         if image.mode in {"1", "P"}:
             image = image.convert("RGB")

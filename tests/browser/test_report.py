@@ -28,7 +28,7 @@ def visits() -> Iterator[tuple[str, list[str]]]:
             seen.append(self.path)
             self.send_error(404)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name)
             """Say nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Visited) as server:

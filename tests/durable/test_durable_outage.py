@@ -13,7 +13,7 @@ import anyio
 import pytest
 import sqlalchemy as sa
 from anyio.abc import ByteStream, SocketStream, TaskGroup
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kling_async import AsyncKling, ConfigurationError, Fixed, TextToVideo
 from kling_async.durable import DurableKling, JobState, NewJob, _database
@@ -36,12 +36,10 @@ class Link:
         async with client:
             if self.is_cut:
                 return
-            async with (
-                await anyio.connect_unix(self.socket) as server,
-                anyio.create_task_group() as tasks,
-            ):
-                both = {client, server}
-                self._streams |= both
+            server = await anyio.connect_unix(self.socket)
+            both = {client, server}
+            self._streams |= both
+            async with server, anyio.create_task_group() as tasks:
                 tasks.start_soon(self._carry, client, server, tasks)
                 tasks.start_soon(self._carry, server, client, tasks)
             self._streams -= both
@@ -196,13 +194,13 @@ def test_the_engine_repeats_what_fails_on_a_full_disk(
     caplog.set_level(logging.WARNING, "kling_async")
     outage = Outage()
     engine = Database.at(tmp_path / "jobs.db").prepare(outage)
-    failures: list[sa.exc.DBAPIError] = []
+    failures: list[DBAPIError] = []
     for _ in range(3):
         try:
             with engine.begin() as connection:
                 connection.exec_driver_sql("PRAGMA max_page_count=1")
                 connection.exec_driver_sql("CREATE TABLE t AS SELECT zeroblob(99999)")
-        except sa.exc.DBAPIError as error:
+        except DBAPIError as error:
             failures.append(error)
     outage.end()
     engine.dispose()

@@ -47,7 +47,7 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
     from kling_async._generation import Generation
     from kling_async._http.wire import Answer, decode_error, decode_polled
     from kling_async._text import safe_cell, safe_line
-    from kling_async.cli._report import _link
+    from kling_async.cli._report import _link  # pyright: ignore[reportPrivateUsage]
     from kling_async.durable._database import Database
 
 KEY = "sk-throw-away-0123456789"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import obstore
 from attrs import frozen
@@ -80,7 +80,7 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
+def running() -> Generator[str]:
     """Run a server, and give its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Literal
 
 import anyio
 import httpx
@@ -97,7 +98,7 @@ async def test_a_create_that_was_read_is_sent_once_over_any_transport(
 @pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 @pytest.mark.parametrize("script", [hang_up, reset], ids=["close", "reset"])
 async def test_our_own_transports_send_it_once_too(
-    library: str, script: Script
+    library: Literal["httpx", "aiohttp"], script: Script
 ) -> None:
     """Each of the libraries that a client may open connections with."""
     async with RawServer(script) as server:

@@ -308,7 +308,9 @@ async def test_a_limit_that_is_none_is_told_of(tmp_path: Path, limit: object) ->
     async with client() as kling:
         with pytest.raises(DownloadError, match=r"max_bytes: given .* allowed: a"):
             await kling.download(  # type: ignore[call-overload]  # the slip
-                Video(url=HERE), tmp_path / "film.mp4", max_bytes=limit
+                Video(url=HERE),
+                tmp_path / "film.mp4",
+                max_bytes=limit,  # pyright: ignore[reportArgumentType]  # as above
             )
         with pytest.raises(ConfigurationError, match="timeout: given -1"):
             await kling.download(Video(url=HERE), tmp_path / "film.mp4", timeout=-1)
