@@ -185,6 +185,7 @@ CALLS: Mapping[str, list[tuple[Call, Fault | None]]] = {
         (lambda it: it.kling.reconcile(str(it.finished.client_request_id)), None),
         (lambda it: it.kling.reconcile("nobodys", timeout=0.02), None),
     ],
+    "diagnose": [(lambda it: it.kling.diagnose(), None)],
     "aclose": [(close_at_work, None)],
 }
 
