@@ -320,7 +320,8 @@ async def repeat(
         return await attempt()
     except KlingError as error:
         if policy.attempts == 1 or not may_repeat(error):
-            raise
+            # Without our own frames a traceback fits on a screen.
+            raise error.with_traceback(None) from error.__cause__
         delay = wait_after(error, 1, policy)
         before_wait(1, delay, error)
     await sleep(delay)
