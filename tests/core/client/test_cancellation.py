@@ -7,6 +7,7 @@ until the call ends before; on a socket, on both event loops.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import logging
@@ -132,6 +133,12 @@ async def drained(items: AsyncIterator[object]) -> None:
         pass
 
 
+async def look_in_vain(stage: Stage) -> None:
+    """Look for what is not there; a busy machine has not read the log in time."""
+    with contextlib.suppress(SubmissionUncertainError):
+        assert await stage.kling.reconcile("nobodys", timeout=0.02) is None
+
+
 async def close_at_work(stage: Stage) -> None:
     """Close the client while it creates, polls and fetches."""
     async with anyio.create_task_group() as tasks:
@@ -183,7 +190,7 @@ CALLS: Mapping[str, list[tuple[Call, Fault | None]]] = {
     ],
     "reconcile": [
         (lambda it: it.kling.reconcile(str(it.finished.client_request_id)), None),
-        (lambda it: it.kling.reconcile("nobodys", timeout=0.02), None),
+        (look_in_vain, None),
     ],
     "diagnose": [(lambda it: it.kling.diagnose(), None)],
     "aclose": [(close_at_work, None)],
