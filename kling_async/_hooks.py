@@ -213,7 +213,7 @@ def _log_retry(event: RetryEvent) -> None:
         "attempt %d failed, next in %.1f s: %s",
         event.attempt,
         event.delay,
-        event.error,
+        event.error.reason,  # what to do about it is not due while it is tried again
     )
 
 
