@@ -354,7 +354,7 @@ async def test_what_does_not_fit_is_refused_by_both_sides_for_the_same_fields(
 ) -> None:
     """The client before it is sent; the emulator as the vendor does, with a 400."""
     body, name = data.draw(wrong_bodies(model))
-    emulator = Emulator(size=64)
+    emulator = Emulator(size=64, strict=True)
     with pytest.raises(InvalidRequestError) as caught:
         build_request(body)
     async with httpx.AsyncClient(transport=Wire(emulator)) as client:
