@@ -260,7 +260,7 @@ def _log_status(event: StatusEvent) -> None:
         level, note = logging.WARNING, " (a status unknown to this version)"
     elif generation.status == Status.COMPLETED and not generation.is_terminal:
         level, note = logging.WARNING, " (without a video: it is waited for)"
-    logger.log(level, "generation %s: %s%s", generation.id, generation.status, note)
+    logger.log(level, "generation %s: %s", generation.id, generation.status + note)
 
 
 _LOG = Hooks(

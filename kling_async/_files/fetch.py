@@ -24,7 +24,9 @@ _SAID_TO_ALL = frozenset({"host", "user-agent", "accept", "content-length"})
 
 _LIBRARIES = frozenset({"httpx", "httpx2", "kling_async"})
 
-_TRANSPARENT = frozenset({"AsyncHTTPTransport", "MockTransport", "ASGITransport"})
+_TRANSPARENT = frozenset(
+    {"AsyncHTTPTransport", "MockTransport", "ASGITransport", "Routes"}
+)
 
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
 

@@ -279,13 +279,16 @@ class PollLoop:
 
     def _plan(self) -> None:
         """Plan the next poll; nobody is woken for what is no news."""
+        if self.last is not None and self.last.is_terminal:
+            return
+        now = self.limiter.loop.time() + CLOCK_TICK
         for watch in self._waiting:
             try:
                 watch.due = self._due(watch)
             except ConfigurationError:  # it asks for itself, and is told
                 watch.due = math.inf
                 watch.signal.set()
-            if watch.deadline <= self.asked_at:
+            if watch.deadline <= self.asked_at + CLOCK_TICK or watch.leaves_at <= now:
                 watch.due = math.inf
                 watch.signal.set()
         self._report_failure(min((it.due for it in self._waiting), default=math.inf))
@@ -299,11 +302,11 @@ class PollLoop:
         knows = watch.last is not None and self._origin is not None
         if not self._polls and not knows:
             return self._started
-        origin = self._origin
+        origin, last = self._origin, self.last or watch.last
         state = PollState(
             polls=self._polls,
             elapsed=max(0.0, self._polled_at - self._started),
-            status=watch.last.status if watch.last else None,
+            status=last.status if last else None,
             chance=self._chance,
             age=self._polled_at - origin.created if origin else None,
             model=origin.model if origin else None,

@@ -131,7 +131,7 @@ async def test_a_schedule_knows_what_it_waits_for(
         await kling.wait(created)
     assert {it.model for it in pupil.states} == {MODEL}
     assert {it.video_length for it in pupil.states} == {length}
-    assert sorted({round(it.age or 0) for it in pupil.states}) == [4, 14, 24]
+    assert sorted({round(it.age or 0) for it in pupil.states}) == [0, 10, 20]
 
 
 @on_each_loop

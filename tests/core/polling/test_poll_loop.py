@@ -213,7 +213,7 @@ async def test_a_refusal_reaches_all_and_each_has_an_error_of_its_own() -> None:
 @on_each_loop
 async def test_a_refusal_reaches_those_who_sleep_at_once() -> None:
     """Their own next poll may be an hour away."""
-    api = Api({0: "queued", 25: httpx.Response(401)})
+    api = Api({0: "queued", 25: httpx.Response(401, json={"message": "no"})})
     async with api.client() as kling:
         calm = Viewer(api, kling, Fixed(3600), timeout=math.inf)
         await all_watch([calm, Viewer(api, kling)])
@@ -632,7 +632,8 @@ async def test_when_the_last_watcher_leaves_nothing_goes_on() -> None:
 @on_each_loop
 async def test_whoever_comes_when_all_is_over_asks_anew() -> None:
     """A finished generation's link may have expired; a refusal may have been lifted."""
-    api = Api({0: "queued", 5: done(), 7: done("done again"), 9: httpx.Response(401)})
+    lost = httpx.Response(401, json={"message": "no such key"})
+    api = Api({0: "queued", 5: done(), 7: done("done again"), 9: lost})
     api.life = {**api.life, 11: done("at last")}
     async with api.client() as kling:
         slow = kling.watch(ID)

@@ -198,8 +198,8 @@ async def test_what_makes_no_sense_is_refused_before_anything_is_created() -> No
 @pytest.mark.parametrize(
     "told, error",
     [
-        (httpx.Response(401), AuthenticationError),
-        (httpx.Response(404), NotFoundError),
+        (httpx.Response(401, json={"message": "no"}), AuthenticationError),
+        (httpx.Response(404, json={"message": "no"}), NotFoundError),
         (FAILED, GenerationFailedError),
         ("queued", WaitTimeoutError),
         (ValueError("a bug"), KlingError),
