@@ -48,6 +48,7 @@ from kling_async import (
     TextToVideo,
     UncertainEvent,
 )
+from kling_async._http.sender import Direct
 from kling_async._http.session import Connections
 from kling_async.emulator import Emulator, Fault
 
@@ -258,7 +259,11 @@ async def serve_all(
     """Give each caller its video, with one client, and close it."""
     routes: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if transport is not None:  # the client's own way, up to where a socket would be
-        routes = patch.object(Connections, "_open_route", lambda *_: transport)
+        routes = patch.object(
+            Connections,
+            "_new_sender",
+            lambda _, headers: Direct(transport, headers),
+        )
     with routes:
         async with AsyncKling(
             KEY,

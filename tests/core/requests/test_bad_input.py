@@ -232,7 +232,7 @@ BAD_SERVERS = {
     "list": Bad(answering(answer([QUEUED])), DecodeError, "not a JSON object"),
     "null": Bad(answering(answer(None)), DecodeError, "not a JSON object"),
     "no-id": Bad(answering(answer({"ok": True})), DecodeError, "'{\"ok\": true}'"),
-    "reset": Bad(reset, ConnectionFailedError, "/v2/video/generations"),
+    "reset": Bad(reset, ConnectionFailedError, "GET 127.0.0.1:"),
     "closed": Bad(hang_up, ConnectionFailedError, "disconnected"),
     "silent": Bad(stay_silent, RequestTimeoutError, "timeout 0.2 s"),
     "redirect": Bad(
