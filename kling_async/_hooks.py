@@ -209,11 +209,13 @@ def _log_request(event: RequestEvent) -> None:
 
 
 def _log_retry(event: RetryEvent) -> None:
+    known = event.error.generation_id
     logger.warning(
-        "attempt %d failed, next in %.1f s: %s",
+        "attempt %d failed, next in %.1f s: %s%s",
         event.attempt,
         event.delay,
         event.error.reason,  # what to do about it is not due while it is tried again
+        f" [generation {known}]" if known else "",
     )
 
 

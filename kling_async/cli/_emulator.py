@@ -161,9 +161,11 @@ def _announce(
         screen.json(variables)
         return
     pace = f"{speed:g} times as fast as the vendor"
-    screen.result(f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", "dim")
+    screen.result(
+        f"# The emulator is ready at {url}, {pace}. Ctrl-C stops it.", style="dim"
+    )
     for name, value in variables.items():
-        screen.result(set_variable(name, value), "bold")
+        screen.result(set_variable(name, value), style="bold")
 
 
 if TYPE_CHECKING:

@@ -461,6 +461,7 @@ async def test_what_a_connection_can_suffer_is_tried_again(
         await script(request, peer)  # type: ignore[misc]  # each is a coroutine function
 
     async with RawServer(suffer) as server:
+        address = server.base_url.removeprefix("http://")
         policy = RetryPolicy(attempts=2, initial=0)
         async with client(server.base_url, retry=policy, timeout=0.1) as kling:
             with pytest.raises(expected) as caught:
@@ -468,7 +469,6 @@ async def test_what_a_connection_can_suffer_is_tried_again(
         assert len(server.requests) == 2
     assert type(caught.value) is expected
     assert caught.value.request_sent
-    address = server.base_url.removeprefix("http://")
     assert f"GET {address}/v2/video/generations" in str(caught.value)
 
 
