@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -110,9 +111,9 @@ def fifo(folder: Path) -> Path:
 
 
 def local_socket(folder: Path) -> Path:
-    """Make a socket."""
-    with socket.socket(socket.AF_UNIX) as it:
-        it.bind(str(folder / "socket"))
+    """Make a socket; its name as it is bound has 107 bytes at most."""
+    with socket.socket(socket.AF_UNIX) as it, contextlib.chdir(folder):
+        it.bind("socket")
     return folder / "socket"
 
 
