@@ -1,6 +1,7 @@
 """A storm of callers who leave at any moment, and the requests that come after it.
 
-Httpcore's pool does not survive it (encode/httpcore issue 1093); ours has to.
+Httpcore's pool does not survive it (encode/httpcore issue 1093); our slots have to. A
+caller who leaves tears the exchange, which costs one connection and no more.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from raw_server import Peer, RawRequest, RawServer, answer
 from kling_async import AsyncKling, Hooks, RetryPolicy
 
 IS_SOAK = "KLING_SOAK" in os.environ
-SECONDS = 5.0 if IS_SOAK else 0.6
 CALLERS, CONNECTIONS = 20, 10
+CALLS = 250 if IS_SOAK else 25  # of each caller
 SOONEST, LATEST = 0.0005, 0.05  # when a caller leaves, in seconds
 
 
@@ -31,28 +32,27 @@ async def slowly(_: RawRequest, peer: Peer) -> None:
 
 
 async def storm(call: Callable[[], Awaitable[object]]) -> int:
-    """Call from twenty tasks, each time with another deadline; count the calls."""
-    chance, calls = random.Random(1093), 0
-    until = anyio.current_time() + SECONDS
+    """Call from twenty tasks, each time with another deadline; count who left."""
+    chance, left = random.Random(1093), 0
 
     async def caller() -> None:
-        nonlocal calls
-        while anyio.current_time() < until:
-            calls += 1
-            with anyio.move_on_after(chance.uniform(SOONEST, LATEST)):
+        nonlocal left
+        for _ in range(CALLS):
+            with anyio.move_on_after(chance.uniform(SOONEST, LATEST)) as scope:
                 await call()
+            left += scope.cancelled_caught
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    return calls
+    return left
 
 
 @pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
-async def test_callers_who_leave_at_any_moment_leave_a_pool_that_serves(
+async def test_callers_who_leave_at_any_moment_leave_slots_that_serve(
     transport: str,
 ) -> None:
     """Three times as many requests as there are connections are served afterwards.
 
-    And no exchange was torn: each request that the server read has been told of.
+    Each exchange that was torn cost one connection at most, and that is closed.
     """
     told = 0
 
@@ -69,15 +69,17 @@ async def test_callers_who_leave_at_any_moment_leave_a_pool_that_serves(
             retry=RetryPolicy(attempts=1),
             hooks=Hooks(on_request=count),
         ) as kling:
-            calls = await storm(lambda: kling.get(ID))
+            await kling.get(ID)  # what is loaded at the first request is there
+            left = await storm(lambda: kling.get(ID))
             with anyio.fail_after(300):
                 served = await asyncio.gather(
                     *(kling.get(ID) for _ in range(3 * CONNECTIONS))
                 )
+                while server.open > CONNECTIONS:  # noqa: ASYNC110 (it reads the end later)
+                    await asyncio.sleep(0.01)
             assert len(served) == 3 * CONNECTIONS
-            assert len(server.requests) == told
-            assert server.accepted <= CONNECTIONS
-        assert calls > CALLERS
+            assert told <= len(server.requests) <= told + left
+            assert server.accepted <= CONNECTIONS + left
         await server.until_idle()
 
 
