@@ -62,13 +62,13 @@ def is_public(address: str) -> bool:
     """
     read = _address(address)
     if isinstance(read, ipaddress.IPv6Address):
-        inside = read.ipv4_mapped or _translated(read)
+        inside = read.ipv4_mapped or _nat64_target(read)
         if inside is not None:
             return _is_public(inside)
         return (
             read in _GIVEN_OUT
             and _is_public(read)
-            and all(map(_is_public, _tunnelled(read)))
+            and all(map(_is_public, _tunnel_targets(read)))
         )
     return read is not None and _is_public(read)
 
@@ -78,11 +78,11 @@ def _is_public(address: _Address) -> bool:
     return address.is_global and not address.is_multicast and not is_own
 
 
-def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _nat64_target(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return _last_32(address) if address in _NAT64 else None
 
 
-def _tunnelled(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+def _tunnel_targets(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
     """Give the IPv4 addresses to which tunnels unpack what is sent there."""
     if address.sixtofour:
         yield address.sixtofour
@@ -104,7 +104,7 @@ def _address(text: str) -> _Address | None:
 
 
 @frozen
-class Reach:
+class AddressPolicy:
     """How far downloads go.
 
     Attributes:
@@ -117,16 +117,16 @@ class Reach:
     base_url: str
     is_unbounded: bool = False
 
-    def refuses_host(self, host: str, port: int) -> bool:
+    def forbids_host(self, host: str, port: int) -> bool:
         """Whether a host is an address, or this machine, that is not allowed.
 
-        Any other name is judged by `refuses`, once it is known where it leads.
+        Any other name is judged by `forbids`, once it is known where it leads.
         """
         if is_loopback(host) or _plain(host).endswith(".localhost"):
-            return self.refuses(host, port, "127.0.0.1")
-        return _address(host) is not None and self.refuses(host, port, host)
+            return self.forbids(host, port, "127.0.0.1")
+        return _address(host) is not None and self.forbids(host, port, host)
 
-    def refuses(self, host: str, port: int, address: str) -> bool:
+    def forbids(self, host: str, port: int, address: str) -> bool:
         """Whether a host may not be fetched from at a numeric address."""
         if self.is_unbounded or is_public(address):
             return False

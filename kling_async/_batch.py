@@ -27,7 +27,7 @@ from attrs import define, field, frozen
 from kling_async._checks import is_whole
 from kling_async._errors import ConfigurationError, KlingError, RateLimitError
 from kling_async._generation import Generation
-from kling_async._runtime.tasks import Scope
+from kling_async._runtime.tasks import ClientTasks
 from kling_async._text import short_repr
 
 RequestT = TypeVar("RequestT")
@@ -166,7 +166,9 @@ class Batch(Generic[RequestT]):
                 "requests, or any other iterable of them, sync or async",
             )
 
-    async def outcomes(self, scope: Scope) -> AsyncGenerator[Outcome[RequestT], None]:
+    async def outcomes(
+        self, scope: ClientTasks
+    ) -> AsyncGenerator[Outcome[RequestT], None]:
         """Yield each outcome as it comes; leaving early stops the rest."""
         arrivals = _Arrivals[RequestT]()
         places = anyio.Semaphore(self.max_in_flight)
@@ -200,7 +202,7 @@ class Batch(Generic[RequestT]):
         job = scope.start(pump, at_end=arrivals.end)
         async with AsyncExitStack() as stack:
             stack.callback(self._tell_untaken, arrivals)
-            stack.push_async_callback(_ended, job.finished)
+            stack.push_async_callback(_await_shielded, job.wait)
             stack.callback(job.cancel)
             while await arrivals.wait():
                 places.release()
@@ -236,9 +238,9 @@ def _are_many(given: object) -> bool:
     return isinstance(given, Iterable | AsyncIterable)
 
 
-async def _ended(finished: Callable[[], Awaitable[None]]) -> None:
+async def _await_shielded(wait: Callable[[], Awaitable[None]]) -> None:
     with anyio.CancelScope(shield=True):
-        await finished()
+        await wait()
 
 
 async def _each(

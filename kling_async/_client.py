@@ -23,9 +23,9 @@ import anyio
 import httpx
 from attrs import evolve
 
-from kling_async._addresses import Reach
+from kling_async._addresses import AddressPolicy
 from kling_async._batch import Batch, Holdback, Outcome
-from kling_async._billing.account import Account, Accounts, stamp
+from kling_async._billing.account import BillingClient, BillingClients, stamp
 from kling_async._billing.budget import BudgetTracker
 from kling_async._billing.doctor import Diagnosis, Doctor
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
@@ -42,7 +42,7 @@ from kling_async._config import (
     Endpoint,
     Options,
     Settings,
-    changed,
+    apply_options,
     find_base_url,
     find_key,
     find_plain_http,
@@ -57,7 +57,13 @@ from kling_async._errors import (
     Problem,
 )
 from kling_async._failures import RetryPolicy, wait_after
-from kling_async._files.download import Download, Limits, LocalFile, Target, path_from
+from kling_async._files.download import (
+    Download,
+    DownloadTarget,
+    Limits,
+    LocalFile,
+    path_from,
+)
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter, notify, warn_abandoned
@@ -66,10 +72,10 @@ from kling_async._http.transport import Transport
 from kling_async._http.wire import encode_request, is_bulky
 from kling_async._polling.learned import Learned
 from kling_async._polling.schedules import Polling
-from kling_async._polling.watch import Origins, PollLoops, Watch
-from kling_async._requests.catalogue import Catalogue, catalogue_in_use, using
+from kling_async._polling.watch import CreationIndex, PollLoops, Watch
+from kling_async._requests.catalogue import Catalogue, catalogue_in_use, use_catalogue
 from kling_async._requests.classes import Request, request_from, request_of_many
-from kling_async._requests.media import inline_media
+from kling_async._requests.media import encode_local_files
 from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
 from kling_async._text import short_repr
@@ -79,7 +85,7 @@ _DAY = dt.timedelta(days=1)
 _CLOCK_ERROR = dt.timedelta(hours=23)
 
 
-def _target_from(given: str | os.PathLike[str]) -> tuple[Path | str, Target]:
+def _target_from(given: str | os.PathLike[str]) -> tuple[Path | str, DownloadTarget]:
     if isinstance(given, str) and is_url(given):
         return given, BucketObject(given)
     path = path_from(given)
@@ -189,9 +195,9 @@ class AsyncKling:
             del api_key, base_url  # crash reports show the locals of a traceback
             raise error.with_traceback(None) from None
         self._connections = Connections(max_connections, http_client, transport)
-        self._origins = Origins()
+        self._origins = CreationIndex()
         self._poll_loops = PollLoops(self._origins)
-        self._accounts = Accounts()
+        self._billing_clients = BillingClients()
         self._parent: AsyncKling | None = None
         self._is_closed = False
         self._open_transport = Transport(self._settings, self._connections)
@@ -240,7 +246,7 @@ class AsyncKling:
         """
         other = copy.copy(self)
         try:
-            other._settings = changed(self._settings, overrides)  # noqa: SLF001 (its own)
+            other._settings = apply_options(self._settings, overrides)  # noqa: SLF001 (its own)
         except ConfigurationError as error:
             del overrides  # as in the constructor
             raise error.with_traceback(None) from None
@@ -281,10 +287,10 @@ class AsyncKling:
         """
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
-        reach = Reach(self._settings.base_url)
-        with using(self._settings.catalogue):
+        reach = AddressPolicy(self._settings.base_url)
+        with use_catalogue(self._settings.catalogue):
             checked = request_from(request, params)
-            body = await inline_media(
+            body = await encode_local_files(
                 checked.to_body(),
                 check=self._settings.check_media,
                 source=lambda url: BucketObject(url, reach),
@@ -294,13 +300,13 @@ class AsyncKling:
         else:
             content = encode_request(body)
         submission = Submission(
-            account=self._accounts.of(transport),
+            account=self._billing_clients.of(transport),
             content=content,
             model=checked.model,
             client_request_id=str(request_id),
             is_unique=isinstance(request_id, DrawnId),
         )
-        scope = transport.connections.here().scope
+        scope = transport.connections.current_session().scope
         created = await submission.run()
         # Nothing is to stand between a paid answer and its return.
         notify(partial(self._origins.note, created.id, body), scope)
@@ -368,7 +374,7 @@ class AsyncKling:
             if timeout is not None:
                 require_timeout("timeout", timeout)
             transport = self._transport()
-            session = transport.connections.here()
+            session = transport.connections.current_session()
             loop = self._poll_loops.join(
                 generation_id,
                 ask=transport.ask,
@@ -437,11 +443,13 @@ class AsyncKling:
         """
         if timeout is not None:
             require_timeout("timeout", timeout)
-        with using(self._settings.catalogue):
+        with use_catalogue(self._settings.catalogue):
             checked = request_from(request, params)
-        return await self._finished(await self.create(checked), timeout)
+        return await self._await_created(await self.create(checked), timeout)
 
-    async def _finished(self, created: Generation, timeout: float | None) -> Generation:
+    async def _await_created(
+        self, created: Generation, timeout: float | None
+    ) -> Generation:
         """Wait for the end of what was created; whoever leaves is told its id."""
         try:
             return await self.wait(created, timeout=timeout)
@@ -483,7 +491,7 @@ class AsyncKling:
         """
         if timeout is not None:
             require_timeout("timeout", timeout)
-        account = self._account()
+        account = self._billing()
         spending = None if budget is None else BudgetTracker(budget, account.price)
         holdback = Holdback(
             timeout or self._settings.wait_timeout,
@@ -491,20 +499,20 @@ class AsyncKling:
         )
 
         async def generate(request: AnyRequest) -> Generation:
-            with using(self._settings.catalogue):
+            with use_catalogue(self._settings.catalogue):
                 built = request_of_many(request)
 
             async def work() -> Generation:
                 created = await holdback.create(lambda: self.create(built))
                 try:
-                    return await self._finished(created, timeout)
+                    return await self._await_created(created, timeout)
                 finally:
                     holdback.note_end()
 
             return await (spending.run(built.to_body(), work) if spending else work())
 
         batch = Batch(requests, generate, warn_abandoned, max_in_flight)
-        scope = account.transport.connections.here().scope
+        scope = account.transport.connections.current_session().scope
         async with aclosing(batch.outcomes(scope)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
@@ -594,7 +602,7 @@ class AsyncKling:
             seconds=timeout or settings.wait_timeout,
             size=max_bytes,
             is_mp4=check_mp4,
-            reach=Reach(settings.base_url, settings.allow_private_downloads),
+            reach=AddressPolicy(settings.base_url, settings.allow_private_downloads),
         )
 
     async def _download(
@@ -615,7 +623,7 @@ class AsyncKling:
             reporter=settings.reporter,
             fresh_url=fresh_url,
         )
-        session = transport.connections.here()
+        session = transport.connections.current_session()
         job = session.scope.start(lambda: download.run(session))
         try:
             await job.result()
@@ -629,7 +637,7 @@ class AsyncKling:
         Raises:
             KlingError: It could not be asked.
         """
-        return await self._account().balance()
+        return await self._billing().balance()
 
     async def diagnose(self) -> Diagnosis:
         """Look at all that this client relies on, without spending anything.
@@ -641,13 +649,13 @@ class AsyncKling:
         Raises:
             ClientClosedError: The client was closed.
         """
-        account = self._account()
+        account = self._billing()
         settings, connections = (
             account.transport.settings,
             account.transport.connections,
         )
         once = evolve(settings, retry=RetryPolicy(attempts=1))
-        asked = Account(Transport(once, connections), account.shared)
+        asked = BillingClient(Transport(once, connections), account.shared)
         return await Doctor(asked).diagnose()
 
     async def price(self, request: Request | Mapping[str, object]) -> Price:
@@ -671,7 +679,7 @@ class AsyncKling:
         if not isinstance(body.get("model"), str):
             told = repr(body.get("model"))[:80]
             raise InvalidRequestError([Problem("model", told, "the id of a model")])
-        return await self._account().price(body)
+        return await self._billing().price(body)
 
     async def request_log(
         self,
@@ -701,7 +709,7 @@ class AsyncKling:
         end = time_from("until", until or dt.timedelta())
         start = time_from("since", since, before=end)
         filters = {"model": model, "status": status}
-        rows = self._account().log(start, end, without_none(filters))
+        rows = self._billing().log(start, end, without_none(filters))
         async with aclosing(rows):
             async for row in rows:
                 yield row
@@ -735,7 +743,7 @@ class AsyncKling:
             for name, given in times.items()
         }
         filters = {**stamps, "direction": direction, "type": type}
-        rows = self._account().transactions(without_none(filters))
+        rows = self._billing().transactions(without_none(filters))
         async with aclosing(rows):
             async for row in rows:
                 yield row
@@ -773,7 +781,7 @@ class AsyncKling:
         # Some hours ahead is a wrong clock, here or where it was sent.
         if not now <= start <= now + _CLOCK_ERROR:
             start = time_from("since", since or _DAY, before=now)
-        account = self._account()
+        account = self._billing()
         if timeout is None:
             timeout = account.transport.settings.retry.reconcile_timeout
         else:
@@ -785,5 +793,5 @@ class AsyncKling:
             raise ClientClosedError(CLOSED)
         return self._open_transport
 
-    def _account(self) -> Account:
-        return self._accounts.of(self._transport())
+    def _billing(self) -> BillingClient:
+        return self._billing_clients.of(self._transport())

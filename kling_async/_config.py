@@ -151,7 +151,7 @@ class Settings:
         return PATHS[self.endpoint]
 
 
-def changed(settings: Settings, overrides: Options) -> Settings:
+def apply_options(settings: Settings, overrides: Options) -> Settings:
     """Apply options to settings, each through the constructor's own check.
 
     Raises:
@@ -176,10 +176,10 @@ def changed(settings: Settings, overrides: Options) -> Settings:
 def find_key(given: str | None) -> Secret:
     """Take the key given, else the first that the environment holds."""
     if given is not None:
-        return _checked_key(Secret(given), "api_key")
+        return _clean_key(Secret(given), "api_key")
     for name in KEY_VARIABLES:
         if os.environ.get(name, "").strip():
-            return _checked_key(Secret(os.environ[name]), name)
+            return _clean_key(Secret(os.environ[name]), name)
     raise ConfigurationError(
         f"no API key: set the environment variable {KEY_VARIABLES[0]} (also read: "
         f"{', '.join(KEY_VARIABLES[1:])}). Keys are made at {KEYS_PAGE}; none is "
@@ -205,7 +205,7 @@ def _require_private_way(base_url: str) -> None:
         ).with_hint("allow_plain_http")
 
 
-def _checked_key(key: Secret, source: str) -> Secret:
+def _clean_key(key: Secret, source: str) -> Secret:
     """Take a key without the blanks and the quotes that some files leave around it."""
     text = key.reveal().strip()
     while len(text) > 1 and (text[0] + text[-1]) in _QUOTES:

@@ -355,11 +355,11 @@ async def _repeat(
         reraise=True,
     )
 
-    async def attempted() -> T:  # tenacity awaits what it can see to be a coroutine
+    async def make_attempt() -> T:  # tenacity awaits what it can see to be a coroutine
         return await attempt()
 
     try:
-        return await retrying(attempted)
+        return await retrying(make_attempt)
     except KlingError as error:
         raise error.with_traceback(None) from error.__cause__  # tenacity's frames
 

@@ -49,7 +49,7 @@ def get(model_id: str) -> Model:
     catalogue = catalogue_in_use()
     if model_id in catalogue:
         return catalogue[model_id]
-    near = catalogue.nearest(model_id)
+    near = catalogue.closest(model_id)
     hint = f"Did you mean {near!r}?" if near else "`kling-async models` lists them."
     problem = Problem("model", short_repr(model_id), "the id of a known model", hint)
     raise InvalidRequestError([problem])

@@ -34,7 +34,7 @@ from kling_async._errors import RequestTimeoutError
 from kling_async._failures import may_repeat_get
 from kling_async._http.session import Session
 from kling_async._http.transport import Transport
-from kling_async._http.wire import Answer
+from kling_async._http.wire import Response
 from kling_async._runtime.limiter import Kind, Slot
 from kling_async._runtime.window import SlidingWindow
 
@@ -71,7 +71,7 @@ class Shared:
 
 
 @define(eq=False)
-class Accounts:
+class BillingClients:
     """The accounts of one client: one for each event loop, server and key."""
 
     _shared: WeakKeyDictionary[Session, dict[tuple[str, str], Shared]] = field(
@@ -79,14 +79,14 @@ class Accounts:
         repr=False,
     )
 
-    def of(self, transport: Transport) -> Account:
+    def of(self, transport: Transport) -> BillingClient:
         """Give the account that a transport's key is for."""
         settings = transport.settings
-        known = self._shared.setdefault(transport.connections.here(), {})
+        known = self._shared.setdefault(transport.connections.current_session(), {})
         key = (settings.base_url, settings.api_key.reveal())
         if key not in known:
-            known[key] = Shared(_given_ids_of(transport, key))
-        return Account(transport, known[key])
+            known[key] = Shared(_share_given_ids(transport, key))
+        return BillingClient(transport, known[key])
 
 
 # A server that a lent client reaches may be another one for the next.
@@ -95,7 +95,7 @@ _GIVEN_IDS: WeakKeyDictionary[object, GivenIds] = WeakKeyDictionary()
 _GIVEN_IDS_OF_ACCOUNTS: dict[int, GivenIds] = {}
 
 
-def _given_ids_of(transport: Transport, key: tuple[str, str]) -> GivenIds:
+def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
     """Give what all clients of this process share that have one account."""
     lent = transport.connections.http_client
     if lent is not None:
@@ -104,7 +104,7 @@ def _given_ids_of(transport: Transport, key: tuple[str, str]) -> GivenIds:
 
 
 @frozen(eq=False)
-class Account:
+class BillingClient:
     """One account, as one client asks about it.
 
     Attributes:
@@ -199,14 +199,14 @@ class Account:
 
     async def fetch(
         self, path: str, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         """Ask for what a path holds, and give the answer as it is."""
         return await self._ask(path, lambda answer: answer, headers)
 
     async def _ask(
         self,
         path: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         headers: Mapping[str, str] | None = None,
     ) -> T:
         """Ask by the rules of any GET."""
@@ -229,7 +229,7 @@ class Account:
         session: Session,
         slot: Slot,
         path: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         limit: float,
         headers: Mapping[str, str] | None = None,
     ) -> T:

@@ -15,12 +15,12 @@ import anyio
 import httpx
 from attrs import field, frozen
 
-from kling_async._billing.account import Account
+from kling_async._billing.account import BillingClient
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import decode_log
 from kling_async._errors import APIStatusError, AuthenticationError, KlingError
 from kling_async._http.pool import Proxies
-from kling_async._http.wire import Answer, as_text, at, object_in
+from kling_async._http.wire import Response, as_text, dig, parse_object
 from kling_async._requests.catalogue import MODELS
 from kling_async._text import pluralize
 
@@ -88,8 +88,8 @@ class Doctor:
         account: Which.
     """
 
-    account: Account
-    _answers: dict[str, Answer] = field(factory=dict[str, Answer], init=False)
+    account: BillingClient
+    _answers: dict[str, Response] = field(factory=dict[str, Response], init=False)
 
     async def diagnose(self) -> Diagnosis:
         """Look at everything; one that fails stops no other."""
@@ -188,10 +188,10 @@ class Doctor:
         return "; ".join(kinds)
 
     async def _metrics(self) -> str:
-        rows = object_in(await self._ask("/models/metrics")).get("models")
+        rows = parse_object(await self._ask("/models/metrics")).get("models")
         if not isinstance(rows, list):
             raise _WrongError("no list of models", "Nothing depends on it", "warning")
-        told = {as_text(at(row, "alias")) for row in rows} & MODELS.keys()
+        told = {as_text(dig(row, "alias")) for row in rows} & MODELS.keys()
         return f"readable; {pluralize(len(told), 'model')} of Kling in them"
 
     async def _downloads(self) -> str:
@@ -204,7 +204,7 @@ class Doctor:
         raise _WrongError("no finished video of the last day", "", "skipped")
 
     async def _first_byte(self, url: str) -> str:
-        session = self.account.transport.connections.here()
+        session = self.account.transport.connections.current_session()
         host = urlsplit(url).hostname
         try:
             async with session.files.stream(
@@ -228,7 +228,9 @@ class Doctor:
     async def _rows(self) -> Sequence[LogRow]:
         return decode_log(await self._ask("/v2/logs?period=24h&limit=100")).rows
 
-    async def _ask(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    async def _ask(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> Response:
         if path not in self._answers:
             self._answers[path] = await self.account.fetch(path, headers)
         return self._answers[path]

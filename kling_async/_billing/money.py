@@ -231,13 +231,16 @@ def _best_fit(
     fitting = [
         rate
         for rate in rates
-        if all(_fits(_told(body, name, model), rate.when[name]) for name in rate.when)
+        if all(
+            _fits(_value_or_default(body, name, model), rate.when[name])
+            for name in rate.when
+        )
     ]
     most = max((len(rate.when) for rate in fitting), default=0)
     return tuple(rate for rate in fitting if len(rate.when) == most)
 
 
-def _told(body: Mapping[str, object], name: str, model: str) -> object:
+def _value_or_default(body: Mapping[str, object], name: str, model: str) -> object:
     """What a request says, else what the server takes in its place."""
     value = body.get(name)
     known = catalogue_in_use().get(model)
@@ -286,7 +289,7 @@ def _seconds(body: Mapping[str, object], model: str) -> float | None:
         ]
         if lengths and None not in lengths:
             return math.fsum(length or 0.0 for length in lengths)
-    return _number(_told(body, "duration", model))
+    return _number(_value_or_default(body, "duration", model))
 
 
 def _number(value: object) -> float | None:

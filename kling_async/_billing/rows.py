@@ -22,7 +22,14 @@ from kling_async._billing.money import (
     credits_of,
     usd_of,
 )
-from kling_async._http.wire import Answer, as_number, as_text, at, object_in, unreadable
+from kling_async._http.wire import (
+    Response,
+    as_number,
+    as_text,
+    dig,
+    make_decode_error,
+    parse_object,
+)
 
 RowT = TypeVar("RowT")
 
@@ -60,53 +67,53 @@ class Page(Generic[RowT]):
     date: dt.datetime | None = None
 
 
-def decode_balance(answer: Answer) -> Balance:
+def decode_balance(answer: Response) -> Balance:
     """Read ``GET /v2/billing``.
 
     Raises:
         DecodeError: It names no balance.
     """
-    body = object_in(answer)
+    body = parse_object(answer)
     usd = as_number(body.get("current_balance"))
     if usd is None:
-        raise unreadable(answer, "the answer names no balance")
+        raise make_decode_error(answer, "the answer names no balance")
     return Balance(usd=usd, currency=as_text(body.get("currency")) or "USD")
 
 
-def decode_log(answer: Answer) -> Page[LogRow]:
+def decode_log(answer: Response) -> Page[LogRow]:
     """Read a page of ``GET /v2/logs``.
 
     Raises:
         DecodeError: It is no list, or not of requests: what is not in it may be.
     """
-    body = object_in(answer)
+    body = parse_object(answer)
     rows = tuple(_log_row(row) for row in _items(answer, body))
     if any(_LOG_FIELDS.isdisjoint(row.raw) for row in rows):
-        raise unreadable(answer, "the answer lists what is no request")
+        raise make_decode_error(answer, "the answer lists what is no request")
     return Page(rows=rows, has_more=_has_more(body), date=answer.date)
 
 
-def decode_transactions(answer: Answer) -> Page[Transaction]:
+def decode_transactions(answer: Response) -> Page[Transaction]:
     """Read a page of ``GET /v2/billing/transactions``.
 
     Raises:
         DecodeError: It is no list, or not of entries.
     """
-    body = object_in(answer)
+    body = parse_object(answer)
     rows = tuple(_transaction(row) for row in _items(answer, body))
     if any(_LEDGER_FIELDS.isdisjoint(row.raw) for row in rows):
-        raise unreadable(answer, "the answer lists what is no entry of a ledger")
-    cursor = as_text(at(body, "pagination", "next_cursor"))
+        raise make_decode_error(answer, "the answer lists what is no entry of a ledger")
+    cursor = as_text(dig(body, "pagination", "next_cursor"))
     return Page(rows=rows, has_more=cursor is not None, next_cursor=cursor)
 
 
-def decode_prices(answer: Answer, model: str) -> PriceList:
+def decode_prices(answer: Response, model: str) -> PriceList:
     """Read ``GET /v1/models?include=pricing`` for one model, by id or alias.
 
     Raises:
         DecodeError: It is no list.
     """
-    for entry in _items(answer, object_in(answer)):
+    for entry in _items(answer, parse_object(answer)):
         aliases = entry.get("aliases")
         others = cast("list[object]", aliases) if isinstance(aliases, list) else []
         names = (entry.get("id"), *others)
@@ -116,22 +123,23 @@ def decode_prices(answer: Answer, model: str) -> PriceList:
 
 
 def _items(
-    answer: Answer, body: Mapping[str, object]
+    answer: Response, body: Mapping[str, object]
 ) -> Iterator[Mapping[str, object]]:
     data = body.get("data")
     if not isinstance(data, list):
-        raise unreadable(answer, "the answer holds no list")
+        raise make_decode_error(answer, "the answer holds no list")
     for item in cast("list[object]", data):
         if isinstance(item, dict):
             yield cast("dict[str, object]", item)
 
 
 def _has_more(body: Mapping[str, object]) -> bool:
-    told = at(body, "pagination", "has_more")
+    told = dig(body, "pagination", "has_more")
     if isinstance(told, bool):
         return told
     total, limit, offset = (
-        as_number(at(body, "pagination", name)) for name in ("total", "limit", "offset")
+        as_number(dig(body, "pagination", name))
+        for name in ("total", "limit", "offset")
     )
     return total is not None and (offset or 0) + (limit or 0) < total
 
@@ -168,7 +176,7 @@ def _transaction(row: Mapping[str, object]) -> Transaction:
 
 def _money(value: object) -> tuple[float, float]:
     """Give USD and credits; the one that is missing follows from the other."""
-    usd, credits_ = as_number(at(value, "usd")), as_number(at(value, "credits"))
+    usd, credits_ = as_number(dig(value, "usd")), as_number(dig(value, "credits"))
     if credits_ is None:
         credits_ = float(credits_of(usd or 0.0))
     return (usd_of(credits_) if usd is None else usd), credits_
@@ -184,11 +192,11 @@ def _time(value: object) -> dt.datetime | None:
 
 
 def _price_list(pricing: object) -> PriceList:
-    told = as_text(at(pricing, "kind")) or ("fixed" if at(pricing, "units") else "")
+    told = as_text(dig(pricing, "kind")) or ("fixed" if dig(pricing, "units") else "")
     kind = _KINDS.get(told.lower(), "unknown")
-    if (as_text(at(pricing, "currency")) or "USD").upper() != "USD":
+    if (as_text(dig(pricing, "currency")) or "USD").upper() != "USD":
         return PriceList(kind="unknown")
-    lines = at(pricing, "units" if kind == "fixed" else "variants")
+    lines = dig(pricing, "units" if kind == "fixed" else "variants")
     rates = [
         _rate(line)
         for line in (cast("list[object]", lines) if isinstance(lines, list) else [])
@@ -199,9 +207,9 @@ def _price_list(pricing: object) -> PriceList:
 
 
 def _rate(line: object) -> Rate | None:
-    price, per = as_number(at(line, "price")), as_number(at(line, "per") or 1)
-    unit = as_text(at(line, "unit")) or as_text(at(line, "name"))
-    when = at(line, "when")
+    price, per = as_number(dig(line, "price")), as_number(dig(line, "per") or 1)
+    unit = as_text(dig(line, "unit")) or as_text(dig(line, "name"))
+    when = dig(line, "when")
     if price is None or unit is None or per is None or per < _LEAST:
         return None
     told = cast("dict[str, object]", when) if isinstance(when, dict) else {}

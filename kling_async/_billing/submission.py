@@ -14,7 +14,7 @@ from functools import partial
 import anyio
 from attrs import define, evolve, field
 
-from kling_async._billing.account import Account
+from kling_async._billing.account import BillingClient
 from kling_async._billing.log_search import LostCreate, Verdict
 from kling_async._checks import is_drawn
 from kling_async._errors import (
@@ -50,7 +50,7 @@ _STATUS_LIMIT = 10.0
 _DAY = 24 * 3600.0
 
 
-async def search(account: Account, session: Session, lost: LostCreate) -> Verdict:
+async def search(account: BillingClient, session: Session, lost: LostCreate) -> Verdict:
     """Look for a create in the log; to be called in the client's scope."""
     read_page = partial(account.read_log_page, session)
     return await account.shared.search.look_for(lost, read_page)
@@ -67,7 +67,7 @@ def placeholder(generation_id: str, client_request_id: str) -> Generation:
 
 
 async def fetch_status(
-    account: Account, session: Session, generation: Generation
+    account: BillingClient, session: Session, generation: Generation
 ) -> Generation:
     """Ask once how a generation is; to be called in the client's scope.
 
@@ -85,7 +85,7 @@ async def fetch_status(
 
 
 async def try_fetch_status(
-    account: Account, session: Session, generation: Generation
+    account: BillingClient, session: Session, generation: Generation
 ) -> Generation | None:
     """Ask once how a generation is; None if the server does not tell."""
     try:
@@ -95,7 +95,11 @@ async def try_fetch_status(
 
 
 async def find(
-    account: Account, client_request_id: str, *, since: dt.datetime, timeout: float
+    account: BillingClient,
+    client_request_id: str,
+    *,
+    since: dt.datetime,
+    timeout: float,
 ) -> Generation | None:
     """Look for a create that another process sent; a cancelled caller leaves.
 
@@ -103,7 +107,7 @@ async def find(
         KlingError: The log of the whole time could not be read, or lists what may be
             another create's.
     """
-    session = account.transport.connections.here()
+    session = account.transport.connections.current_session()
     now = anyio.current_time()
     age = (dt.datetime.now(dt.UTC) - since).total_seconds()
     lost = LostCreate(
@@ -180,7 +184,7 @@ class Submission:
         since: When it was sent.
     """
 
-    account: Account
+    account: BillingClient
     content: bytes = field(repr=False)
     model: str
     client_request_id: str

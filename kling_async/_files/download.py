@@ -19,7 +19,7 @@ import anyio
 import httpx
 from attrs import define, field, frozen
 
-from kling_async._addresses import Reach
+from kling_async._addresses import AddressPolicy
 from kling_async._checks import is_whole
 from kling_async._errors import DownloadError, KlingError, TransportError
 from kling_async._failures import (
@@ -35,7 +35,7 @@ from kling_async._files.part import (
     is_out_of_files,
 )
 from kling_async._hooks import Reporter, RetryEvent
-from kling_async._http.sender import leave
+from kling_async._http.sender import close_stream
 from kling_async._http.session import Session
 from kling_async._http.transport import translate
 from kling_async._runtime.limiter import Kind
@@ -52,7 +52,7 @@ _SLACK = 1.0
 _FILES_COME_BACK = 0.5
 
 
-class Target(Protocol):
+class DownloadTarget(Protocol):
     """Where a video goes."""
 
     async def folder(self) -> Path:
@@ -145,7 +145,7 @@ class Limits:
     seconds: float
     size: int
     is_mp4: bool
-    reach: Reach
+    reach: AddressPolicy
 
     def __attrs_post_init__(self) -> None:
         if not is_whole(self.size) or self.size < 1:
@@ -170,7 +170,7 @@ class Download:
     """
 
     url: str
-    target: Target
+    target: DownloadTarget
     limits: Limits
     retry: RetryPolicy
     reporter: Reporter
@@ -222,7 +222,7 @@ class Download:
                     continue
                 fruitless = 0 if self._has_progressed(part) else fruitless + 1
                 if fruitless >= self.retry.attempts:
-                    raise _given_up(error) from _error_of(error)
+                    raise _final_error(error) from _error_of(error)
                 await self._wait(error, number, max(fruitless, 1))
             else:
                 return
@@ -242,7 +242,7 @@ class Download:
             most = self.retry.initial * self.retry.factor**in_a_row
             delay = max(delay, min(most, self.retry.maximum))
         if anyio.current_time() + delay > self._deadline:
-            raise _given_up(failure) from _error_of(failure)
+            raise _final_error(failure) from _error_of(failure)
         self.reporter.emit(
             RetryEvent(attempt=number, delay=delay, error=_error_of(failure))
         )
@@ -267,7 +267,7 @@ class Download:
             raise self._too_slow(part) from error
         with slot:
             self._require_right_to_go_on(part)
-            async with part.opened():
+            async with part.open():
                 await self._fetch(session, part)
 
     async def _fetch(self, session: Session, part: Part) -> None:
@@ -285,7 +285,7 @@ class Download:
                 await self._begin(response, part)
                 await self._copy(chunks, part)
             finally:
-                await leave(response.aclose, chunks)
+                await close_stream(response.aclose, chunks)
         except (InterruptionError, KlingError, OSError):
             raise
         except Exception as error:
@@ -370,7 +370,7 @@ def _error_of(failure: TransportError | InterruptionError) -> KlingError:
     return failure.error if isinstance(failure, InterruptionError) else failure
 
 
-def _given_up(failure: TransportError | InterruptionError) -> DownloadError:
+def _final_error(failure: TransportError | InterruptionError) -> DownloadError:
     error = _error_of(failure)
     given_up = DownloadError(f"{error.reason}; nothing was written")
     given_up.hint = error.hint

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import httpx
 
-from kling_async._addresses import Reach, is_public
+from kling_async._addresses import AddressPolicy, is_public
 from kling_async._errors import DownloadError
 from kling_async._http.sender import phase_limits
 
@@ -25,13 +25,13 @@ _SAID_TO_ALL = frozenset({"host", "user-agent", "accept", "content-length"})
 _LIBRARIES = frozenset({"httpx", "httpx2", "kling_async"})
 
 _TRANSPARENT = frozenset(
-    {"AsyncHTTPTransport", "MockTransport", "ASGITransport", "Routes"}
+    {"AsyncHTTPTransport", "MockTransport", "ASGITransport", "ProxyRoutingTransport"}
 )
 
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
 
 
-class _Stream(Protocol):
+class _ConnectionInfo(Protocol):
     """What httpcore tells of a connection that it has just made."""
 
     def get_extra_info(self, info: str) -> object: ...
@@ -44,7 +44,7 @@ async def get(
     url: str,
     headers: Mapping[str, str],
     *,
-    reach: Reach,
+    reach: AddressPolicy,
     limit: float,
 ) -> httpx.Response:
     """Ask for a file; give the answer as soon as its headers are there.
@@ -66,11 +66,11 @@ async def get(
         if not response.has_redirect_location:
             return response
         await response.aclose()  # unread, however long it is
-        at = _redirected(response)
+        at = _resolve_redirect(response)
     raise DownloadError(f"{url} leads on and on: more than {_MOST_HOPS} redirects")
 
 
-def _redirected(response: httpx.Response) -> str:
+def _resolve_redirect(response: httpx.Response) -> str:
     to = response.headers["location"]
     try:
         return str(response.url.join(to))
@@ -115,7 +115,7 @@ def build_request(
 
 
 async def send(
-    http: httpx.AsyncClient, request: httpx.Request, reach: Reach
+    http: httpx.AsyncClient, request: httpx.Request, reach: AddressPolicy
 ) -> httpx.Response:
     """Send it, unless it leads to an address that is not allowed; follow nothing.
 
@@ -124,10 +124,10 @@ async def send(
     """
     url = request.url
     host, port = url.raw_host.decode("ascii"), url.port or _SCHEMES[url.scheme]
-    if reach.refuses_host(host, port):
-        raise _refused(url, host)
+    if reach.forbids_host(host, port):
+        raise _forbidden_address(url, host)
 
-    if not reach.refuses(host, port, "127.0.0.1"):
+    if not reach.forbids(host, port, "127.0.0.1"):
         # It may be private: no client that is held more strictly takes it over.
         request.headers["connection"] = "close"
     elif not is_public(host.strip("[]")) and not _tells_addresses(http, url):
@@ -137,8 +137,8 @@ async def send(
         ).with_hint("allow_private_downloads")
 
     def check(address: str) -> None:
-        if reach.refuses(host, port, address):
-            raise _refused(url, address)
+        if reach.forbids(host, port, address):
+            raise _forbidden_address(url, address)
 
     request.extensions["trace"] = _trace(host, check)
     return await http.send(request, stream=True, auth=None, follow_redirects=False)
@@ -164,7 +164,7 @@ def _trace(host: str, check: Callable[[str], None]) -> Trace:
         if event == "connection.connect_tcp.started":
             connecting_to = info.get("host")
         elif event == "connection.connect_tcp.complete" and connecting_to == host:
-            stream = cast("_Stream", info["return_value"])
+            stream = cast("_ConnectionInfo", info["return_value"])
             try:
                 check(_address_of(stream))
             except DownloadError:
@@ -174,12 +174,12 @@ def _trace(host: str, check: Callable[[str], None]) -> Trace:
     return trace
 
 
-def _address_of(stream: _Stream) -> str:
+def _address_of(stream: _ConnectionInfo) -> str:
     peer = stream.get_extra_info("server_addr")
     return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) else ""
 
 
-def _refused(url: httpx.URL, address: str) -> DownloadError:
+def _forbidden_address(url: httpx.URL, address: str) -> DownloadError:
     return DownloadError(
         f"{url} leads to {address or 'an unknown address'}, which is no public "
         "address: nothing was asked of it",

@@ -99,7 +99,7 @@ class Part:
         return cls(folder / name, url, most, is_mp4)
 
     @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncGenerator[None, None]:
+    async def open(self) -> AsyncGenerator[None, None]:
         """Have the file open, at its end.
 
         Raises:

@@ -22,7 +22,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 from attrs import frozen
 
-from kling_async._addresses import Reach
+from kling_async._addresses import AddressPolicy
 from kling_async._checks import needs_extra
 from kling_async._errors import DownloadError, KlingError
 from kling_async._files.part import Part
@@ -91,7 +91,7 @@ class BucketObject:
     """
 
     url: str
-    reach: Reach | None = None
+    reach: AddressPolicy | None = None
 
     def __str__(self) -> str:
         return safe_line(_without_password(self.url))
@@ -187,7 +187,7 @@ class BucketObject:
 
         return await _call(get)
 
-    async def signed(self, seconds: float = _SIGNED_FOR) -> str | None:
+    async def sign_url(self, seconds: float = _SIGNED_FOR) -> str | None:
         """Sign a link for whoever has no credentials; None where a store cannot.
 
         Raises:
@@ -215,12 +215,12 @@ class BucketObject:
         Raises:
             StorageError: There is nothing to sign with.
         """
-        signed = await self.signed()
-        if signed is None or self.reach is None:
-            return signed
-        at = urlsplit(signed)
+        sign_url = await self.sign_url()
+        if sign_url is None or self.reach is None:
+            return sign_url
+        at = urlsplit(sign_url)
         port = at.port or (443 if at.scheme == "https" else 80)
-        return None if self.reach.refuses_host(at.hostname or "", port) else signed
+        return None if self.reach.forbids_host(at.hostname or "", port) else sign_url
 
     def _place(self) -> tuple[ObjectStore, str]:
         """Give the store, and the name within it."""
@@ -237,7 +237,7 @@ class BucketObject:
             name = unquote(name)  # as URLs are written; the keys of buckets are not
         else:
             parent = quote(parent, safe="/:@[]")
-        return _opened(f"{scheme}://{parent}", _credentials()), name
+        return _open_store(f"{scheme}://{parent}", _credentials()), name
 
 
 def _credentials() -> frozenset[tuple[str, str]]:
@@ -246,7 +246,7 @@ def _credentials() -> frozenset[tuple[str, str]]:
 
 
 @lru_cache(maxsize=64)
-def _opened(url: str, _: frozenset[tuple[str, str]]) -> ObjectStore:
+def _open_store(url: str, _: frozenset[tuple[str, str]]) -> ObjectStore:
     """Open a store once: it has connections, and takes a while to make."""
     with needs_extra("storage", "obstore"):
         from obstore.store import from_url  # noqa: PLC0415 (an extra)
@@ -274,10 +274,12 @@ async def _call(work: Callable[[], T]) -> T:
     except (KlingError, StorageError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever obstore raises)
-        raise _named(error) from None  # what obstore adds is for who debugs obstore
+        raise _describe_error(
+            error
+        ) from None  # what obstore adds is for who debugs obstore
 
 
-def _named(error: Exception) -> StorageError:
+def _describe_error(error: Exception) -> StorageError:
     code = _CODE.search(str(error))
     told = str(error).partition("\n\nDebug source")[0]
     told = safe_line(told.partition("<?xml")[0])[:_SHOWN]

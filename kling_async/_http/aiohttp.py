@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from kling_async._http.pool import Proxies
-from kling_async._http.sender import JSON, Call, Response, no_url, phase_limits
+from kling_async._http.sender import JSON, Call, StreamedResponse, no_url, phase_limits
 from kling_async._runtime.limiter import Slot
 
 _LONGEST_HEADER, _MOST_HEADERS = 100 * 1024, 10_000
@@ -77,7 +77,7 @@ class AiohttpSender:
     _routes: dict[str, URL | None] = field(factory=dict[str, "URL | None"], init=False)
     _proxies: Proxies = field(factory=Proxies, init=False)
 
-    async def send(self, call: Call, slot: Slot) -> Response:  # noqa: ARG002 (a pool of its own)
+    async def send(self, call: Call, slot: Slot) -> StreamedResponse:  # noqa: ARG002 (a pool of its own)
         """Send a request, once, its target as it is."""
         if call.base_url not in self._routes:
             self._routes[call.base_url] = await _route(call, self._proxies)
@@ -97,7 +97,7 @@ class AiohttpSender:
             )
         except _Lost as lost:
             raise lost.error from None
-        return Response(
+        return StreamedResponse(
             answer.status,
             _Headers(answer.headers),
             answer.content.iter_any(),

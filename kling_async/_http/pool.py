@@ -141,7 +141,7 @@ async def _is_direct(url: httpx.URL, no_proxy: str) -> bool:
 
 
 @define(eq=False)
-class Routes(httpx.AsyncBaseTransport):
+class ProxyRoutingTransport(httpx.AsyncBaseTransport):
     """Sends each request the way that the environment names for its host.
 
     Closes what it has opened.

@@ -125,7 +125,7 @@ class Call:
 
 
 @frozen(eq=False)
-class Response:
+class StreamedResponse:
     """An answer whose headers are there, and whose body comes.
 
     Attributes:
@@ -143,10 +143,10 @@ class Response:
     unpacked: bytes | None = field(default=None, repr=False)
 
 
-def _response(response: httpx.Response) -> Response:
+def _response(response: httpx.Response) -> StreamedResponse:
     # Read already: by a hook of the user's, or made so by a test transport.
     is_read = response.is_stream_consumed
-    return Response(
+    return StreamedResponse(
         response.status_code,
         response.headers,
         response.aiter_raw(),
@@ -155,7 +155,7 @@ def _response(response: httpx.Response) -> Response:
     )
 
 
-async def leave(
+async def close_stream(
     aclose: Callable[[], Awaitable[None]], chunks: AsyncIterator[bytes]
 ) -> None:
     """Close an answer before its end, and end the generators that bring it.
@@ -173,7 +173,7 @@ async def leave(
 class Sender(Protocol):
     """Sends the requests of API calls."""
 
-    async def send(self, call: Call, slot: Slot) -> Response:
+    async def send(self, call: Call, slot: Slot) -> StreamedResponse:
         """Send one; give the answer as soon as its headers are there.
 
         Args:
@@ -195,7 +195,7 @@ def _for_json(headers: httpx.Headers) -> httpx.Headers:
 
 
 @frozen(eq=False)
-class Direct:
+class TransportSender:
     """Our own way: straight to httpx's transport.
 
     httpx's client would merge URLs, headers, cookies, hooks and redirects at each
@@ -205,7 +205,7 @@ class Direct:
     transport: httpx.AsyncBaseTransport
     headers: httpx.Headers = field(converter=_for_json)
 
-    async def send(self, call: Call, slot: Slot) -> Response:
+    async def send(self, call: Call, slot: Slot) -> StreamedResponse:
         """Send a request as it is."""
         try:
             request = httpx.Request(
@@ -228,12 +228,12 @@ class Direct:
 
 
 @frozen(eq=False)
-class Lent:
+class ClientSender:
     """The user's own client, with all that it is set up to do."""
 
     client: httpx.AsyncClient
 
-    async def send(self, call: Call, slot: Slot) -> Response:  # noqa: ARG002 (a pool of its own)
+    async def send(self, call: Call, slot: Slot) -> StreamedResponse:  # noqa: ARG002 (a pool of its own)
         """Send a request by the client's own rules, but for redirects."""
         try:
             request = self.client.build_request(

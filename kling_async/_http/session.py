@@ -25,11 +25,11 @@ from kling_async._config import __version__
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
 from kling_async._http.environment import create_ssl_context
-from kling_async._http.pool import Routes, SlotTransport, close_line
-from kling_async._http.sender import Direct, Lent, Sender, phase_limits
+from kling_async._http.pool import ProxyRoutingTransport, SlotTransport, close_line
+from kling_async._http.sender import ClientSender, Sender, TransportSender, phase_limits
 from kling_async._runtime.limiter import Limiter
 from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
-from kling_async._runtime.tasks import CLOSED, Scope, at_loop_end, is_in_job
+from kling_async._runtime.tasks import CLOSED, ClientTasks, at_loop_end, is_in_job
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
 # connection: a create must not meet one that is just being closed.
@@ -60,7 +60,7 @@ class Session:
     files: httpx.AsyncClient
     loop: Loop
     limiter: Limiter
-    scope: Scope = field(factory=Scope)
+    scope: ClientTasks = field(factory=ClientTasks)
     closing: AsyncGenerator[None, None] | None = None
     _exchanges: dict[Bound, object] = field(factory=dict[Bound, object], init=False)
     _left: Signal = field(init=False)
@@ -102,8 +102,10 @@ class Session:
         """End the tasks, then close the sockets."""
         closing, self.closing = self.closing, None
         self.limiter.close()
-        here = self.loop.task()
-        others = [it for it, task in self._exchanges.items() if task is not here]
+        current_session = self.loop.task()
+        others = [
+            it for it, task in self._exchanges.items() if task is not current_session
+        ]
         for exchange in others:
             exchange.cut()
         try:
@@ -145,7 +147,7 @@ class Connections:
         else:
             _require_async(self.http_client)
 
-    def here(self) -> Session:
+    def current_session(self) -> Session:
         """Give the session of the running event loop.
 
         Raises:
@@ -174,7 +176,7 @@ class Connections:
                 "http_client out, or make one AsyncKling for each loop",
             )
         self._home = weakref.ref(loop)
-        return Session(Lent(self.http_client), self.http_client, seam, limiter)
+        return Session(ClientSender(self.http_client), self.http_client, seam, limiter)
 
     def _open_own(self, loop: object, seam: Loop, limiter: Limiter) -> Session:
         if self.library == "aiohttp" and not isinstance(
@@ -202,11 +204,11 @@ class Connections:
 
             return _aiohttp.open_sender(_USER_AGENT, _limits(self.max_connections), tls)
         new_transport = partial(SlotTransport, tls, _KEEPALIVE_EXPIRY)
-        return Direct(Routes(new_transport), headers)
+        return TransportSender(ProxyRoutingTransport(new_transport), headers)
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            transport=Routes(self._open_files_route),
+            transport=ProxyRoutingTransport(self._open_files_route),
             headers={"user-agent": _USER_AGENT},
             timeout=phase_limits(_LIMIT),  # each request brings its own
             trust_env=False,  # the routes know the proxies
@@ -220,9 +222,9 @@ class Connections:
     async def aclose(self, patience: float) -> None:
         """Close what belongs to the running loop; forget what was elsewhere."""
         self.is_closed = True
-        here = _sessions_of(running_loop()).pop(self, None)
+        current_session = _sessions_of(running_loop()).pop(self, None)
         for session in list(self._sessions):
-            if session is here:
+            if session is current_session:
                 await session.aclose(patience)
             elif session.loop.is_running():
                 logger.warning(

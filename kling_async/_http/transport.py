@@ -36,13 +36,13 @@ from kling_async._hooks import RequestEvent, RetryEvent
 from kling_async._http.sender import (
     Body,
     Call,
-    Response,
+    StreamedResponse,
     UnreadableBodyError,
-    leave,
+    close_stream,
 )
 from kling_async._http.session import Connections, Session
 from kling_async._http.unsent import is_unsent
-from kling_async._http.wire import Answer, decode_error, decode_polled
+from kling_async._http.wire import Response, decode_error, decode_polled
 from kling_async._runtime.limiter import Kind, Slot
 from kling_async._runtime.loop import Loop
 from kling_async._runtime.tasks import CLOSED
@@ -107,7 +107,7 @@ class Transport:
 
     async def ask(self, slot: Slot, generation_id: str, limit: float) -> Generation:
         """Ask for one generation once, in a slot; the settings bound it, too."""
-        session = self.connections.here()
+        session = self.connections.current_session()
         limit = min(limit, self.settings.timeout)
         return await self.poll(session, slot, generation_id, limit)
 
@@ -136,13 +136,13 @@ class Transport:
                 as this one waits.
         """
         before_wait = self._pause if pauses else self._tell
-        sleep = self.connections.here().sleep
+        sleep = self.connections.current_session().sleep
         return repeat(attempt, self.settings.retry, may_repeat, before_wait, sleep)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
         """Keep every call back after a 429, and tell of another attempt."""
         if isinstance(error, RateLimitError):
-            self.connections.here().limiter.pause(delay)
+            self.connections.current_session().limiter.pause(delay)
         self._tell(number, delay, error)
 
     def _tell(self, number: int, delay: float, error: KlingError) -> None:
@@ -158,7 +158,7 @@ class Transport:
             kind: What for.
             work: What to do, once there is a slot.
         """
-        session = self.connections.here()
+        session = self.connections.current_session()
         for number in itertools.count(1):
             slot = await session.limiter.acquire(kind)
             try:
@@ -181,9 +181,9 @@ class Transport:
             work: What to do, once there is a slot.
             on_error: What to make of its error, when the slot is given back.
         """
-        session = self.connections.here()
+        session = self.connections.current_session()
 
-        async def settled(slot: Slot) -> T:
+        async def send_or_resolve(slot: Slot) -> T:
             try:
                 with slot:
                     return await work(session, slot)
@@ -194,7 +194,9 @@ class Transport:
             slot = await session.limiter.acquire(Kind.CREATE)
             try:
                 job = session.scope.start(
-                    partial(settled, slot), is_essential=True, at_end=slot.release
+                    partial(send_or_resolve, slot),
+                    wait_on_close=True,
+                    at_end=slot.release,
                 )
             except BaseException:
                 slot.release()
@@ -244,7 +246,7 @@ class Transport:
             limit=limit,
         )
 
-    async def exchange(self, session: Session, slot: Slot, call: Call) -> Answer:
+    async def exchange(self, session: Session, slot: Slot, call: Call) -> Response:
         """Send one request in a slot, and read its answer, within its limit.
 
         Raises:
@@ -271,7 +273,7 @@ class Transport:
             assert failure is not None  # noqa: S101 (one of the two there is)
             slot.miss()
             raise failure
-        answer = Answer(
+        answer = Response(
             status_code=response.status_code,
             headers=response.headers,
             content=bytes(received.body.content),
@@ -284,7 +286,7 @@ class Transport:
         slot.accept()
         return answer
 
-    def _refusal(self, answer: Answer, session: Session, slot: Slot) -> KlingError:
+    def _refusal(self, answer: Response, session: Session, slot: Slot) -> KlingError:
         """Read an answer that is no success, and tell the limiter what it says."""
         error = decode_error(answer)
         if isinstance(error, RateLimitError):
@@ -303,7 +305,7 @@ class Transport:
 class _Received:
     """What came back for one request, and what ended it before its end."""
 
-    response: Response | None = None
+    response: StreamedResponse | None = None
     body: Body = field(factory=Body, repr=False)
     error: Exception | None = field(default=None, repr=False)
 
@@ -324,19 +326,21 @@ class _Received:
                 raise ClientClosedError(CLOSED)
             self.error = TimeoutError()
 
-    async def _read(self, response: Response, loop: Loop, deadline: float) -> None:
+    async def _read(
+        self, response: StreamedResponse, loop: Loop, deadline: float
+    ) -> None:
         try:
             if response.unpacked is not None:
                 self.body.add(response.unpacked)
             else:
                 await self._read_chunks(response, loop, deadline)
         except BaseException:
-            await leave(response.aclose, response.chunks)
+            await close_stream(response.aclose, response.chunks)
             raise
         await response.aclose()
 
     async def _read_chunks(
-        self, response: Response, loop: Loop, deadline: float
+        self, response: StreamedResponse, loop: Loop, deadline: float
     ) -> None:
         self.body.begin(response.headers)
         async for chunk in response.chunks:

@@ -65,12 +65,12 @@ _OUT_OF_CREDITS = re.compile(r"credit|balance|top.?up|insufficient fund", re.IGN
 _ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\"\\]))")
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def _unescape(found: re.Match[str]) -> str:
     return chr(int(found[1], 16)) if found[1] else found[2]
 
 
 @frozen(kw_only=True)
-class Answer:
+class Response:
     """An HTTP answer, freed from the client that brought it.
 
     Attributes:
@@ -120,7 +120,7 @@ class Answer:
         """As much of the body as is looked at where it is no JSON."""
         encoding = json.detect_encoding(self.content)
         text = self.content[:_SEARCHED].decode(encoding, errors="replace")
-        plain = _ESCAPED.sub(_unescaped, text)
+        plain = _ESCAPED.sub(_unescape, text)
         # Written out where an escape hides the key.
         return self.redact(plain if self.redact(plain) != plain else text)
 
@@ -148,46 +148,48 @@ def encode_request(body: Mapping[str, object]) -> bytes:
     return text.encode()
 
 
-def decode_created(answer: Answer, client_request_id: str) -> Generation:
+def decode_created(answer: Response, client_request_id: str) -> Generation:
     """Read the answer to a create; the id may come from the tracing header.
 
     Raises:
         KlingError: No id is in it, neither in the body nor in the headers.
     """
     try:
-        body = object_in(answer)
+        body = parse_object(answer)
     except KlingError:
         body = {}
         if answer.inference_id is None:
             raise
     generation_id = as_text(body.get("id")) or answer.inference_id
     if generation_id is None:
-        raise unreadable(answer, "a create was answered without an id")
+        raise make_decode_error(answer, "a create was answered without an id")
     return _generation(answer, generation_id, body, client_request_id)
 
 
-def decode_polled(answer: Answer, generation_id: str) -> Generation:
+def decode_polled(answer: Response, generation_id: str) -> Generation:
     """Read the answer to a poll of one generation.
 
     Raises:
         DecodeError: It says nothing of a generation, or speaks of another one.
         KlingError: Whatever cut it off.
     """
-    body = object_in(answer)
+    body = parse_object(answer)
     told = as_text(body.get("id"))
     if told is not None and not same_generation(told, generation_id):
-        raise unreadable(answer, f"asked for {generation_id}, answered for {told}")
+        raise make_decode_error(
+            answer, f"asked for {generation_id}, answered for {told}"
+        )
     generation = _generation(answer, generation_id, body, None)
     says_nothing = generation.status == Status.UNKNOWN and generation.error is None
     if says_nothing and told is None and generation.video is None:
-        raise unreadable(answer, "the answer says nothing of a generation")
+        raise make_decode_error(answer, "the answer says nothing of a generation")
     return generation
 
 
-def decode_error(answer: Answer) -> APIStatusError:
+def decode_error(answer: Response) -> APIStatusError:
     """Turn an answer that is no success into the error that it means."""
     try:
-        body = object_in(answer)
+        body = parse_object(answer)
     except KlingError:
         body = {}
     code = answer.status_code
@@ -214,38 +216,40 @@ def decode_error(answer: Answer) -> APIStatusError:
 
 def _is_vendors(body: Mapping[str, object]) -> bool:
     """Whether an error has the vendor's form; the page of a gateway has not."""
-    message = body.get("message") or at(body, "error", "message")
+    message = body.get("message") or dig(body, "error", "message")
     return isinstance(message, str | list)
 
 
-def object_in(answer: Answer) -> Mapping[str, object]:
+def parse_object(answer: Response) -> Mapping[str, object]:
     """Read a body; one that was cut off only after its last brace is whole."""
     value: object = None
     wrong: Exception | None = None
     try:
-        value = _parsed(answer)
+        value = _parse(answer)
     except (ValueError, RecursionError) as error:
         wrong = ValueError(str(error))  # its own frames and attributes hold the body
     if wrong and answer.cut_off is not None:
         raise answer.cut_off
     if wrong:
-        raise unreadable(answer, "the answer is not JSON") from wrong
+        raise make_decode_error(answer, "the answer is not JSON") from wrong
     if not isinstance(value, dict):
-        raise unreadable(answer, "the answer is not a JSON object")
+        raise make_decode_error(answer, "the answer is not a JSON object")
     return value
 
 
-def _parsed(answer: Answer) -> object:
+def _parse(answer: Response) -> object:
     """Parse a body; what it echoes of the key is in no value of it."""
     value: object = json.loads(answer.content)
     many = answer.content.count(b"[") + answer.content.count(b"{") > DEEPEST
     if many and is_deep(value):
         del value  # a traceback may show it
-        raise unreadable(answer, f"the answer is nested deeper than {DEEPEST} levels")
-    return value if _is_harmless(answer) else _redacted(value, answer)
+        raise make_decode_error(
+            answer, f"the answer is nested deeper than {DEEPEST} levels"
+        )
+    return value if _is_harmless(answer) else _redact(value, answer)
 
 
-def _is_harmless(answer: Answer) -> bool:
+def _is_harmless(answer: Response) -> bool:
     """Whether no value can hold the key, escaped or in another encoding or as it is."""
     content = answer.content
     if not answer.redacts_values:
@@ -256,12 +260,12 @@ def _is_harmless(answer: Answer) -> bool:
     return answer.redact(text) == text
 
 
-def _redacted(value: object, answer: Answer) -> object:
+def _redact(value: object, answer: Response) -> object:
     if isinstance(value, str):
         return answer.redact(value)
     if isinstance(value, dict):
-        return {answer.redact(it): _redacted(of, answer) for it, of in value.items()}
-    return [_redacted(it, answer) for it in value] if isinstance(value, list) else value
+        return {answer.redact(it): _redact(of, answer) for it, of in value.items()}
+    return [_redact(it, answer) for it in value] if isinstance(value, list) else value
 
 
 def is_deep(value: object) -> bool:
@@ -278,7 +282,7 @@ def _parts(value: dict[str, object] | list[object]) -> Iterable[object]:
     return value.values() if isinstance(value, dict) else value
 
 
-def unreadable(answer: Answer, message: str) -> DecodeError:
+def make_decode_error(answer: Response, message: str) -> DecodeError:
     return DecodeError(message, status_code=answer.status_code, body=answer.text)
 
 
@@ -288,7 +292,7 @@ def same_generation(told: str, asked: str) -> bool:
 
 
 def _generation(
-    answer: Answer,
+    answer: Response,
     generation_id: str,
     body: Mapping[str, object],
     client_request_id: str | None,
@@ -320,10 +324,10 @@ _CREDITS = ("credits_used", "tokens_used")
 
 
 def _spent(
-    answer: Answer, body: Mapping[str, object], names: Sequence[str], header: str
+    answer: Response, body: Mapping[str, object], names: Sequence[str], header: str
 ) -> float | None:
     """What the body tells of money, else what the headers do."""
-    told = (as_number(at(body, "meta", "usage", name)) for name in names)
+    told = (as_number(dig(body, "meta", "usage", name)) for name in names)
     known = next((it for it in told if it is not None), None)
     return as_number(answer.headers.get(header)) if known is None else known
 
@@ -352,7 +356,7 @@ def _video(value: object) -> Video | None:
 
 
 def _unreadable_video(
-    answer: Answer, body: Mapping[str, object]
+    answer: Response, body: Mapping[str, object]
 ) -> GenerationError | None:
     """Say that a completed generation has its video in no form that is known.
 
@@ -378,7 +382,7 @@ def _failure(value: object) -> GenerationError | None:
 def _message_in(body: Mapping[str, object]) -> str | None:
     for value in (
         body.get("message"),
-        at(body, "error", "message"),
+        dig(body, "error", "message"),
         body.get("error"),
     ):
         if isinstance(value, list):
@@ -388,14 +392,14 @@ def _message_in(body: Mapping[str, object]) -> str | None:
     return None
 
 
-def _plain(answer: Answer) -> str:
+def _plain(answer: Response) -> str:
     """What a body that is no JSON says: of a web page, only its title."""
     page = answer.beginning
     title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
     return " ".join((title[1] if title else answer.text).split())
 
 
-def at(value: object, *keys: str) -> object:
+def dig(value: object, *keys: str) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value

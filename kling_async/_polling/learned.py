@@ -26,7 +26,7 @@ from kling_async._polling.schedules import Completion, Exponential, PollState
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.disk import write_atomically
 
-Span: TypeAlias = tuple[float, float]
+DurationInterval: TypeAlias = tuple[float, float]
 """A duration as polls tell it: more than so many seconds, at most so many."""
 
 # A span counts half as much as one that is so many newer: drift is followed.
@@ -45,7 +45,7 @@ _PRICES = [1e-4 * 1.035**step for step in range(512)]
 
 
 @frozen
-class Pace:
+class PollPlan:
     """When to poll, at every age.
 
     Attributes:
@@ -68,19 +68,19 @@ class Pace:
         if age >= end:
             # Reality has left what is known: exponential back-off from there.
             return self.last_gap + (age - end) / 2
-        due = interpolated(age, self.ages, self.polls) + 1
+        due = interpolate(age, self.ages, self.polls) + 1
         if due >= self.polls[-1]:
             return end + (due - self.polls[-1]) * self.last_gap - age
-        return interpolated(due, self.polls, self.ages) - age
+        return interpolate(due, self.polls, self.ages) - age
 
 
-def pace_of(
-    spans: Sequence[Span],
+def plan_polls(
+    spans: Sequence[DurationInterval],
     *,
     lateness: float,
     polls: float | None,
     worst_gap: float,
-) -> Pace:
+) -> PollPlan:
     """Place polls where generations like these finish.
 
     Args:
@@ -92,12 +92,12 @@ def pace_of(
     """
     typical = statistics.median(math.fsum(span) / 2 for span in spans)
     aim = min(lateness, max(_LEAST_AIM, _SHORT * typical))
-    curve = _Curve(*_stretches(_widened(spans)), aim / 2, worst_gap)
+    curve = _HazardCurve(*_stretches(_widen(spans)), aim / 2, worst_gap)
     price = curve.price_of_lateness(aim)
     if polls is not None:
         price = max(price, curve.price_of_polls(polls))
     gaps = curve.gaps(price)
-    return Pace(
+    return PollPlan(
         ages=_sums(curve.seconds),
         polls=_sums(map(operator.truediv, curve.seconds, gaps)),
         last_gap=min(worst_gap, max(gaps[-1], 2 * aim)),
@@ -105,7 +105,7 @@ def pace_of(
 
 
 @frozen
-class _Curve:
+class _HazardCurve:
     """When generations finish, and what polls along the way bring at a price.
 
     Ages are cut into stretches over each of which the chance of completion is
@@ -155,7 +155,7 @@ class _Curve:
         return _PRICES[min(at, len(_PRICES) - 1)]
 
 
-def _widened(spans: Sequence[Span]) -> list[tuple[float, float, float]]:
+def _widen(spans: Sequence[DurationInterval]) -> list[tuple[float, float, float]]:
     """Spread each span over its neighbours; give start, end and weight of each."""
     newest = len(spans) - 1
     weights = (0.5 ** ((newest - age) / _HALF_LIFE) for age in range(len(spans)))
@@ -176,7 +176,7 @@ def _widened(spans: Sequence[Span]) -> list[tuple[float, float, float]]:
 def _stretches(
     spans: Sequence[tuple[float, float, float]],
 ) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
-    """Lay spans over each other; give what `_Curve` asks of each stretch between."""
+    """Lay spans over each other; give what `_HazardCurve` asks of each stretch."""
     # One part is left for what has never been seen: as much as the newest span.
     total = 1 + math.fsum(weight for _, _, weight in spans)
     changes: list[tuple[float, float]] = []
@@ -201,7 +201,7 @@ def _sums(numbers: Iterable[float]) -> Sequence[float]:
     return tuple(itertools.accumulate(numbers, initial=0.0))
 
 
-def interpolated(
+def interpolate(
     place: float, places: Sequence[float], values: Sequence[float]
 ) -> float:
     """Read a value between two places, the last of which lies above this one."""
@@ -210,7 +210,7 @@ def interpolated(
     return values[at] + share * (values[at + 1] - values[at])
 
 
-Work: TypeAlias = tuple[str, float | None]
+WorkloadKey: TypeAlias = tuple[str, float | None]
 """What takes its own time: a model's id, and the length of the video in seconds."""
 
 # Durations kept of each kind of work, and kinds of work.
@@ -242,9 +242,11 @@ _NEW_SHARE = 1 / 32
 class _History:
     """The durations of one kind of work, and the pace last made of them."""
 
-    seen: deque[Span] = field(factory=lambda: deque[Span](maxlen=KEPT))
+    seen: deque[DurationInterval] = field(
+        factory=lambda: deque[DurationInterval](maxlen=KEPT)
+    )
     unsaved: int = 0
-    pace: Pace | None = None
+    pace: PollPlan | None = None
     unpaced: int = 0
 
     @property
@@ -282,8 +284,10 @@ class Learned:
     polls: float | None = None
     worst_gap: float = field(default=30.0, kw_only=True)
     jitter: float = field(default=0.1, kw_only=True)
-    _told: dict[Work, tuple[Span, ...]] = field(factory=dict, init=False)
-    _histories: dict[Work, _History] = field(factory=dict, init=False)
+    _told: dict[WorkloadKey, tuple[DurationInterval, ...]] = field(
+        factory=dict, init=False
+    )
+    _histories: dict[WorkloadKey, _History] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         require("lateness", self.lateness, least=0, above=True)
@@ -356,7 +360,7 @@ class Learned:
                 history.pace = None
         return True
 
-    def durations(self) -> Mapping[Work, Sequence[Span]]:
+    def durations(self) -> Mapping[WorkloadKey, Sequence[DurationInterval]]:
         """Give what was seen of each kind of work, the newest last.
 
         Each duration is two numbers of seconds: how old the generation was when
@@ -364,14 +368,16 @@ class Learned:
         """
         return {work: tuple(it.seen) for work, it in self._histories.items() if it.seen}
 
-    def remember(self, durations: Mapping[Work, Sequence[Span]]) -> None:
+    def remember(
+        self, durations: Mapping[WorkloadKey, Sequence[DurationInterval]]
+    ) -> None:
         """Take durations in that were seen before all that it has seen itself."""
         for work, spans in durations.items():
             history = self._history(work)
             history.seen = deque([*spans, *history.seen], KEPT)
             history.pace = None
 
-    def unsaved(self) -> Mapping[Work, Sequence[Span]]:
+    def unsaved(self) -> Mapping[WorkloadKey, Sequence[DurationInterval]]:
         """Give those of the durations that no file has yet, as `durations` does."""
         return {
             work: tuple(it.seen)[-it.unsaved :]
@@ -379,36 +385,40 @@ class Learned:
             if it.unsaved
         }
 
-    def mark_saved(self, durations: Mapping[Work, Sequence[Span]]) -> None:
+    def mark_saved(
+        self, durations: Mapping[WorkloadKey, Sequence[DurationInterval]]
+    ) -> None:
         """Take note that a file has now what `unsaved` gave."""
         for work, spans in durations.items():
             history = self._history(work)
             history.unsaved = max(0, history.unsaved - len(spans))
 
-    def _history(self, work: Work) -> _History:
+    def _history(self, work: WorkloadKey) -> _History:
         history = self._histories.pop(work, None) or _History()
         self._histories[work] = history
         if len(self._histories) > KINDS_KEPT:
             del self._histories[next(iter(self._histories))]
         return history
 
-    def _pace(self, work: Work) -> Pace | None:
+    def _pace(self, work: WorkloadKey) -> PollPlan | None:
         history = self._history(work)
         if history.is_outdated:
-            spans = (*self._told_of(work, history.seen), *history.seen)[-KEPT:]
+            spans = (*self._prior_for(work, history.seen), *history.seen)[-KEPT:]
             history.unpaced = 0
-            history.pace = self._paced(spans) if spans else None
+            history.pace = self._plan_from(spans) if spans else None
         return history.pace
 
-    def _paced(self, spans: Sequence[Span]) -> Pace:
-        return pace_of(
+    def _plan_from(self, spans: Sequence[DurationInterval]) -> PollPlan:
+        return plan_polls(
             spans,
             lateness=self.lateness,
             polls=self.polls,
             worst_gap=self.worst_gap,
         )
 
-    def _told_of(self, work: Work, seen: Sequence[Span]) -> Sequence[Span]:
+    def _prior_for(
+        self, work: WorkloadKey, seen: Sequence[DurationInterval]
+    ) -> Sequence[DurationInterval]:
         """Give what is told; of what nothing is told, the first speaks for all."""
         model, video_length = work
         told = self._told.get(work) or self._told.get((model, None))
@@ -428,7 +438,7 @@ def _typical(model: str, video_length: float | None) -> float | None:
     return known.typical_seconds(video_length) if known else None
 
 
-def _parts(percentiles: Mapping[float, float]) -> tuple[Span, ...]:
+def _parts(percentiles: Mapping[float, float]) -> tuple[DurationInterval, ...]:
     """Cut what is told of durations into spans of as many generations each.
 
     Of the median alone, the ends are taken to be at 0.7 and 1.4 of it.
@@ -444,7 +454,7 @@ def _parts(percentiles: Mapping[float, float]) -> tuple[Span, ...]:
     end = 100.0, most * (1 + _BEYOND * (100 - last) / 100)
     percents, seconds = zip(start, *knots, end, strict=True)
     cuts = [
-        interpolated(100 * part / _PARTS_TOLD, percents, seconds)
+        interpolate(100 * part / _PARTS_TOLD, percents, seconds)
         for part in range(_PARTS_TOLD)
     ]
     return tuple(itertools.pairwise([*cuts, seconds[-1]]))
@@ -498,7 +508,7 @@ def save_learned(learned: Learned, path: str | os.PathLike[str]) -> None:
         known[work] = (*known.pop(work, ()), *spans)
     newest = dict(list(known.items())[-KINDS_KEPT:])
     try:
-        write_atomically(path, _encoded(newest))
+        write_atomically(path, _encode(newest))
     except OSError as error:
         raise ConfigurationError(
             f"path: given {os.fspath(path)!r}; allowed: a file that can be written, "
@@ -507,7 +517,7 @@ def save_learned(learned: Learned, path: str | os.PathLike[str]) -> None:
     learned.mark_saved(news)
 
 
-def _encoded(durations: Mapping[Work, Sequence[Span]]) -> bytes:
+def _encode(durations: Mapping[WorkloadKey, Sequence[DurationInterval]]) -> bytes:
     rows = [
         {
             "model": model,
@@ -519,7 +529,7 @@ def _encoded(durations: Mapping[Work, Sequence[Span]]) -> bytes:
     return json.dumps({"version": VERSION, "durations": rows}).encode()
 
 
-def _read(path: Path) -> Mapping[Work, Sequence[Span]]:
+def _read(path: Path) -> Mapping[WorkloadKey, Sequence[DurationInterval]]:
     try:
         content: object = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -533,7 +543,7 @@ def _read(path: Path) -> Mapping[Work, Sequence[Span]]:
     return dict(_works(content.get("durations")))
 
 
-def _works(rows: object) -> Iterator[tuple[Work, Sequence[Span]]]:
+def _works(rows: object) -> Iterator[tuple[WorkloadKey, Sequence[DurationInterval]]]:
     """Give what in the file is as it should be; the rest is passed over."""
     for row in rows if isinstance(rows, list) else ():
         match row:
@@ -547,7 +557,7 @@ def _works(rows: object) -> Iterator[tuple[Work, Sequence[Span]]]:
                 pass
 
 
-def _spans(values: Sequence[object]) -> Iterator[Span]:
+def _spans(values: Sequence[object]) -> Iterator[DurationInterval]:
     for value in values[-KEPT:]:
         match value:
             case [int() | float() as after, int() | float() as by]:

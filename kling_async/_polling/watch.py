@@ -37,14 +37,14 @@ from kling_async._polling.schedules import (
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.limiter import Kind, Limiter, Slot
 from kling_async._runtime.loop import CLOCK_TICK, Signal
-from kling_async._runtime.tasks import CLOSED, Job, Scope
+from kling_async._runtime.tasks import CLOSED, BackgroundTask, ClientTasks
 
-# Origins kept; the oldest make room.
+# Creations kept; the oldest make room.
 KEPT = 100_000
 
 
 @frozen
-class Origin:
+class CreationInfo:
     """Where a generation comes from.
 
     Attributes:
@@ -56,27 +56,27 @@ class Origin:
 
     model: str
     video_length: float | None
-    scope: Scope
+    scope: ClientTasks
     created: float = field(factory=anyio.current_time)
 
 
 @define(eq=False)
-class Origins:
+class CreationIndex:
     """The origins of one client's generations, by id."""
 
-    _known: dict[str, Origin] = field(factory=dict[str, Origin], init=False)
+    _known: dict[str, CreationInfo] = field(factory=dict[str, CreationInfo], init=False)
 
     def note(
-        self, generation_id: str, body: Mapping[str, object], scope: Scope
+        self, generation_id: str, body: Mapping[str, object], scope: ClientTasks
     ) -> None:
         """Take note that a create with this body was just answered."""
         model = str(body["model"])
         length = _video_length(model, body.get("duration"))
-        self._known[generation_id] = Origin(model, length, scope)
+        self._known[generation_id] = CreationInfo(model, length, scope)
         if len(self._known) > KEPT:
             del self._known[next(iter(self._known))]
 
-    def of(self, generation_id: str, scope: Scope) -> Origin | None:
+    def of(self, generation_id: str, scope: ClientTasks) -> CreationInfo | None:
         """Give an origin, if it is known and its clock is that of the scope."""
         origin = self._known.get(generation_id)
         return origin if origin is not None and origin.scope is scope else None
@@ -111,14 +111,14 @@ Ask = Callable[[Slot, str, float], Awaitable[Generation]]
 
 
 @define(eq=False)
-class Place:
+class HistoryNode:
     """Where one stands in the chain of news; each watcher follows at its own pace.
 
     Attributes:
         next: What was seen from there on and the place after it, once there is more.
     """
 
-    next: tuple[Generation, Place] | None = None
+    next: tuple[Generation, HistoryNode] | None = None
 
 
 @define(eq=False, kw_only=True)
@@ -147,20 +147,20 @@ class PollLoop:
     generation_id: str
     ask: Ask
     limiter: Limiter
-    scope: Scope
+    scope: ClientTasks
     retry: RetryPolicy
     reporter: Reporter
-    origins: Origins
+    origins: CreationIndex
     chance: Callable[[], float] = random.random
     last: Generation | None = None
     error: KlingError | None = None
     failure: KlingError | None = None
     asked_at: float = field(default=-math.inf, init=False)
     client_request_id: str | None = None
-    _end: Place = field(factory=Place, init=False)
+    _end: HistoryNode = field(factory=HistoryNode, init=False)
     _waiting: dict[Watch, None] = field(factory=dict["Watch", None], init=False)
     _context: contextvars.Context = field(factory=contextvars.copy_context, init=False)
-    _task: Job[None] | None = field(default=None, init=False)
+    _task: BackgroundTask[None] | None = field(default=None, init=False)
     _signal: Signal = field(init=False)
     _wakes_at: float = field(default=math.inf, init=False)
     _is_queued: bool = field(default=False, init=False)
@@ -173,7 +173,7 @@ class PollLoop:
     _told: Generation | None = field(default=None, init=False)
     _is_untold: bool = field(default=False, init=False)
     _refused_since: float = field(default=math.inf, init=False)
-    _origin: Origin | None = field(init=False)
+    _origin: CreationInfo | None = field(init=False)
     _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -191,13 +191,13 @@ class PollLoop:
             self.last is not None and self.last.is_terminal
         )
 
-    def enter(self, known: Generation | None) -> Place:
+    def subscribe(self, known: Generation | None) -> HistoryNode:
         """Give a watcher its place: before what was seen last, if it knows nothing."""
         if known is not None:
             self.client_request_id = known.client_request_id or self.client_request_id
-            self._tell(known)
+            self._emit_status(known)
         elif self.last is not None:
-            return Place((self.last, self._end))
+            return HistoryNode((self.last, self._end))
         return self._end
 
     async def wait(self, watch: Watch) -> None:
@@ -214,7 +214,10 @@ class PollLoop:
         try:
             if self._task is None:
                 self._task = self.scope.start(
-                    self._run, at_end=self._ended, context=self._context, is_plain=True
+                    self._run,
+                    at_end=self._wake_all,
+                    context=self._context,
+                    is_plain=True,
                 )
             elif watch.due < self._wakes_at:
                 self._signal.set()
@@ -222,15 +225,15 @@ class PollLoop:
         finally:
             del self._waiting[watch]
             if not self._waiting:
-                self._rest()
+                self._stop_if_unwanted()
 
-    def _rest(self) -> None:
+    def _stop_if_unwanted(self) -> None:
         """Stop when nobody waits, without tearing what is under way."""
         if self._task is not None and self._is_queued:
             self._task.cancel()
         self._signal.set()
 
-    def _ended(self) -> None:
+    def _wake_all(self) -> None:
         """Let those who wait see for themselves, however the task ended."""
         self._task = None
         self._wake(self._waiting)
@@ -312,7 +315,7 @@ class PollLoop:
             model=origin.model if origin else None,
             video_length=origin.video_length if origin else None,
         )
-        due = self._polled_at + checked_delay(watch.polling, state)
+        due = self._polled_at + next_delay(watch.polling, state)
         return min(self._soon, due, watch.deadline)
 
     def _report_failure(self, due: float) -> None:
@@ -332,12 +335,12 @@ class PollLoop:
         try:
             seen = await self.ask(slot, self.generation_id, until - asked_at)
         except Exception as error:  # noqa: BLE001 (told to all who watch)
-            self._failed(_as_ours(error))
+            self._record_failure(_as_ours(error))
         else:
             self._failures, self._soon, self._refused_since = 0, math.inf, math.inf
             self.failure = None
             if seen.is_terminal:
-                self._teach(seen)
+                self._record_completion(seen)
             else:
                 self._unfinished_at = asked_at
             self._see(seen)
@@ -345,10 +348,10 @@ class PollLoop:
         self._polled_at = loop.time()
         self._chance = self.chance()
 
-    def _failed(self, error: KlingError) -> None:
+    def _record_failure(self, error: KlingError) -> None:
         """Take note of a failure; if it is the last, all hear of it."""
         self._failures += 1
-        self._judge(error)
+        self._classify_failure(error)
         if self._failures < self.retry.attempts and may_repeat_get(error):
             wait = wait_after(error, self._failures, self.retry)
             self._soon = self.limiter.loop.time() + wait
@@ -363,13 +366,13 @@ class PollLoop:
             return
         if seen.client_request_id is None and self.client_request_id is not None:
             seen = evolve(seen, client_request_id=self.client_request_id)
-        self._tell(seen)
+        self._emit_status(seen)
         self.last = seen
-        self._end.next = (seen, end := Place())
+        self._end.next = (seen, end := HistoryNode())
         self._end = end
         self._wake(self._waiting)
 
-    def _teach(self, ended: Generation) -> None:
+    def _record_completion(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
         origin = self._origin
         self.origins.forget(self.generation_id)
@@ -385,7 +388,7 @@ class PollLoop:
             if isinstance(polling, LearningPolling):
                 notify(polling.observe, completion)
 
-    def _judge(self, error: KlingError) -> None:
+    def _classify_failure(self, error: KlingError) -> None:
         """Pass over what may heal; end with what will not."""
         error.concerning(self.generation_id, self.last)
         self.failure, self._is_untold = error, True
@@ -399,7 +402,7 @@ class PollLoop:
         if is_final or lasted or not isinstance(error, APIStatusError):
             self.error = error
 
-    def _tell(self, seen: Generation) -> None:
+    def _emit_status(self, seen: Generation) -> None:
         if is_change(self._told, seen):
             self._told = seen
             self.reporter.emit(StatusEvent(generation=seen))
@@ -412,9 +415,9 @@ class PollLoops:
     A loop lives as long as somebody watches; then it is forgotten.
     """
 
-    _origins: Origins
-    _loops: weakref.WeakValueDictionary[tuple[Scope, str], PollLoop] = field(
-        factory=weakref.WeakValueDictionary[tuple[Scope, str], PollLoop],
+    _origins: CreationIndex
+    _loops: weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop] = field(
+        factory=weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop],
         init=False,
     )
 
@@ -424,7 +427,7 @@ class PollLoops:
         *,
         ask: Ask,
         limiter: Limiter,
-        scope: Scope,
+        scope: ClientTasks,
         retry: RetryPolicy,
         reporter: Reporter,
     ) -> PollLoop:
@@ -452,7 +455,7 @@ def is_change(last: Generation | None, seen: Generation) -> bool:
     )
 
 
-def checked_delay(polling: Polling, state: PollState) -> float:
+def next_delay(polling: Polling, state: PollState) -> float:
     """Ask a schedule, which may be a user's own, for the next delay.
 
     Raises:
@@ -507,14 +510,14 @@ class Watch:
     leaves_at: float = field(init=False)
     due: float = field(default=math.inf, init=False)
     signal: Signal = field(init=False)
-    _place: Place = field(init=False)
+    _place: HistoryNode = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         loop = self.loop.limiter.loop
         self.signal = loop.signal()
         self.deadline = loop.time() + self.timeout
         self.leaves_at = self.deadline + last_look(self.timeout)
-        self._place = self.loop.enter(self.last)
+        self._place = self.loop.subscribe(self.last)
 
     def __aiter__(self) -> Self:
         return self
@@ -529,7 +532,7 @@ class Watch:
         try:
             while self.last is None or not self.last.is_terminal:
                 while self._place.next is None:
-                    self._require_hope()
+                    self._raise_if_ended()
                     await self.loop.wait(self)
                 seen, self._place = self._place.next
                 if is_change(self.last, seen):
@@ -540,9 +543,9 @@ class Watch:
             raise
         raise StopAsyncIteration
 
-    def _require_hope(self) -> None:
+    def _raise_if_ended(self) -> None:
         if self.loop.error is not None:
-            raise _own(self.loop.error)
+            raise _copy_for_raise(self.loop.error)
         now = self.loop.limiter.loop.time() + CLOCK_TICK
         has_looked = self.loop.asked_at + CLOCK_TICK >= self.deadline
         if now >= self.deadline and (has_looked or now >= self.leaves_at):
@@ -555,7 +558,7 @@ def last_look(timeout: float) -> float:
     return min(_LAST_LOOK, max(1.0, timeout * _LAST_LOOK_SHARE))
 
 
-def _own(error: KlingError) -> KlingError:
+def _copy_for_raise(error: KlingError) -> KlingError:
     """Copy an error that many will raise: each raise writes into its traceback."""
     own = copy.copy(error)
     own.__cause__ = error.__cause__

@@ -192,7 +192,7 @@ class Catalogue(Mapping[str, Model]):
     def __len__(self) -> int:
         return len(self._models)
 
-    def nearest(self, name: object) -> str | None:
+    def closest(self, name: object) -> str | None:
         """Return the known model id that was probably meant."""
         return closest_match(name, self._models)
 
@@ -216,7 +216,7 @@ class Catalogue(Mapping[str, Model]):
         if known is None:
             return []
         given = {name: value for name, value in body.items() if name != "model"}
-        problems = list(_missing(known, given))
+        problems = list(_find_missing(known, given))
         for name, value in given.items():
             rule = known.fields.get(name)
             if name in unchecked:
@@ -272,7 +272,7 @@ class Catalogue(Mapping[str, Model]):
         return f"{name!r} is taken by {names}."
 
 
-def _missing(model: Model, given: Mapping[str, object]) -> Iterator[Problem]:
+def _find_missing(model: Model, given: Mapping[str, object]) -> Iterator[Problem]:
     for name in model.required:
         if name not in given:
             allowed = model.fields[name].allowed
@@ -364,7 +364,7 @@ def catalogue_in_use() -> Catalogue:
 
 
 @contextmanager
-def using(catalogue: Catalogue) -> Generator[None]:
+def use_catalogue(catalogue: Catalogue) -> Generator[None]:
     """Check requests against another catalogue, until the block ends."""
     token = _IN_USE.set(catalogue)
     try:

@@ -21,7 +21,7 @@ from kling_async._text import short_repr
 RequestT = TypeVar("RequestT", bound="Request")
 
 
-def checked(cls: type[RequestT]) -> type[RequestT]:
+def check_keywords(cls: type[RequestT]) -> type[RequestT]:
     """Check what a class is given before Python does, which names one slip a time."""
     bare: Callable[..., None] = cls.__init__
     names = {it.name: it.default for it in fields(cls)}
@@ -58,7 +58,7 @@ def _copy(value: object) -> object:
 _CLASSES: dict[Kind, type[Request]] = {}
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class Request:
     """A generation to ask for, of whatever kind.
@@ -117,7 +117,7 @@ def _require_valid(params: Mapping[str, object], cls: type[Request]) -> None:
     name, more = str(model), dict(cast("Mapping[str, object]", extra))
     own = {k: v for k, v in params.items() if k not in _APART and v is not None}
     known = catalogue_in_use().get(name)
-    problems = [*_given_twice(own, more), *_problems_of_kind(name, cls)]
+    problems = [*_find_given_twice(own, more), *_problems_of_kind(name, cls)]
     if not problems and known and cls.kinds:
         problems = catalogue_in_use().problems_in(
             name, own | more, local_media=True, unchecked=more
@@ -145,7 +145,7 @@ def _problems_of_extra(extra: object) -> Iterator[Problem]:
         yield Problem("extra", short_repr(extra), "a mapping of field to value")
 
 
-def _given_twice(
+def _find_given_twice(
     own: Mapping[str, object], extra: Mapping[str, object]
 ) -> Iterator[Problem]:
     allowed = "only what is not given beside it"
@@ -198,7 +198,7 @@ def _warn_of_model(model: str) -> None:
         if known.standing != "current":
             warn_once("model %r is %s by the vendor", model, known.standing)
         return
-    near, retired = catalogue.nearest(model), catalogue.retired.get(model)
+    near, retired = catalogue.closest(model), catalogue.retired.get(model)
     meant = f"; did you mean {near!r}?" if near else ""
     words = "model %r is not known to this version, so its fields are not checked%s"
     warn_once(words, model, f": {retired}" if retired else meant)
@@ -224,7 +224,7 @@ def build_request(params: Mapping[str, object]) -> Request:
     own = {k: v for k, v in params.items() if k not in _APART and v is not None}
     if isinstance(extra, Mapping):
         problems = [
-            *_given_twice(own, extra),
+            *_find_given_twice(own, extra),
             *catalogue_in_use().problems_in_types(own, local_media=True),
         ]
         if problems and isinstance(model, str):

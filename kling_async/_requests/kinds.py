@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from attrs import frozen
 
 from kling_async._requests.catalogue import Kind
-from kling_async._requests.classes import Request, checked
+from kling_async._requests.classes import Request, check_keywords
 from kling_async._requests.params import (
     AdvancedCameraControl,
     AvatarModel,
@@ -36,7 +36,7 @@ from kling_async._requests.params import (
 )
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class ImageToVideo(Request):
     """A video that begins with an image.
@@ -92,7 +92,7 @@ class ImageToVideo(Request):
     external_task_id: str | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class TextToVideo(Request):
     """A video from words alone.
@@ -130,7 +130,7 @@ class TextToVideo(Request):
     ratio: Ratio | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class MultiImageToVideo(Request):
     """A video from 2 to 4 images together.
@@ -155,7 +155,7 @@ class MultiImageToVideo(Request):
     negative_prompt: str | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class ReferenceToVideo(Request):
     """A video that keeps the persons, things and styles of reference images.
@@ -181,7 +181,7 @@ class ReferenceToVideo(Request):
     provider: Provider | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class VideoToVideo(Request):
     """A video edited, or a new one after a reference video.
@@ -213,7 +213,7 @@ class VideoToVideo(Request):
     provider: Provider | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class MotionControl(Request):
     """A figure from an image that moves as somebody in a video does.
@@ -240,7 +240,7 @@ class MotionControl(Request):
     mode: Literal["std", "pro"] | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class Effects(Request):
     """A ready-made effect with the figures of one or more images.
@@ -259,7 +259,7 @@ class Effects(Request):
     duration: Literal[5, 10, "5", "10"] | None = None
 
 
-@checked
+@check_keywords
 @frozen(kw_only=True, repr=False)
 class Avatar(Request):
     """A person in an image who speaks or sings a sound file.

@@ -108,7 +108,7 @@ class Source(Protocol):
 _BEGINNING = 64 * 1024
 
 
-async def inline_media(
+async def encode_local_files(
     body: Mapping[str, object],
     *,
     check: bool = True,
@@ -129,8 +129,8 @@ async def inline_media(
     known = catalogue_in_use().get(model) if isinstance(model, str) else None
     problems: list[Problem] = []
     inlined = {
-        name: await _inlined(
-            _Place(name, known.fields.get(name) if known else None, check, source),
+        name: await _encode_value(
+            _FieldPath(name, known.fields.get(name) if known else None, check, source),
             value,
             problems,
         )
@@ -142,7 +142,7 @@ async def inline_media(
 
 
 @frozen
-class _Place:
+class _FieldPath:
     """Where in a body a value stands, what is taken there, and whether to check."""
 
     where: str
@@ -150,11 +150,11 @@ class _Place:
     check: bool
     source: Callable[[str], Source] | None = None
 
-    def inside(self, name: str) -> _Place:
+    def inside(self, name: str) -> _FieldPath:
         rule = self.rule.properties.get(name) if self.rule else None
         return evolve(self, where=f"{self.where}.{name}", rule=rule)
 
-    def at(self, index: int) -> _Place:
+    def at(self, index: int) -> _FieldPath:
         rule = self.rule and (self.rule.items or self.rule)
         return evolve(self, where=f"{self.where}[{index}]", rule=rule)
 
@@ -163,7 +163,7 @@ class _Place:
         """What belongs here; None where this version does not know."""
         return self.rule.medium if self.rule else None
 
-    def refused(
+    def refusal(
         self,
         given: str,
         allowed: str,
@@ -184,7 +184,9 @@ class _Place:
         return self.source(value) if is_media and self.where not in _TEXTS else None
 
 
-async def _inlined(place: _Place, value: object, problems: list[Problem]) -> object:
+async def _encode_value(
+    place: _FieldPath, value: object, problems: list[Problem]
+) -> object:
     is_local = isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
     source = place.source_of(value)
     if is_local or source is not None:
@@ -200,18 +202,18 @@ async def _inlined(place: _Place, value: object, problems: list[Problem]) -> obj
         return None
     if isinstance(value, Mapping):
         return {
-            name: await _inlined(place.inside(str(name)), inner, problems)
+            name: await _encode_value(place.inside(str(name)), inner, problems)
             for name, inner in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [
-            await _inlined(place.at(index), item, problems)
+            await _encode_value(place.at(index), item, problems)
             for index, item in enumerate(value)
         ]
     return value
 
 
-async def _from_bucket(place: _Place, source: Source, url: str) -> str:
+async def _from_bucket(place: _FieldPath, source: Source, url: str) -> str:
     """Give a link to an object, or the object; what is wrong is told before."""
     size = await source.size()
     limit = place.rule.max_bytes if place.rule and place.check else None
@@ -225,11 +227,11 @@ async def _from_bucket(place: _Place, source: Source, url: str) -> str:
         return link
     if place.medium == "video":
         hint = "Its store signs no link, or has an address that is not public."
-        raise place.refused(url, "a video that the server can fetch by a link", hint)
+        raise place.refusal(url, "a video that the server can fetch by a link", hint)
     return await to_thread.run_sync(_data_uri, place, await source.read(), url)
 
 
-def _data_uri(place: _Place, given: object, told: str | None = None) -> str:
+def _data_uri(place: _FieldPath, given: object, told: str | None = None) -> str:
     if isinstance(given, os.PathLike):
         path = Path(os.fsdecode(cast("os.PathLike[str]", given)))
         told = str(path)
@@ -247,21 +249,21 @@ def _data_uri(place: _Place, given: object, told: str | None = None) -> str:
     return f"data:{media_type or 'application/octet-stream'};base64,{encoded}"
 
 
-def _read(place: _Place, path: Path) -> bytes:
+def _read(place: _FieldPath, path: Path) -> bytes:
     limit = place.rule.max_bytes if place.rule and place.check else None
     try:
         return read_file(path, limit or LARGEST_FILE)
     except FileNotFoundError:
         missing = f"{path}, which is missing"
-        raise place.refused(missing, "a file", _where_it_was_looked_for(path)) from None
+        raise place.refusal(missing, "a file", _where_it_was_looked_for(path)) from None
     except UnfitFileError as error:
         joint = " " if str(error).startswith("of") else ", "
-        raise place.refused(f"{path}{joint}{error}", error.allowed) from None
+        raise place.refusal(f"{path}{joint}{error}", error.allowed) from None
     except OSError as error:
         why = error.strerror or str(error)
-        raise place.refused(f"{path}: {why}", "a file that can be read") from error
+        raise place.refusal(f"{path}: {why}", "a file that can be read") from error
     except ValueError as error:  # a NUL in the path
-        raise place.refused(f"{path!r}: {error}", "the path of a file") from error
+        raise place.refusal(f"{path!r}: {error}", "the path of a file") from error
 
 
 class UnfitFileError(OSError):
@@ -307,7 +309,7 @@ def _where_it_was_looked_for(path: Path) -> str | None:
 
 
 def _require_sound(
-    place: _Place,
+    place: _FieldPath,
     told: str,
     data: bytes,
     media_type: str | None,
@@ -316,10 +318,10 @@ def _require_sound(
 ) -> None:
     allowed, in_words = _ALLOWED[place.medium], _IN_WORDS[place.medium]
     if not data:
-        raise place.refused(f"{told}, which is empty", in_words)
+        raise place.refusal(f"{told}, which is empty", in_words)
     if media_type not in allowed:
         found = media_type or f"begins with {data[:12]!r}"
-        raise place.refused(f"{told} ({found})", in_words, advice="skip_media_check")
+        raise place.refusal(f"{told} ({found})", in_words, advice="skip_media_check")
     limit = place.rule.max_bytes if place.rule else None
     if limit is not None and len(data) > limit:
         raise _too_large(place, told, len(data), limit)
@@ -327,23 +329,25 @@ def _require_sound(
         _require_shape(place, told, data, is_whole=is_whole)
 
 
-def _too_large(place: _Place, told: str, size: int, limit: int) -> Exception:
-    return place.refused(f"{told} of {size:,} bytes", f"at most {limit:,} bytes")
+def _too_large(place: _FieldPath, told: str, size: int, limit: int) -> Exception:
+    return place.refusal(f"{told} of {size:,} bytes", f"at most {limit:,} bytes")
 
 
-def _require_shape(place: _Place, told: str, data: bytes, *, is_whole: bool) -> None:
+def _require_shape(
+    place: _FieldPath, told: str, data: bytes, *, is_whole: bool
+) -> None:
     size = _png_size(data) if data[:1] == b"\x89" else _jpeg_size(data)
     if size is None and not is_whole:
         return  # a long profile stands in front of it
     if size is None or 0 in size:
         hint = "Its header is broken."
-        raise place.refused(told, _IN_WORDS["image"], hint)
+        raise place.refusal(told, _IN_WORDS["image"], hint)
     width, height = size
     given = f"{told} of {width} x {height} pixels"
     if min(size) < _SHORTEST_SIDE:
-        raise place.refused(given, f"each side at least {_SHORTEST_SIDE} pixels")
+        raise place.refusal(given, f"each side at least {_SHORTEST_SIDE} pixels")
     if max(size) > _WIDEST * min(size):
-        raise place.refused(given, "an aspect ratio from 2:5 to 5:2")
+        raise place.refusal(given, "an aspect ratio from 2:5 to 5:2")
 
 
 def _type_of(data: bytes) -> str | None:

@@ -195,14 +195,16 @@ class Limiter:
         self._waiting += 1
         self._serve()
         try:
-            await self._granted(waiter, until, may_stay=may_stay)
+            await self._await_grant(waiter, until, may_stay=may_stay)
         except BaseException:
             self._leave(waiter)
             raise
         assert waiter.slot is not None  # noqa: S101 (what was waited for)
         return waiter.slot
 
-    async def _granted(self, waiter: _Waiter, until: float, *, may_stay: bool) -> None:
+    async def _await_grant(
+        self, waiter: _Waiter, until: float, *, may_stay: bool
+    ) -> None:
         while waiter.slot is None:
             await waiter.signal.wait(until)
             if self.is_closed and not may_stay:
@@ -316,7 +318,7 @@ class Limiter:
         if kind in _FREE:
             return 0.0
         if self._window == math.inf and not self._poll_gap:
-            return self._passed(self._resume_at)
+            return self._zero_if_past(self._resume_at)
         now = self.loop.time()
         if now > self._resume_at + _FORGIVEN:
             self._window, self._creates = math.inf, _FIRST_CREATES
@@ -325,7 +327,7 @@ class Limiter:
         ready_at = max(self._resume_at, self._next_at)
         if kind is Kind.POLL:
             ready_at = max(ready_at, self._next_poll_at)
-        return self._passed(ready_at)
+        return self._zero_if_past(ready_at)
 
     def _most(self, kind: Kind) -> float:
         """How many of a kind may be under way."""
@@ -333,7 +335,7 @@ class Limiter:
             return min(_MOST_DOWNLOADS, max(1, self.slots // 2))
         return self._creates if kind is Kind.CREATE else math.inf
 
-    def _passed(self, when: float) -> float:
+    def _zero_if_past(self, when: float) -> float:
         """Give 0 for a time that has come."""
         if when == -math.inf or when <= self.loop.time() + CLOCK_TICK:
             return 0.0

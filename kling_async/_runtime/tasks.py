@@ -64,25 +64,25 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
     event loop, asyncio's and trio's, closes the generators that began in it.
     """
 
-    async def waiting() -> AsyncGenerator[None, None]:
+    async def wait_for_end() -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
             await work()
 
-    generator = waiting()
+    generator = wait_for_end()
     with contextlib.suppress(StopIteration):
         generator.__anext__().send(None)  # begins, up to the yield
     return generator
 
 
 @define(eq=False)
-class Job(Generic[T]):
+class BackgroundTask(Generic[T]):
     """One piece of work in a scope, and what became of it."""
 
     _work: Callable[[], Awaitable[T]]
-    is_essential: bool
-    _scope: Scope
+    wait_on_close: bool
+    _scope: ClientTasks
     _at_end: Callable[[], None] | None
     _cancelled: anyio.CancelScope | None
     _done: anyio.Event | None = None
@@ -113,13 +113,13 @@ class Job(Generic[T]):
                 self._at_end()
 
     def cancel(self) -> None:
-        """Ask the work to stop; `finished` tells when it has."""
+        """Ask the work to stop; `wait` tells when it has."""
         if self._cancelled is not None:
             self._cancelled.cancel()
         elif isinstance(self.task, asyncio.Task):
             self.task.cancel()
 
-    def finished(self) -> Awaitable[None]:
+    def wait(self) -> Awaitable[None]:
         """Wait for the end of the work, however it ends."""
         if self._done is None:
             self._done = anyio.Event()
@@ -135,7 +135,7 @@ class Job(Generic[T]):
         Raises:
             ClientClosedError: The scope was closed before the work ended.
         """
-        await self.finished()
+        await self.wait()
         if self._error is not None:
             try:
                 raise self._error
@@ -150,14 +150,14 @@ class _Ending(Protocol):
     """What a scope needs of a job, whatever it brings."""
 
     @property
-    def is_essential(self) -> bool: ...
+    def wait_on_close(self) -> bool: ...
 
     @property
     def task(self) -> object: ...
 
     def cancel(self) -> None: ...
 
-    def finished(self) -> Awaitable[None]: ...
+    def wait(self) -> Awaitable[None]: ...
 
 
 def _is_running(job: _Ending) -> bool:
@@ -166,7 +166,7 @@ def _is_running(job: _Ending) -> bool:
 
 
 @define(eq=False)
-class Scope:
+class ClientTasks:
     """The tasks of one client in one event loop.
 
     Attributes:
@@ -182,16 +182,16 @@ class Scope:
         self,
         work: Callable[[], Awaitable[T]],
         *,
-        is_essential: bool = False,
+        wait_on_close: bool = False,
         at_end: Callable[[], None] | None = None,
         context: contextvars.Context | None = None,
         is_plain: bool = False,
-    ) -> Job[T]:
+    ) -> BackgroundTask[T]:
         """Start work that is nobody's child but the client's.
 
         Args:
             work: What to do.
-            is_essential: Closing waits for it instead of cancelling it.
+            wait_on_close: Closing waits for it instead of cancelling it.
             at_end: Called once when it has ended, however it did.
             context: What it sees of context variables, its alone; by default a copy
                 of what the caller sees.
@@ -205,7 +205,7 @@ class Scope:
             raise ClientClosedError(CLOSED)
         needs_scope = not is_plain or not is_asyncio()
         cancelled = anyio.CancelScope() if needs_scope else None
-        job = Job(work, is_essential, self, at_end, cancelled)
+        job = BackgroundTask(work, wait_on_close, self, at_end, cancelled)
         self._jobs.add(job)
         job.task = _spawn(job.run, job.end, context)
         return job
@@ -230,7 +230,7 @@ class Scope:
             listener.set()
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
-                if not job.is_essential:
+                if not job.wait_on_close:
                     job.cancel()
             try:
                 with anyio.move_on_after(patience):
@@ -244,4 +244,4 @@ class Scope:
         """Wait for all jobs but those that wait for this."""
         for job in list(self._jobs):
             if job not in _within.get() and not _is_running(job):
-                await job.finished()
+                await job.wait()

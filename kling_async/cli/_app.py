@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from kling_async import KlingError, __version__, load_catalogue
 from kling_async._checks import MissingExtraError
-from kling_async._requests.catalogue import using
+from kling_async._requests.catalogue import use_catalogue
 from kling_async.cli._emulator import demo, emulator
 from kling_async.cli._generate import generate, get, wait, watch
 from kling_async.cli._jobs import batch, jobs, worker
@@ -66,14 +66,14 @@ class Commands(TyperGroup):
                 **extra,
             )
         except Exception as error:  # noqa: BLE001 (the last resort)
-            code = _told(error, screen)
+            code = _report_error(error, screen)
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
         sys.exit(code)
 
 
-def _told(error: BaseException, screen: Screen) -> Exit:
+def _report_error(error: BaseException, screen: Screen) -> Exit:
     while isinstance(error, BaseExceptionGroup):  # of a task group: one is enough
         error = error.exceptions[0]
     match error:
@@ -136,7 +136,7 @@ def kling_async(
     if verbose:
         logger.setLevel(logging.DEBUG)
     if catalogue is not None:
-        ctx.with_resource(using(load_catalogue(catalogue)))
+        ctx.with_resource(use_catalogue(load_catalogue(catalogue)))
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
         raise typer.Exit(Exit.USAGE)
@@ -180,7 +180,7 @@ app.command(
 app.add_typer(jobs)
 
 
-def _documented(command: Callable[..., object] | None) -> None:
+def _restore_description(command: Callable[..., object] | None) -> None:
     """Give a command the description that `python -OO` has taken out of it."""
     if command is not None and command.__doc__ is None:
         (definition,) = ast.parse(inspect.getsource(command)).body
@@ -188,7 +188,7 @@ def _documented(command: Callable[..., object] | None) -> None:
         command.__doc__ = ast.get_docstring(definition)
 
 
-_documented(kling_async)
+_restore_description(kling_async)
 for _group in (app, jobs):
     for _registered in _group.registered_commands:
-        _documented(_registered.callback)
+        _restore_description(_registered.callback)

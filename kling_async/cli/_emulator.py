@@ -169,7 +169,7 @@ def _announce(
 
 
 if TYPE_CHECKING:
-    from kling_async.cli._pictures import Picture
+    from kling_async.cli._pictures import DemoPicture
 
 
 _MODEL = "klingai/video-v3-pro-image-to-video"
@@ -268,7 +268,7 @@ class _Show:
                 for it in drawn:
                     tasks.start_soon(self._generate, kling, it)
 
-    async def _generate(self, kling: AsyncKling, picture: Picture) -> None:
+    async def _generate(self, kling: AsyncKling, picture: DemoPicture) -> None:
         request = ImageToVideo(
             model=_MODEL, image_url=picture.png, prompt=picture.prompt, duration=5
         )
@@ -281,7 +281,7 @@ class _Show:
         except KlingError as error:
             self._errors.append(error)
         else:
-            self._films.append(await to_thread.run_sync(_opened, path))
+            self._films.append(await to_thread.run_sync(_open_film, path))
 
     def _end(self) -> Exit:
         width = max((len(str(it.path)) for it in self._films), default=0)
@@ -294,7 +294,7 @@ class _Show:
         return worst(told)
 
 
-def _opened(path: Path) -> _Film:
+def _open_film(path: Path) -> _Film:
     """Open a video as a player does, and decode all of it."""
     import av  # noqa: PLC0415 (of the extra `emulator`)
 

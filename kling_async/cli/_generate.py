@@ -21,7 +21,7 @@ from kling_async import (
 )
 from kling_async._text import safe_line
 from kling_async.cli import _options as options
-from kling_async.cli._options import RequestOptions, known_model
+from kling_async.cli._options import RequestOptions, find_model
 from kling_async.cli._output import (
     Exit,
     Screen,
@@ -31,7 +31,7 @@ from kling_async.cli._output import (
     worst,
 )
 from kling_async.cli._progress import Progress, usually
-from kling_async.cli._running import Delivery, SeenGenerations, Target, report, run
+from kling_async.cli._running import SeenGenerations, Target, VideoFetcher, report, run
 
 
 def generate(
@@ -81,21 +81,21 @@ def generate(
     target.check()
     request = wish.to_request()
     screen = Screen.of(ctx)
-    delivery = Delivery(screen=screen, is_json=json, target=target, timeout=timeout)
-    order = _Order(request=request, delivery=delivery, waits=not no_wait)
-    return order.fulfil(check_media=check_media)
+    delivery = VideoFetcher(screen=screen, is_json=json, target=target, timeout=timeout)
+    order = _CreateOptions(request=request, delivery=delivery, waits=not no_wait)
+    return order.run(check_media=check_media)
 
 
 @frozen(kw_only=True)
-class _Order:
+class _CreateOptions:
     """One generation to make, and what to do with it."""
 
     request: Request
-    delivery: Delivery
+    delivery: VideoFetcher
     waits: bool
     client_request_id: str = field(factory=lambda: f"kling-{uuid.uuid4().hex}")
 
-    def fulfil(self, *, check_media: bool) -> Exit:
+    def run(self, *, check_media: bool) -> Exit:
         """Make it, and print what has become of it."""
         code = run(
             self._work,
@@ -113,7 +113,7 @@ class _Order:
         with delivery.progress:
             created = await self._create(kling)
             if self.waits:
-                return await delivery.bring(kling, created)
+                return await delivery.fetch(kling, created)
             delivery.progress.drop(self.client_request_id)
         resume = delivery.generations.resume_command(created.id)
         delivery.screen.note(f"fetch it with: {resume}", "")
@@ -140,7 +140,7 @@ class _Order:
 
 def typical_seconds(request: Request) -> float | None:
     """Return how long such a generation usually takes, where somebody says."""
-    model = known_model(request.model)
+    model = find_model(request.model)
     if model is None:
         return None
     duration = request.to_body().get("duration")
@@ -210,7 +210,7 @@ def wait(
     )
     if not no_download:
         target.check()
-    delivery = Delivery(
+    delivery = VideoFetcher(
         screen=Screen.of(ctx),
         is_json=json,
         target=None if no_download else target,
@@ -223,7 +223,7 @@ def wait(
 
     async def work(kling: AsyncKling) -> Exit:
         with delivery.progress:
-            return await delivery.bring(kling, *wanted)
+            return await delivery.fetch(kling, *wanted)
 
     code = run(work, screen=delivery.screen, generations=delivery.generations)
     delivery.print_results()
@@ -254,18 +254,18 @@ def watch(
 
     async def work(kling: AsyncKling) -> Exit:
         with contextlib.nullcontext() if json else progress:
-            errors = await _followed(kling, wanted, tell, timeout)
+            errors = await _follow_all(kling, wanted, tell, timeout)
         return worst(
             [report(it, screen=screen, generations=generations) for it in errors]
         )
 
     code = run(work, screen=screen, generations=generations)
-    if not json and (finished := generations.finished):
-        screen.note(f"write the video with: {resume_command(finished)}", "")
+    if not json and (completed_ids := generations.completed_ids):
+        screen.note(f"write the video with: {resume_command(completed_ids)}", "")
     return code
 
 
-async def _followed(
+async def _follow_all(
     kling: AsyncKling,
     ids: Sequence[str],
     tell: Callable[[Generation], None],

@@ -27,7 +27,7 @@ from kling_async import InvalidRequestError, Problem, Request, models
 from kling_async._http.wire import DEEPEST, is_deep
 from kling_async._requests.classes import build_request
 from kling_async._text import did_you_mean, short_repr
-from kling_async.cli._options import fitting_model, known_model, read_value
+from kling_async.cli._options import find_model, fitting_model, read_value
 from kling_async.durable import NewJob
 from kling_async.durable._submit import LONGEST_KEY, fingerprint, to_stored
 
@@ -330,7 +330,7 @@ def _text(path: str) -> str:
         if content.startswith(magic):
             problem = Problem("line 1", what, "a text: CSV or JSON", _SAVE_AS)
             raise InvalidRequestError([problem])
-    encoding = _encoding(content)
+    encoding = _guess_encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -345,7 +345,7 @@ def _text(path: str) -> str:
         raise InvalidRequestError([problem]) from error
 
 
-def _encoding(content: bytes) -> str:
+def _guess_encoding(content: bytes) -> str:
     for mark, name in _MARKS:
         if content.startswith(mark):
             return name
@@ -469,7 +469,7 @@ def _csv_lines(
 
 def _likely_separator(text: str) -> str:
     """Find what parts the columns: that which makes most of the header known."""
-    known = _known_columns()
+    known = _list_columns()
 
     def names(separator: str) -> int:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
@@ -481,7 +481,7 @@ def _likely_separator(text: str) -> str:
     return max(_SEPARATORS, key=names)
 
 
-def _known_columns() -> dict[str, str]:
+def _list_columns() -> dict[str, str]:
     names = {*_OURS, "model", "extra"}.union(*(it.fields for it in models.list()))
     return {_plain(name): name for name in names}
 
@@ -495,7 +495,7 @@ def _columns(
     lines: Sequence[tuple[int, list[str]]], complain: _Complain
 ) -> dict[int, str]:
     """Name the columns that count, or give none if one is wrong in all rows."""
-    (line, header), known = lines[0], _known_columns()
+    (line, header), known = lines[0], _list_columns()
     columns: dict[int, str] = {}
     is_wrong = False
     for number, cell in enumerate(header):
@@ -519,7 +519,7 @@ def _is_ignored(
     """Whether an unknown column is nothing: blank, or the index that pandas writes."""
     if name.strip() and not name.startswith("Unnamed: "):
         allowed = "key, output, model, or a field of a model"
-        known = set(_known_columns().values())
+        known = set(_list_columns().values())
         complain(lines[0][0], "header", repr(name), allowed, did_you_mean(name, known))
         return False
     cells = [(line, row[number]) for line, row in lines[1:] if len(row) > number]
@@ -538,7 +538,7 @@ def _read(
     given: Mapping[str, object], model: object, *, texts: bool
 ) -> dict[str, object]:
     """Give each value as its field would have it, local files as paths."""
-    known = known_model(model) if isinstance(model, str) else None
+    known = find_model(model) if isinstance(model, str) else None
     rules = known.fields if known else _usual_rules()
     return {
         name: value

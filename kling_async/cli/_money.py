@@ -126,7 +126,7 @@ def price(
         asked = [(model, list(_settings(model, _choices(model), *_PARAMETERS)))]
 
     async def work(kling: AsyncKling) -> Exit:
-        quotes = await _quoted(kling, asked)
+        quotes = await _ask_quotes(kling, asked)
         if json:
             screen.json([it.as_json() for it in quotes])
         elif not screen.out.is_terminal:
@@ -147,7 +147,7 @@ def price(
     return run(work, screen=screen, generations=SeenGenerations())
 
 
-async def _quoted(
+async def _ask_quotes(
     kling: AsyncKling, asked: Sequence[tuple[catalogue.Model, Sequence[Setting]]]
 ) -> list[Quote]:
     """Ask for all models at once, for the lengths of each one after the other."""

@@ -574,7 +574,7 @@ class RequestOptions:
         given = {k: v for k, v in self.fields.items() if v is not None}
         texts = self._settings(given)
         model = self.model or fitting_model({*given, *texts}, images=len(self.images))
-        known = known_model(model)
+        known = find_model(model)
         rules = known.fields if known else {}
         params: dict[str, object] = {"model": model, **given}
         params |= {name: _value(text, rules.get(name)) for name, text in texts.items()}
@@ -632,7 +632,7 @@ def _image_field(model: models.Model, images: int) -> str:
     return "image_list" if takes_list or images > 1 else "image_url"
 
 
-def known_model(model: str) -> models.Model | None:
+def find_model(model: str) -> models.Model | None:
     """Return what is known of a model, if anything is."""
     return catalogue_in_use().get(model) if model else None
 

@@ -203,21 +203,21 @@ def shell_in_use() -> Shell:
 def command_line(words: Sequence[str], shell: Shell | None = None) -> str:
     """Return a command, ready to be pasted into the shell in use."""
     shell = shell or shell_in_use()
-    return " ".join(_quoted(word, shell) for word in words)
+    return " ".join(_quote_word(word, shell) for word in words)
 
 
 def set_variable(name: str, value: str, shell: Shell | None = None) -> str:
     """Return the line that sets a variable in the shell in use."""
     match shell or shell_in_use():
         case "powershell":
-            return f"$env:{name} = {_quoted(value, 'powershell')}"
+            return f"$env:{name} = {_quote_word(value, 'powershell')}"
         case "cmd":
             return f'set "{name}={value}"'
         case _:
-            return f"export {name}={_quoted(value, 'posix')}"
+            return f"export {name}={_quote_word(value, 'posix')}"
 
 
-def _quoted(word: str, shell: Shell) -> str:
+def _quote_word(word: str, shell: Shell) -> str:
     if shell == "posix":
         return shlex.quote(word)
     if _HARMLESS.fullmatch(word):

@@ -27,7 +27,7 @@ _DAY: Sequence[Colour] = ((64, 142, 214), (150, 206, 240), (250, 240, 222))
 
 
 @frozen
-class Picture:
+class DemoPicture:
     """One of the demo's pictures.
 
     Attributes:
@@ -41,20 +41,20 @@ class Picture:
     png: bytes
 
 
-def pictures() -> list[Picture]:
+def pictures() -> list[DemoPicture]:
     """Draw all of them."""
     return [
-        Picture(
+        DemoPicture(
             "mountains",
             "The sun sinks behind the mountains.",
             _png((960, 540), _DUSK, _mountains),
         ),
-        Picture(
+        DemoPicture(
             "cat",
             "The cat turns its head to the moon.",
             _png((540, 960), _NIGHT, _cat),
         ),
-        Picture(
+        DemoPicture(
             "boat",
             "A paper boat rides the waves.",
             _png((720, 720), _DAY, _boat),

@@ -96,7 +96,7 @@ class SeenGenerations:
         }
 
     @property
-    def finished(self) -> list[str]:
+    def completed_ids(self) -> list[str]:
         """The ids of those that have a video."""
         return [it for it, seen in self.last.items() if seen and seen.succeeded]
 
@@ -152,7 +152,7 @@ def until_interrupted(
     work: Callable[[], Awaitable[Exit]], *, screen: Screen, generations: SeenGenerations
 ) -> Exit:
     """Do some work in an event loop until it ends, fails, or a signal ends it."""
-    with _terminated_like_interrupted() as terminated:
+    with _interrupt_on_sigterm() as terminated:
         try:
             return anyio.run(work)
         except KeyboardInterrupt:
@@ -213,7 +213,7 @@ _TERMINATIONS = [
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Generator[list[int]]:
+def _interrupt_on_sigterm() -> Generator[list[int]]:
     """Let SIGTERM do what Ctrl-C does; the list tells whether it came."""
     came: list[int] = []
 
@@ -304,7 +304,7 @@ class Target:
 
 
 @define(eq=False, kw_only=True)
-class Delivery:
+class VideoFetcher:
     """The videos of one command on their way.
 
     Attributes:
@@ -328,11 +328,11 @@ class Delivery:
         options = ("--no-download",) if self.target is None else self.target.options
         self.generations = SeenGenerations(self.progress.show, resume_options=options)
 
-    async def bring(self, kling: AsyncKling, *these: Generation | str) -> Exit:
+    async def fetch(self, kling: AsyncKling, *these: Generation | str) -> Exit:
         """Wait for generations, write their videos, and tell what went wrong."""
         async with anyio.create_task_group() as tasks:
             for it in these:
-                tasks.start_soon(self._bring, kling, it)
+                tasks.start_soon(self._fetch_one, kling, it)
         self.progress.stop()
         codes = [
             report(error, screen=self.screen, generations=self.generations)
@@ -350,7 +350,7 @@ class Delivery:
             elif not self.is_json and generation is not None:
                 self._print(generation, file)
 
-    async def _bring(self, kling: AsyncKling, this: Generation | str) -> None:
+    async def _fetch_one(self, kling: AsyncKling, this: Generation | str) -> None:
         try:
             done = await kling.wait(this, timeout=self.timeout)
             if self.target is not None:

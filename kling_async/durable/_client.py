@@ -513,7 +513,7 @@ class DurableKling:
 
     @property
     def _store(self) -> Store:
-        return self._opened.store
+        return self._require_open.store
 
     @property
     def _submitter(self) -> Submitter:
@@ -527,14 +527,14 @@ class DurableKling:
 
     @property
     def _budget(self) -> BudgetStore:
-        return self._opened.budget
+        return self._require_open.budget
 
     @property
     def _cache(self) -> StatusCache:
-        return self._opened.cache
+        return self._require_open.cache
 
     @property
-    def _opened(self) -> _Parts:
+    def _require_open(self) -> _Parts:
         if self._parts is None:
             raise ClientClosedError(
                 "these jobs are not open: use `async with DurableKling(...) as jobs:`"

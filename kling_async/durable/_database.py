@@ -230,7 +230,7 @@ class Database:
             return cls(sa.URL.create("sqlite", database=os.fspath(given)))
         if "://" not in given and given.endswith((".db", ".sqlite", ".sqlite3")):
             return cls(sa.URL.create("sqlite", database=given))
-        found = _parsed(given)
+        found = _parse(given)
         # What is refused is in no frame of the traceback either.
         given = _without_secrets(given)
         if found is None:
@@ -463,7 +463,7 @@ _SHOWN = frozenset(
 )
 
 
-def _parsed(given: str) -> Database | None:
+def _parse(given: str) -> Database | None:
     """Read a URL; None where it is of no kind that is known, or has a slip in it."""
     try:
         url = sa.make_url(given)

@@ -25,7 +25,7 @@ from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
 from kling_async._errors import DecodeError, JobError
 from kling_async._files.storage import is_url
 from kling_async._generation import Generation
-from kling_async._http.wire import Answer, decode_polled
+from kling_async._http.wire import Response, decode_polled
 from kling_async.durable._database import APPLICATION, SCHEMA, client_over, persist
 
 JSON: TypeAlias = Mapping[str, object]
@@ -136,7 +136,7 @@ class JobInput:
         return cls(
             workflow_id=str(value["workflow_id"]),
             batch=str(value["batch"]),
-            request=_mapping(value.get("request")) or {},
+            request=_as_mapping(value.get("request")) or {},
             output=_text(value.get("output")),
             adopt=_text(value.get("adopt")),
             resolve=_intent(value.get("settle")),
@@ -198,20 +198,20 @@ class AttemptResult:
 def _generation(value: JSON) -> Generation | None:
     """Read the server's answer again, as it came."""
     generation_id = _text(value.get("generation_id"))
-    raw = _mapping(value.get("generation"))
+    raw = _as_mapping(value.get("generation"))
     if generation_id is None or not raw:
         return None
-    answer = Answer(status_code=200, headers={}, content=json.dumps(raw).encode())
+    answer = Response(status_code=200, headers={}, content=json.dumps(raw).encode())
     seen = decode_polled(answer, generation_id)
     return evolve(seen, client_request_id=_text(value.get("client_request_id")))
 
 
 def _intent(value: object) -> Intent | None:
-    given = _mapping(value)
+    given = _as_mapping(value)
     return Intent.from_json(given) if given else None
 
 
-def _mapping(value: object) -> Mapping[str, object] | None:
+def _as_mapping(value: object) -> Mapping[str, object] | None:
     return value if isinstance(value, Mapping) else None
 
 
@@ -633,7 +633,7 @@ class StatusCache:
                 return
             await anyio.sleep(max(0.0, self._due - anyio.current_time()))
             now, began = dt.datetime.now(dt.UTC), anyio.current_time()
-            changed = await self._changed()
+            changed = await self._list_changed()
             self.statuses |= {
                 key: status
                 for key, status in changed.items()
@@ -645,7 +645,7 @@ class StatusCache:
             self._due = anyio.current_time() + max(self.interval, pause)
             self.version += 1
 
-    async def _changed(self) -> dict[str, JobStatus]:
+    async def _list_changed(self) -> dict[str, JobStatus]:
         changed = await self.store.changed_since(self._since)
         # A row that was written late, after an outage, bears a time that has passed.
         missed = [

@@ -26,7 +26,7 @@ from kling_async._errors import (
 )
 from kling_async._files.storage import BucketObject, StorageError, is_url
 from kling_async._requests.classes import Request, build_request
-from kling_async._requests.media import inline_media, read_file
+from kling_async._requests.media import encode_local_files, read_file
 from kling_async._text import short_repr
 from kling_async.durable._store import (
     JSON,
@@ -68,7 +68,7 @@ async def to_stored(request: Request, *, inline: bool, check: bool) -> JSON:
     """
     _refuse_marks(request)
     if _has_local_media(request.to_body()):
-        await inline_media(request.to_body(), check=check)
+        await encode_local_files(request.to_body(), check=check)
     return await to_thread.run_sync(_serialize, request, inline)
 
 
@@ -107,7 +107,7 @@ def _by_field(stored: JSON) -> dict[str, str]:
     return {name: fingerprint({name: it}) for name, it in flat.items()}
 
 
-def _given(request: Request) -> dict[str, object]:
+def _given_values(request: Request) -> dict[str, object]:
     values = {it.name: getattr(request, it.name) for it in fields(type(request))}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -116,7 +116,7 @@ def _refuse_marks(request: Request) -> None:
     """Refuse what a worker would take for a file to be read from its disk."""
     forged: list[object] = []
     problems: list[Problem] = []
-    for name, value in _given(request).items():
+    for name, value in _given_values(request).items():
         _map_nested(value, _is_marked, forged.append)
         if forged:
             allowed = f"a mapping without {', '.join(sorted(_MARKS))}: they mark files"
@@ -131,7 +131,7 @@ def _is_marked(value: object) -> bool:
 
 
 def _serialize(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
-    given = _given(request)
+    given = _given_values(request)
     kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)
 
@@ -354,7 +354,7 @@ class Submitter:
             await BucketObject(output).folder()  # told before anything is paid
         request = job.request
         if self.inputs is not None:
-            request = await _uploaded(request, self.inputs, check=self.check)
+            request = await _upload_local(request, self.inputs, check=self.check)
         stored = await to_stored(request, inline=self.inline, check=self.check)
         job_input = JobInput(
             workflow_id=self.store.workflow_id(job.key, 1),
@@ -407,14 +407,14 @@ class Submitter:
         )
 
 
-async def _uploaded(request: Request, inputs: str, *, check: bool) -> Request:
+async def _upload_local(request: Request, inputs: str, *, check: bool) -> Request:
     """Give a request whose local files are in a bucket, named by their content."""
-    given = _given(request)
+    given = _given_values(request)
     local: list[object] = []
     _map_nested(given, _is_local, local.append)
     if not local:
         return request
-    await inline_media(request.to_body(), check=check)
+    await encode_local_files(request.to_body(), check=check)
     urls = iter([await _upload(it, inputs) for it in local])
     params = _map_nested(given, _is_local, lambda _: next(urls))
     return build_request(cast("Mapping[str, object]", params))
@@ -422,7 +422,7 @@ async def _uploaded(request: Request, inputs: str, *, check: bool) -> Request:
 
 async def _upload(value: object, inputs: str) -> str:
     """Put a file where any worker has it; what is there already stays."""
-    kept = cast("Mapping[str, str]", await to_thread.run_sync(_inlined, value))
+    kept = cast("Mapping[str, str]", await to_thread.run_sync(_inline, value))
     url = f"{inputs.rstrip('/')}/{kept[_DIGEST]}"
     there = BucketObject(url)
     try:
@@ -439,7 +439,7 @@ async def _upload(value: object, inputs: str) -> str:
     return url
 
 
-def _inlined(value: object) -> object:
+def _inline(value: object) -> object:
     return _store_media(value, inline=True)
 
 

@@ -20,7 +20,7 @@ from anyio.from_thread import BlockingPortal
 from attrs import define, field, frozen
 from dbos import DBOS, DBOSClient, StepOptions
 
-from kling_async._addresses import Reach
+from kling_async._addresses import AddressPolicy
 from kling_async._checks import needs_extra
 from kling_async._config import __version__
 from kling_async._errors import ConfigurationError, KlingError
@@ -132,7 +132,7 @@ async def _post(webhook: Webhook, message_id: str, body: str) -> str:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": webhook.sign(message_id, now, body),
     }
-    reach = Reach("", webhook.allow_private)
+    reach = AddressPolicy("", webhook.allow_private)
     async with httpx.AsyncClient() as http:
         request = build_request(
             http, "POST", webhook.url, headers, _LIMIT, content=body.encode()

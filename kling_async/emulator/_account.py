@@ -36,7 +36,7 @@ SUCCEEDED, FAILED = "succeeded", "failed"
 
 
 @frozen(kw_only=True)
-class LogRow:
+class LoggedRequest:
     """One request to a model.
 
     Attributes:
@@ -76,7 +76,7 @@ class RequestLog:
     """
 
     delay: float = 0.0
-    rows: list[LogRow] = field(factory=list[LogRow], init=False)
+    rows: list[LoggedRequest] = field(factory=list[LoggedRequest], init=False)
 
     def between(
         self,
@@ -86,7 +86,7 @@ class RequestLog:
         now: float,
         models: Collection[str] = (),
         statuses: Collection[str] = (),
-    ) -> Iterator[LogRow]:
+    ) -> Iterator[LoggedRequest]:
         """Give the rows of a time that have appeared, newest first.
 
         Args:
@@ -376,7 +376,7 @@ def _entry_item(entry: LedgerEntry) -> Mapping[str, object]:
     }
 
 
-def _row_item(row: LogRow, now: float) -> Mapping[str, object]:
+def _row_item(row: LoggedRequest, now: float) -> Mapping[str, object]:
     return {
         "created": timestamp(row.at),
         "status": row.status_at(now),

@@ -144,14 +144,14 @@ def _rule_item(rule: ActiveFault) -> dict[str, object]:
 
 
 def _require_local(endpoint: Endpoint) -> Endpoint:
-    async def checked(request: Request) -> Response:
+    async def check_first(request: Request) -> Response:
         host = request.client.host if request.client else ""
         if not is_loopback(host) or is_from_elsewhere(request):
             words = "only programs on the emulator's own machine may ask for this"
             return JSONResponse({"message": words}, HTTPStatus.FORBIDDEN)
         return await endpoint(request)
 
-    return checked
+    return check_first
 
 
 _FOLDER = files("kling_async.emulator") / "page"
@@ -199,7 +199,7 @@ class StatusPage:
     @property
     def routes(self) -> list[Route]:
         """Where the page and what it needs are found."""
-        parts = [Route(path, _serving(*part)) for path, part in _PAGE.items()]
+        parts = [Route(path, _serve(*part)) for path, part in _PAGE.items()]
         return [*parts, Route(_EVENTS, self.events)]
 
     async def events(self, _: Request) -> Response:
@@ -229,9 +229,7 @@ class StatusPage:
         return {"": {"balance_usd": balance, "count": len(jobs)}, **shown}
 
 
-def _serving(
-    content: bytes, media_type: str
-) -> Callable[[Request], Awaitable[Response]]:
+def _serve(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     async def serve(_: Request) -> Response:
         return Response(content, headers=_HEADERS, media_type=media_type)
 
@@ -355,14 +353,14 @@ def build_app(
                 catalogue,
             ),
         ],
-        exception_handlers={Refusal: _refused, HTTPException: _not_routed},
+        exception_handlers={Refusal: _answer_refusal, HTTPException: _not_routed},
     )
     app.router.redirect_slashes = False
     return app
 
 
 # Coroutines, both: Starlette would do a plain function in a worker thread.
-async def _refused(request: Request, error: Exception) -> Response:
+async def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 (Starlette's handlers take any)
     return _error(request, error.status, error.message, error.headers)
 

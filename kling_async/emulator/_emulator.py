@@ -164,7 +164,7 @@ class Emulator:
             failure_rate=given.failure_rate,
             max_running=given.max_running,
             nulls=given.nulls,
-            account=Ledger.opened(given.credits, at=self._clock.now()),
+            account=Ledger.open(given.credits, at=self._clock.now()),
         )
 
     def _open_state(self) -> StateFile | None:

@@ -488,7 +488,7 @@ def apply_to_answer(
     return spoil(fault, answer) if spoil else answer
 
 
-def _cut_in_half(_: Fault, answer: RawAnswer) -> RawAnswer:
+def _cut_body(_: Fault, answer: RawAnswer) -> RawAnswer:
     return answer.with_body(answer.body[: len(answer.body) // 2], answer.content_type)
 
 
@@ -530,7 +530,7 @@ def _of_wrong_id(_: Fault, answer: RawAnswer) -> RawAnswer:
 
 def _bomb(fault: Fault, answer: RawAnswer) -> RawAnswer:
     """Pack the body behind so many spaces that a thousandth of it is sent."""
-    spaces, check = _packed_spaces(fault.size)
+    spaces, check = _pack_spaces(fault.size)
     last = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     end = last.compress(answer.body) + last.flush()
     check = zlib.crc32(answer.body, check)
@@ -541,7 +541,7 @@ def _bomb(fault: Fault, answer: RawAnswer) -> RawAnswer:
 
 
 @lru_cache(maxsize=4)
-def _packed_spaces(count: int) -> tuple[bytes, int]:
+def _pack_spaces(count: int) -> tuple[bytes, int]:
     """Pack spaces as blocks that others may follow; return their check sum, too."""
     blocks, rest = divmod(count, len(_BLOCK))
     check = 0
@@ -557,7 +557,7 @@ def _block(data: bytes) -> bytes:
 
 
 _SPOILS: Mapping[Effect, Callable[[Fault, RawAnswer], RawAnswer]] = {
-    "truncate": _cut_in_half,
+    "truncate": _cut_body,
     "wrong_type": _of_wrong_type,
     "wrong_shape": _of_wrong_shape,
     "wrong_id": _of_wrong_id,

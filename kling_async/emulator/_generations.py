@@ -28,7 +28,7 @@ from kling_async._generation import Status
 from kling_async._requests.catalogue import Model, catalogue_in_use
 from kling_async._requests.fields import Field
 from kling_async._text import short_repr
-from kling_async.emulator._account import LogRow, RequestLog
+from kling_async.emulator._account import LoggedRequest, RequestLog
 from kling_async.emulator._ledger import price_of
 from kling_async.emulator._protocol import (
     GENERATIONS,
@@ -186,10 +186,10 @@ class Generations:
     async def _create(self, request: Request) -> Response:
         exchange = Exchange.of(request)
         try:
-            given = body = _object_in(exchange.body)
+            given = body = _parse_object(exchange.body)
             model = body.get("model")
             exchange.note(model=model if isinstance(model, str) else None)
-            known = _known_model(model, body)
+            known = _require_model(model, body)
             if not self.is_strict:
                 body = _without_unknown(known, body)
             if problems := catalogue_in_use().problems_in(known.id, body):
@@ -238,7 +238,7 @@ class Generations:
         record = exchange.record
         if record.model is None:
             return  # it got no further than the door
-        row = LogRow(
+        row = LoggedRequest(
             at=job.created_at if job else self.clock.now(),
             model=record.model,
             request_id=exchange.request_id,
@@ -289,7 +289,7 @@ class Generations:
         }
 
 
-def _object_in(text: bytes) -> dict[str, object]:
+def _parse_object(text: bytes) -> dict[str, object]:
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -300,14 +300,14 @@ def _object_in(text: bytes) -> dict[str, object]:
     return cast("dict[str, object]", body)
 
 
-def _known_model(name: object, body: Mapping[str, object]) -> Model:
+def _require_model(name: object, body: Mapping[str, object]) -> Model:
     catalogue = catalogue_in_use()
     if isinstance(name, str) and name in catalogue:
         return catalogue[name]
     if isinstance(name, str) and name in catalogue.retired:
         raise Refusal(HTTPStatus.NOT_FOUND, f"Model {name} is deprecated")
     given = short_repr(name) if "model" in body else "nothing"
-    near = catalogue.nearest(name)
+    near = catalogue.closest(name)
     such = f"such as {near!r}" if near else "as GET /v1/models lists them"
     raise Refusal.over([Problem("model", given, f"the id of a model, {such}")])
 
@@ -318,17 +318,17 @@ def _without_unknown(model: Model, body: Mapping[str, object]) -> dict[str, obje
     if dropped:
         _logger.warning("%s does not take %s: dropped", model.id, ", ".join(dropped))
     return {
-        name: _known_part(value, model.fields[name]) if name != "model" else value
+        name: _drop_unknown(value, model.fields[name]) if name != "model" else value
         for name, value in body.items()
         if name not in dropped
     }
 
 
-def _known_part(value: object, rule: Field | None) -> object:
+def _drop_unknown(value: object, rule: Field | None) -> object:
     if rule and isinstance(value, list):
-        return [_known_part(item, rule.items) for item in cast("list[object]", value)]
+        return [_drop_unknown(item, rule.items) for item in cast("list[object]", value)]
     if rule and rule.properties and isinstance(value, dict):
         inner = cast("dict[str, object]", value).items()
         known = rule.properties
-        return {k: _known_part(it, known[k]) for k, it in inner if k in known}
+        return {k: _drop_unknown(it, known[k]) for k, it in inner if k in known}
     return value

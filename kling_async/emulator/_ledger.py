@@ -148,7 +148,7 @@ class Ledger:
     entries: list[LedgerEntry] = field(factory=list[LedgerEntry], init=False)
 
     @classmethod
-    def opened(cls, credits_: float, *, at: float) -> Ledger:
+    def open(cls, credits_: float, *, at: float) -> Ledger:
         """Open an account with so many credits, paid in at a time."""
         account = cls(credits_)
         first = LedgerEntry(at=at, direction="TOPUP", type="INIT", credits=credits_)

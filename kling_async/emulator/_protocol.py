@@ -235,11 +235,11 @@ class Auth:
     def require(self, endpoint: Endpoint) -> Endpoint:
         """Return an endpoint behind the auth."""
 
-        async def guarded(request: Request) -> Response:
+        async def check_first(request: Request) -> Response:
             self.check(request.headers.get("authorization", ""))
             return await endpoint(request)
 
-        return guarded
+        return check_first
 
     def check(self, authorization: str) -> None:
         """Look at a key.

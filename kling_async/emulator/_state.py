@@ -21,7 +21,7 @@ from attrs import asdict, define, field
 from kling_async._errors import ConfigurationError
 from kling_async._generation import GenerationError
 from kling_async._runtime.disk import write_atomically
-from kling_async.emulator._account import LogRow, RequestLog
+from kling_async.emulator._account import LoggedRequest, RequestLog
 from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._protocol import Clock
 from kling_async.emulator._store import (
@@ -109,7 +109,7 @@ class StateFile:
             key: base64.b64decode(_text(image))
             for key, image in cast("Json", data["images"]).items()
         }
-        self.store.account = Ledger.opened(
+        self.store.account = Ledger.open(
             _number(data["credits"]), at=_number(data["opened_at"])
         )
         for item in _objects(data["generations"]):
@@ -120,13 +120,13 @@ class StateFile:
         for item in _objects(data["log"]):
             job = self.store.find(_text(item["inference_id"]))
             # mypy cannot follow a mapping into keywords.
-            self.log.rows.append(LogRow(**item, job=job))  # type: ignore[arg-type]
+            self.log.rows.append(LoggedRequest(**item, job=job))  # type: ignore[arg-type]
 
     def _text(self) -> str:
         for job in islice(self.store.jobs, len(self._jobs), None):
             self._jobs.append(json.dumps(self._encode(job)))
         for row in islice(self.log.rows, len(self._rows), None):
-            self._rows.append(json.dumps(_encoded_row(row)))
+            self._rows.append(json.dumps(_encode_row(row)))
         first, *entries = self.store.account.entries
         head = {
             "version": _VERSION,
@@ -151,7 +151,7 @@ class StateFile:
         return key
 
 
-def _encoded_row(row: LogRow) -> Json:
+def _encode_row(row: LoggedRequest) -> Json:
     known = asdict(row, recurse=False)
     del known["job"]
     return known

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kling_async._checks import is_client_request_id
 from kling_async._generation import Status
-from kling_async._requests.catalogue import Catalogue, using
+from kling_async._requests.catalogue import Catalogue, use_catalogue
 from kling_async.emulator._faults import (
     SPOILERS,
     ErrorBody,
@@ -56,7 +56,7 @@ _PIECE = b" " * 2**16
 
 
 @frozen
-class Delivery:
+class ForwardedRequest:
     """One request on its way to the endpoint."""
 
     inner: ASGIApp
@@ -146,7 +146,7 @@ class Delivery:
             pass
 
 
-async def apply(fault: Fault, call: Delivery, error_body: ErrorBody) -> None:
+async def apply(fault: Fault, call: ForwardedRequest, error_body: ErrorBody) -> None:
     """RawAnswer a request as a fault wants it."""
     is_done = fault.accepted or fault.effect in SPOILERS
     true = await call.answer() if is_done else None
@@ -167,7 +167,7 @@ async def apply(fault: Fault, call: Delivery, error_body: ErrorBody) -> None:
         await call.give(answer.with_headers(fault.headers))
 
 
-async def _break_off(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
+async def _break_off(fault: Fault, call: ForwardedRequest, answer: RawAnswer) -> None:
     middle = len(answer.body) // 2
     await call.begin(answer, answer.body[:middle])
     if fault.effect == "cut":
@@ -177,7 +177,7 @@ async def _break_off(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
     await call.end(answer.body[middle:])
 
 
-async def _give_hugely(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
+async def _give_hugely(fault: Fault, call: ForwardedRequest, answer: RawAnswer) -> None:
     """Put spaces where they do no harm but by their number, and tell no length."""
     before, after = (b"", answer.body) if answer.is_json else (answer.body, b"")
     await call.begin(answer.without_length(), before)
@@ -187,7 +187,9 @@ async def _give_hugely(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
     await call.end(after)
 
 
-async def _give_in_drops(fault: Fault, call: Delivery, answer: RawAnswer) -> None:
+async def _give_in_drops(
+    fault: Fault, call: ForwardedRequest, answer: RawAnswer
+) -> None:
     await call.begin(answer, b"")
     for byte in answer.body:
         await anyio.sleep(fault.seconds)
@@ -382,7 +384,7 @@ class TraceMiddleware:
     catalogue: Catalogue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with using(self.catalogue):
+        with use_catalogue(self.catalogue):
             await self._handle(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -444,7 +446,9 @@ class TraceMiddleware:
                 request_id=exchange.request_id,
             )
 
-        await apply(fault, Delivery(self.app, scope, receive, send), error_body_of)
+        await apply(
+            fault, ForwardedRequest(self.app, scope, receive, send), error_body_of
+        )
 
     def _fault_for(self, exchange: Exchange) -> Fault | None:
         record = exchange.record

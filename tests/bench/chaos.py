@@ -48,7 +48,7 @@ from kling_async import (
     TextToVideo,
     UncertainEvent,
 )
-from kling_async._http.sender import Direct
+from kling_async._http.sender import TransportSender
 from kling_async._http.session import Connections
 from kling_async.emulator import Emulator, Fault
 
@@ -262,7 +262,7 @@ async def serve_all(
         routes = patch.object(
             Connections,
             "_new_sender",
-            lambda _, headers: Direct(transport, headers),
+            lambda _, headers: TransportSender(transport, headers),
         )
     with routes:
         async with AsyncKling(

@@ -15,8 +15,8 @@ from attrs import frozen
 from stub import BODY, GENERATION_ID, stub_server
 
 from kling_async import AsyncKling
-from kling_async._http.sender import Direct
-from kling_async._http.wire import Answer, decode_polled
+from kling_async._http.sender import TransportSender
+from kling_async._http.wire import Response, decode_polled
 from kling_async._runtime.limiter import Kind
 
 ROUNDS, TIMES = 7, 1500
@@ -48,8 +48,8 @@ async def parts() -> dict[str, float]:
     """Time each of our own parts alone."""
     async with AsyncKling("some-key", base_url="http://127.0.0.1") as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
-        session = transport.connections.here()
-        session.http = http = Direct(Echo(), HEADERS)
+        session = transport.connections.current_session()
+        session.http = http = TransportSender(Echo(), HEADERS)
 
         async def take_slot() -> None:
             (await session.limiter.acquire(Kind.POLL)).release()
@@ -65,7 +65,7 @@ async def parts() -> dict[str, float]:
                 await response.aclose()
 
         async def decode() -> None:
-            answer = Answer(status_code=200, headers=HEADERS, content=BODY)
+            answer = Response(status_code=200, headers=HEADERS, content=BODY)
             decode_polled(answer, GENERATION_ID)
 
         return {

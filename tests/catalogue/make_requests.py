@@ -207,7 +207,7 @@ from typing import ClassVar, Literal
 from attrs import frozen
 
 from kling_async._requests.catalogue import Kind
-from kling_async._requests.classes import Request, checked
+from kling_async._requests.classes import Request, check_keywords
 from kling_async._requests.params import ({", ".join(sorted(names))},)
 """
     title = "The request classes: one for each kind of generation."
@@ -224,7 +224,7 @@ def _class(
     kinds = ", ".join(map(repr, said["kinds"]))
     told = {it: words.get(it) or _takers(it, models) for it in order}
     lines = [
-        "@checked",
+        "@check_keywords",
         "@frozen(kw_only=True, repr=False)",
         f"class {name}(Request):",
         *_docstring(said["prose"], told),

@@ -35,7 +35,7 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
         decode_transactions,
     )
     from kling_async._http.wire import (
-        Answer,
+        Response,
         decode_created,
         decode_error,
         decode_polled,
@@ -60,14 +60,14 @@ NAMES = """
 PATH = "/v2/video/generations"
 
 
-def read_created(answer: Answer) -> None:
+def read_created(answer: Response) -> None:
     """Read the answer to a create."""
     created = decode_created(answer, "mine")
     assert created.id
     assert repr(created)
 
 
-def read_polled(answer: Answer) -> None:
+def read_polled(answer: Response) -> None:
     """Read the answer to a poll."""
     polled = decode_polled(answer, ID)
     assert polled.id == ID
@@ -75,31 +75,31 @@ def read_polled(answer: Answer) -> None:
     assert not (polled.succeeded and polled.failed)
 
 
-def read_balance(answer: Answer) -> None:
+def read_balance(answer: Response) -> None:
     """Read a balance, and reckon with it."""
     balance = decode_balance(answer)
     assert math.isfinite(balance.usd)
     assert isinstance(balance.credits, int)
 
 
-def read_log(answer: Answer) -> None:
+def read_log(answer: Response) -> None:
     """Read a page of the request log."""
     assert all(math.isfinite(row.usd) for row in decode_log(answer).rows)
 
 
-def read_transactions(answer: Answer) -> None:
+def read_transactions(answer: Response) -> None:
     """Read a page of the ledger."""
     assert all(math.isfinite(row.usd) for row in decode_transactions(answer).rows)
 
 
-def read_prices(answer: Answer) -> None:
+def read_prices(answer: Response) -> None:
     """Read a price list, and price a request by it."""
     price = decode_prices(answer, MODEL).price_of(BODY)
     assert price.credits is None or price.credits >= 0 or (price.usd or 0) < 0
     assert str(price)
 
 
-def read_error(answer: Answer) -> None:
+def read_error(answer: Response) -> None:
     """Read a refusal, and how long it asks to wait."""
     error = decode_error(answer)
     assert str(error).encode()
@@ -107,7 +107,7 @@ def read_error(answer: Answer) -> None:
     assert wait is None or (wait >= 0 and math.isfinite(wait))
 
 
-READERS: Sequence[Callable[[Answer], None]] = (
+READERS: Sequence[Callable[[Response], None]] = (
     read_created,
     read_polled,
     read_balance,
@@ -124,7 +124,7 @@ def test_one_input(data: bytes) -> None:
         return
     head, _, content = data[2:].partition(b"\n")
     values = head.decode("latin-1").split("\t")
-    answer = Answer(
+    answer = Response(
         status_code=STATUSES[data[1] % len(STATUSES)],
         # As httpx gives them: stripped, and None of them empty.
         headers={k: v.strip() for k, v in zip(HEADERS, values, strict=False) if v},

@@ -45,7 +45,7 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
     from kling_async._addresses import is_loopback, is_public
     from kling_async._config import Secret, find_base_url
     from kling_async._generation import Generation
-    from kling_async._http.wire import Answer, decode_error, decode_polled
+    from kling_async._http.wire import Response, decode_error, decode_polled
     from kling_async._text import safe_cell, safe_line
     from kling_async.cli._report import _link  # pyright: ignore[reportPrivateUsage]
     from kling_async.durable._database import Database
@@ -88,7 +88,7 @@ def echo(said: str) -> None:
     for content in (body, f'{{"id": "g", "status": "{body}", "message": "{body}"}}'):
         for encoding in ("utf-8", "utf-16"):
             raw = content.encode(encoding, errors="replace")
-            answer = Answer(
+            answer = Response(
                 status_code=400,
                 headers={"x-request-id": KEY, "location": body},
                 content=raw,

@@ -29,7 +29,7 @@ from kling_async import (
     save_learned,
 )
 from kling_async._failures import may_repeat_get, repeat
-from kling_async._http.wire import Answer, decode_error
+from kling_async._http.wire import Response, decode_error
 from kling_async._polling.schedules import Polling
 
 MODEL = "klingai/v2-master-text-to-video"
@@ -121,7 +121,7 @@ def asked(value: str) -> float | None:
         "retry-after": value,
         "date": email.utils.format_datetime(NOW, usegmt=True),
     }
-    error = decode_error(Answer(status_code=429, headers=headers, content=b""))
+    error = decode_error(Response(status_code=429, headers=headers, content=b""))
     return error.retry_after
 
 

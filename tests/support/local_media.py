@@ -12,7 +12,7 @@ from clients import MODEL, PROMPT
 from PIL import Image
 
 from kling_async import InvalidRequestError, Problem
-from kling_async._requests.media import inline_media
+from kling_async._requests.media import encode_local_files
 
 AVATAR = "klingai/avatar-pro"
 
@@ -46,7 +46,7 @@ def as_uri(content: bytes, media_type: str) -> str:
 async def uri_of(value: object, *, check: bool = True) -> object:
     """Put a value where an image belongs, and give what would be sent."""
     body = {"model": MODEL, "image_url": value, "prompt": PROMPT}
-    inlined = await inline_media(body, check=check)
+    inlined = await encode_local_files(body, check=check)
     assert {k: v for k, v in inlined.items() if k != "image_url"} == {
         k: v for k, v in body.items() if k != "image_url"
     }
@@ -57,7 +57,7 @@ async def refusal_of(value: object, field: str = "image_url") -> Problem:
     """Put a value where it is refused, and give the one problem with it."""
     model = AVATAR if field == "audio_url" else MODEL
     with pytest.raises(InvalidRequestError) as caught:
-        await inline_media({"model": model, field: value})
+        await encode_local_files({"model": model, field: value})
     (problem,) = caught.value.problems
     assert caught.value.model == model
     assert problem.field == field

@@ -18,7 +18,7 @@ from kling_async._billing.rows import (
     decode_transactions,
 )
 from kling_async._errors import DecodeError
-from kling_async._http.wire import Answer
+from kling_async._http.wire import Response
 
 MODEL = "klingai/v2-master-image-to-video"
 ROW: Mapping[str, object] = {
@@ -42,12 +42,12 @@ ENTRY: Mapping[str, object] = {
 }
 
 
-def said(body: object) -> Answer:
+def said(body: object) -> Response:
     """Make an answer of a JSON value."""
-    return Answer(status_code=200, headers={}, content=json.dumps(body).encode())
+    return Response(status_code=200, headers={}, content=json.dumps(body).encode())
 
 
-def listed(*rows: object, **pagination: object) -> Answer:
+def listed(*rows: object, **pagination: object) -> Response:
     """Make an answer with a list."""
     return said({"data": rows, "pagination": pagination})
 
@@ -193,7 +193,7 @@ def test_a_time_without_an_offset_is_utc(text: str, hour: int | None) -> None:
 @pytest.mark.parametrize("decode", [decode_log, decode_transactions])
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}, []], ids=str)
 def test_a_list_that_is_none_is_an_error(
-    decode: Callable[[Answer], object], body: object
+    decode: Callable[[Response], object], body: object
 ) -> None:
     """Silence is not taken for an empty log: that could cost a second create."""
     with pytest.raises(DecodeError):
@@ -273,7 +273,7 @@ def test_a_price_is_for_one_unit_unless_it_says_so() -> None:
 @pytest.mark.parametrize("decode", [decode_log, decode_transactions])
 @pytest.mark.parametrize("item", [{}, {"data": [ROW]}, {"id": "g-1"}])
 def test_a_list_of_something_else_is_not_read_as_empty(
-    decode: Callable[[Answer], object], item: object
+    decode: Callable[[Response], object], item: object
 ) -> None:
     """Else a create that is in the log would be said not to be."""
     with pytest.raises(DecodeError, match="the answer lists what is no"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kling_async._addresses import Reach, is_loopback, is_public
+from kling_async._addresses import AddressPolicy, is_loopback, is_public
 
 API = "https://api.aimlapi.com"
 LOCAL = "http://127.0.0.1:8765"
@@ -27,17 +27,17 @@ fd00:ec2::254 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254
 def test_a_public_address_is_one(address: str) -> None:
     """Anybody may be sent there."""
     assert is_public(address)
-    assert not Reach(API).refuses("films.example", 443, address)
-    assert not Reach(API).refuses_host(address, 443)
+    assert not AddressPolicy(API).forbids("films.example", 443, address)
+    assert not AddressPolicy(API).forbids_host(address, 443)
 
 
 @pytest.mark.parametrize("address", PRIVATE.split())
 def test_a_private_address_is_refused(address: str) -> None:
     """Loopback, private, link-local, a cloud's, or one of these inside another."""
     assert not is_public(address)
-    assert Reach(API).refuses("films.example", 443, address)
-    assert Reach(API).refuses_host(address, 80)
-    assert not Reach(API, is_unbounded=True).refuses_host(address, 80)
+    assert AddressPolicy(API).forbids("films.example", 443, address)
+    assert AddressPolicy(API).forbids_host(address, 80)
+    assert not AddressPolicy(API, is_unbounded=True).forbids_host(address, 80)
 
 
 @pytest.mark.parametrize("address", ["", "films.example", "127.1", "1.2.3", "::g"])
@@ -52,28 +52,28 @@ def test_what_is_no_address_is_no_public_one(address: str) -> None:
 def test_this_machine_is_known_by_name(host: str) -> None:
     """Before anything is looked up."""
     assert is_loopback(host)
-    assert Reach(API).refuses_host(host, 80)
+    assert AddressPolicy(API).forbids_host(host, 80)
 
 
 @pytest.mark.parametrize("host", ["a.localhost", "64:ff9b::7f00:1", "2002:7f00:1::"])
 def test_what_may_leave_this_machine_is_not_it_for_certain(host: str) -> None:
     """No key goes there in the clear; a download does not go there either."""
     assert not is_loopback(host)
-    assert Reach(API).refuses_host(host, 80)
+    assert AddressPolicy(API).forbids_host(host, 80)
 
 
 def test_a_name_is_judged_by_where_it_leads() -> None:
     """By itself it says nothing."""
     assert not is_loopback("films.example")
-    assert not Reach(API).refuses_host("films.example", 80)
+    assert not AddressPolicy(API).forbids_host("films.example", 80)
 
 
 def test_a_stand_in_on_this_machine_may_name_this_machine_and_no_other() -> None:
     """The emulator's videos lie beside it; the network around is none of its."""
     for host in ("127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1", "127.0.0.2"):
-        assert not Reach(LOCAL).refuses_host(host, 1)
+        assert not AddressPolicy(LOCAL).forbids_host(host, 1)
     for host in ("10.0.0.1", "169.254.169.254", "fd00::1"):
-        assert Reach(LOCAL).refuses_host(host, 1)
+        assert AddressPolicy(LOCAL).forbids_host(host, 1)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_the_apis_own_host_and_port_may_be_private(
     host: str, port: int, *, is_refused: bool
 ) -> None:
     """The user named it; nothing beside it was named."""
-    reach = Reach("http://gateway.internal:8080/kling")
-    assert reach.refuses(host, port, "10.0.0.7") == is_refused
+    reach = AddressPolicy("http://gateway.internal:8080/kling")
+    assert reach.forbids(host, port, "10.0.0.7") == is_refused
 
 
 def test_a_base_url_without_a_port_has_that_of_its_scheme() -> None:
     """Not any."""
-    assert not Reach("https://10.0.0.7").refuses_host("10.0.0.7", 443)
-    assert Reach("https://10.0.0.7").refuses_host("10.0.0.7", 80)
-    assert not Reach("http://10.0.0.7").refuses_host("10.0.0.7", 80)
+    assert not AddressPolicy("https://10.0.0.7").forbids_host("10.0.0.7", 443)
+    assert AddressPolicy("https://10.0.0.7").forbids_host("10.0.0.7", 80)
+    assert not AddressPolicy("http://10.0.0.7").forbids_host("10.0.0.7", 80)

@@ -17,7 +17,7 @@ from raw_server import RawServer, answer, answering
 
 from kling_async import AsyncKling, Generation, KlingError
 from kling_async._config import Secret
-from kling_async._http.wire import Answer, decode_error, decode_polled
+from kling_async._http.wire import Response, decode_error, decode_polled
 
 BEARER = f"Bearer {KEY}"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -198,7 +198,7 @@ def test_any_key_is_taken_out_of_any_answer(
     facts = {"id": "g", "status": f"{before}{key}", "message": key, key: [key]}
     body = json.dumps(facts, ensure_ascii=is_ascii)
     content = body.encode(encoding, errors="surrogatepass")
-    echo = Answer(
+    echo = Response(
         status_code=status, headers={}, content=content, redact=Secret(key).redact
     )
     error = decode_error(echo)

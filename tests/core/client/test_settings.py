@@ -21,7 +21,7 @@ from kling_async._config import (
     Options,
     Secret,
     Settings,
-    changed,
+    apply_options,
     find_base_url,
     find_key,
     find_plain_http,
@@ -442,7 +442,7 @@ def test_each_option_can_be_changed_alone(
 ) -> None:
     """The new settings differ in the one thing, the old ones stay as they were."""
     settings = make()
-    other = changed(settings, OPTIONS(**{option: given}))
+    other = apply_options(settings, OPTIONS(**{option: given}))
     assert getattr(other, attribute) == expected
     assert getattr(settings, attribute) != expected
     assert attrs.evolve(other, **{attribute: getattr(settings, attribute)}) == settings
@@ -450,7 +450,7 @@ def test_each_option_can_be_changed_alone(
 
 def test_the_key_can_be_changed_and_stays_a_secret() -> None:
     """A client for another account shares the connections, and hides its key too."""
-    other = changed(make(), {"api_key": " other-key\n"})
+    other = apply_options(make(), {"api_key": " other-key\n"})
     assert other.api_key.reveal() == "other-key"
     assert "other-key" not in repr(other)
 
@@ -475,7 +475,7 @@ def test_every_option_has_been_tried() -> None:
 def test_changing_nothing_changes_nothing() -> None:
     """No overrides give equal settings."""
     settings = make()
-    assert changed(settings, {}) == settings
+    assert apply_options(settings, {}) == settings
 
 
 @pytest.mark.parametrize(
@@ -493,13 +493,13 @@ def test_a_change_is_checked_like_the_constructor_checks(
 ) -> None:
     """What the constructor refuses, `with_options` refuses, naming the option."""
     with pytest.raises(ConfigurationError, match=rf"^{option}: "):
-        changed(make(), OPTIONS(**{option: given}))
+        apply_options(make(), OPTIONS(**{option: given}))
 
 
 @pytest.mark.parametrize("name", ["max_connections", "http_client", "time_out"])
 def test_an_unknown_option_is_refused(name: str) -> None:
     """What belongs to the shared connections, and slips of the pen, are named."""
     with pytest.raises(ConfigurationError) as caught:
-        changed(make(), OPTIONS(**{name: 1, "timeout": 5}))
+        apply_options(make(), OPTIONS(**{name: 1, "timeout": 5}))
     assert f"with_options: given {name}; allowed: " in str(caught.value)
     assert all(option in str(caught.value) for option in Options.__annotations__)

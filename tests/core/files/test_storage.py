@@ -21,7 +21,7 @@ from kling_async import (
     RetryPolicy,
     Video,
 )
-from kling_async._addresses import Reach
+from kling_async._addresses import AddressPolicy
 from kling_async._files.storage import BucketObject, StorageError
 
 HERE = "http://localhost:1"  # so whatever lies on this machine may be fetched
@@ -321,13 +321,15 @@ async def test_where_the_server_could_not_reach_the_store_bytes_are_sent(
 ) -> None:
     """A link to a private address would be of no use to it."""
     bucket.put("mona.png", PNG)
-    source = BucketObject(f"{bucket.url}/mona.png", Reach("https://api.aimlapi.com"))
+    source = BucketObject(
+        f"{bucket.url}/mona.png", AddressPolicy("https://api.aimlapi.com")
+    )
     assert await source.link() is None
     assert await BucketObject(source.url).link() is not None
-    from kling_async._requests.media import inline_media  # noqa: PLC0415
+    from kling_async._requests.media import encode_local_files  # noqa: PLC0415
 
     body = {"model": IMAGE_MODEL, "image_url": source.url}
-    inlined = await inline_media(body, source=lambda _: source)
+    inlined = await encode_local_files(body, source=lambda _: source)
     sent = str(inlined["image_url"])
     assert base64.b64decode(sent.removeprefix("data:image/png;base64,")) == PNG
 

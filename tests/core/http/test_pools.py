@@ -14,7 +14,7 @@ from clients import ID, KEY, ONCE, QUEUED, client
 from raw_server import Peer, RawRequest, RawServer, answer, answering
 
 from kling_async import ConfigurationError, ConnectionFailedError
-from kling_async._http.pool import Proxies, Routes
+from kling_async._http.pool import Proxies, ProxyRoutingTransport
 
 SERVED = answering(answer(QUEUED))
 
@@ -136,7 +136,7 @@ async def test_no_proxy_names_hosts_as_elsewhere(
 
     no_proxies.setenv("HTTP_PROXY", "http://proxy.test")
     no_proxies.setenv("NO_PROXY", no_proxy)
-    routes = Routes(open_route)
+    routes = ProxyRoutingTransport(open_route)
     for _ in range(2):
         await routes.handle_async_request(httpx.Request("GET", url))
     assert [proxy is None for proxy in used] == [is_direct]

@@ -25,7 +25,7 @@ from kling_async._errors import (
 )
 from kling_async._generation import Generation, GenerationError, Status, Video
 from kling_async._http.wire import (
-    Answer,
+    Response,
     decode_created,
     decode_error,
     decode_polled,
@@ -52,14 +52,14 @@ FINISHED: Mapping[str, object] = {
 
 def raw(
     content: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Answer:
+) -> Response:
     """Make an answer of bytes."""
-    return Answer(status_code=status_code, headers=headers or {}, content=content)
+    return Response(status_code=status_code, headers=headers or {}, content=content)
 
 
 def said(
     value: object, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Answer:
+) -> Response:
     """Make an answer of a JSON value."""
     return raw(json.dumps(value).encode(), status_code, headers)
 
@@ -372,7 +372,7 @@ def test_a_create_that_cannot_be_read_is_not_lost_where_the_header_has_its_id(
     ids=["create", "poll"],
 )
 def test_what_is_no_json_object_is_told_with_its_beginning(
-    decode: Callable[[Answer, str], Generation], content: bytes
+    decode: Callable[[Response, str], Generation], content: bytes
 ) -> None:
     """The error carries the status and the first 500 characters of the body."""
     with pytest.raises(DecodeError) as caught:
@@ -382,10 +382,10 @@ def test_what_is_no_json_object_is_told_with_its_beginning(
     assert caught.value.body == content.decode(encoding, errors="replace")[:500]
 
 
-def cut_off(content: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+def cut_off(content: bytes, headers: Mapping[str, str] | None = None) -> Response:
     """Make an answer whose end never came."""
     reset = ConnectionFailedError("reset", request_sent=True)
-    return Answer(
+    return Response(
         status_code=200, headers=headers or {}, content=content, cut_off=reset
     )
 
@@ -416,7 +416,7 @@ def test_what_was_cut_off_after_its_end_is_whole() -> None:
 def test_a_refusal_that_was_cut_off_is_still_one() -> None:
     """The status is what counts; of the words as many as came are shown."""
     reset = ConnectionFailedError("reset", request_sent=True)
-    answer = Answer(status_code=401, headers={}, content=b"bad k", cut_off=reset)
+    answer = Response(status_code=401, headers={}, content=b"bad k", cut_off=reset)
     assert str(decode_error(answer)).startswith("the API answered 401: bad k")
 
 
@@ -630,7 +630,7 @@ def test_what_must_not_be_shown_is_taken_out_before_anything_is_shortened(
         (302, b"", location),
         (200, f"<html>{told}".encode(), {}),
     ):
-        answer = Answer(
+        answer = Response(
             status_code=code, headers=headers, content=content, redact=redact
         )
         error: DecodeError | APIStatusError = decode_error(answer)

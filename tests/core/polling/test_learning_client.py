@@ -24,8 +24,8 @@ from kling_async import (
     PollState,
     RetryPolicy,
 )
-from kling_async._polling.watch import KEPT, Origins
-from kling_async._runtime.tasks import Scope
+from kling_async._polling.watch import KEPT, CreationIndex
+from kling_async._runtime.tasks import ClientTasks
 from kling_async.types import Seconds
 
 VIDEO = {"url": "https://cdn.example.com/output.mp4"}
@@ -275,7 +275,7 @@ async def test_plain_schedules_are_told_nothing() -> None:
 @on_each_loop
 async def test_a_clock_of_another_event_loop_tells_no_age() -> None:
     """Created in one loop and awaited in another: the age is unknown."""
-    origins, here, there = Origins(), Scope(), Scope()
+    origins, here, there = CreationIndex(), ClientTasks(), ClientTasks()
     origins.note("an id", {"model": MODEL}, here)
     assert origins.of("an id", here) is not None
     assert origins.of("an id", there) is None
@@ -283,7 +283,7 @@ async def test_a_clock_of_another_event_loop_tells_no_age() -> None:
 
 async def test_origins_are_bounded() -> None:
     """What is created and never awaited does not pile up."""
-    origins, scope = Origins(), Scope()
+    origins, scope = CreationIndex(), ClientTasks()
     for number in range(KEPT + 10):
         origins.note(str(number), {"model": MODEL}, scope)
     assert origins.of("9", scope) is None
@@ -308,7 +308,7 @@ async def test_a_length_is_read_as_the_server_reads_it(
     body: Mapping[str, object], length: float | None
 ) -> None:
     """A number or text, the default where it is left out, None where there is none."""
-    origins, scope = Origins(), Scope()
+    origins, scope = CreationIndex(), ClientTasks()
     origins.note("an id", body, scope)
     origin = origins.of("an id", scope)
     assert origin is not None

@@ -36,10 +36,10 @@ from kling_async import (
 )
 from kling_async._hooks import Reporter
 from kling_async._polling.schedules import PollState
-from kling_async._polling.watch import Ask, Origins, PollLoop, PollLoops, Watch
+from kling_async._polling.watch import Ask, CreationIndex, PollLoop, PollLoops, Watch
 from kling_async._runtime.limiter import Limiter, Slot
 from kling_async._runtime.loop import loop_here
-from kling_async._runtime.tasks import Scope
+from kling_async._runtime.tasks import ClientTasks
 
 LIFE: Mapping[int, Told] = {0: "queued", 25: "generating", 95: done()}
 WHOLE = ["queued", "generating", "completed"]
@@ -252,11 +252,11 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
 
 def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
     """Give a poll loop that asks in its own way."""
-    return PollLoops(Origins()).join(
+    return PollLoops(CreationIndex()).join(
         ID,
         ask=ask,
         limiter=limiter,
-        scope=Scope(),
+        scope=ClientTasks(),
         retry=ONCE,
         reporter=Reporter(),
     )
@@ -516,13 +516,13 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
     api, woken = Api({0: "queued", 995: done()}), list[float]()
 
     class Counted(Watch):
-        def _require_hope(self) -> None:
+        def _raise_if_ended(self) -> None:
             woken.append(api.now)
 
     async with api.client() as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
-        session = transport.connections.here()
-        loop = PollLoops(Origins()).join(
+        session = transport.connections.current_session()
+        loop = PollLoops(CreationIndex()).join(
             ID,
             ask=transport.ask,
             limiter=session.limiter,

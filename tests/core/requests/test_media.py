@@ -13,7 +13,7 @@ from clients import MODEL, PROMPT
 from local_media import AVATAR, as_uri, image, refusal_of, sound, uri_of
 
 from kling_async import AsyncKling, InvalidRequestError
-from kling_async._requests.media import inline_media
+from kling_async._requests.media import encode_local_files
 from kling_async.emulator import Emulator
 
 V3 = "klingai/video-v3-pro-image-to-video"
@@ -74,7 +74,7 @@ async def test_images_are_found_however_deep_they_are(tmp_path: Path) -> None:
         "image_list": (image(), path),
         "camera_control": {"type": "simple", "config": {"zoom": 3}},
     }
-    assert await inline_media(body) == {
+    assert await encode_local_files(body) == {
         "model": V3,
         "elements": [
             {"frontal_image_url": uri, "reference_image_urls": [uri, "https://x/y"]},
@@ -106,7 +106,7 @@ async def test_a_sound_is_sent_as_a_data_uri(
     """MP3, WAV, M4A and AAC, by their first bytes."""
     path = tmp_path / name
     path.write_bytes(content)
-    inlined = await inline_media({"model": AVATAR, "audio_url": path})
+    inlined = await encode_local_files({"model": AVATAR, "audio_url": path})
     assert inlined["audio_url"] == as_uri(content, media_type)
 
 
@@ -211,7 +211,7 @@ async def test_a_file_has_a_greatest_size(
             assert problem.allowed == f"at most {limit:,} bytes"
             assert f"of {limit + 1:,} bytes" in problem.given
         else:
-            await inline_media({"model": model, field: given})
+            await encode_local_files({"model": model, field: given})
 
 
 async def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -272,18 +272,18 @@ async def test_a_field_that_is_unknown_takes_whatever_is_taken_anywhere(
 ) -> None:
     """A model of tomorrow may want a voice; but nothing that no model wants."""
     body: dict[str, object] = {"model": NEW_MODEL, "voice_or_face": content}
-    inlined = await inline_media(body)
+    inlined = await encode_local_files(body)
     assert inlined["voice_or_face"] == as_uri(content, media_type)
     for refused in (b"who knows", image(10, 10)):
         with pytest.raises(InvalidRequestError):
-            await inline_media({"model": NEW_MODEL, "voice_or_face": refused})
+            await encode_local_files({"model": NEW_MODEL, "voice_or_face": refused})
 
 
 async def test_a_local_video_beyond_the_catalogue_is_sent_as_it_is() -> None:
     """In ``extra``, which is not checked; the field itself takes URLs only."""
     film = b"\0\0\0\x18ftypisom" + bytes(20)
     body = {"model": "klingai/video-o1-video-to-video-edit", "video_url": film}
-    assert (await inline_media(body))["video_url"] == as_uri(film, "video/mp4")
+    assert (await encode_local_files(body))["video_url"] == as_uri(film, "video/mp4")
 
 
 # --- the whole

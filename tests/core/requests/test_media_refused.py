@@ -14,7 +14,7 @@ import pytest
 from local_media import image, refusal_of, sound
 
 from kling_async import InvalidRequestError
-from kling_async._requests.media import inline_media
+from kling_async._requests.media import encode_local_files
 
 V3 = "klingai/video-v3-pro-image-to-video"
 
@@ -188,7 +188,7 @@ async def test_a_missing_file_is_told_with_where_it_was_looked_for(
 async def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     """Each file by its place in the body; one error for all."""
     with pytest.raises(InvalidRequestError) as caught:
-        await inline_media(
+        await encode_local_files(
             {
                 "model": V3,
                 "image_url": tmp_path,

@@ -16,7 +16,7 @@ from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
 from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
 from kling_async._runtime.loop import running_loop
-from kling_async._runtime.tasks import Scope, at_loop_end
+from kling_async._runtime.tasks import ClientTasks, at_loop_end
 
 
 async def one() -> int:
@@ -34,7 +34,7 @@ async def forever() -> NoReturn:
 @on_each_loop
 async def test_work_brings_its_result_to_everyone_who_asks() -> None:
     """A job may be waited for twice, also after its end."""
-    scope = Scope()
+    scope = ClientTasks()
     job = scope.start(one)
     assert await job.result() == 1
     assert await job.result() == 1
@@ -44,7 +44,7 @@ async def test_work_brings_its_result_to_everyone_who_asks() -> None:
 @on_each_loop
 async def test_a_result_of_none_is_a_result() -> None:
     """What returns nothing has ended well, and is not taken for cut off."""
-    scope = Scope()
+    scope = ClientTasks()
     assert await scope.start(anyio.lowlevel.checkpoint).result() is None  # type: ignore[func-returns-value]  # the rule itself
     await scope.aclose(0)
 
@@ -52,7 +52,7 @@ async def test_a_result_of_none_is_a_result() -> None:
 @on_each_loop
 async def test_a_cancelled_caller_leaves_at_once_and_the_work_goes_on() -> None:
     """The exchange is not torn: it ends in the scope, and its result is there."""
-    scope, may_end = Scope(), anyio.Event()
+    scope, may_end = ClientTasks(), anyio.Event()
 
     async def work() -> str:
         with anyio.move_on_after(60):
@@ -75,7 +75,7 @@ async def test_a_task_cancelled_by_asyncio_leaves_at_once_and_the_work_goes_on()
     None
 ):
     """`Task.cancel`, as web servers use it, tears the work as little."""
-    scope, may_end = Scope(), asyncio.Event()
+    scope, may_end = ClientTasks(), asyncio.Event()
 
     async def work() -> str:
         await may_end.wait()
@@ -95,7 +95,7 @@ async def test_a_task_cancelled_by_asyncio_leaves_at_once_and_the_work_goes_on()
 @on_each_loop
 async def test_an_error_reaches_the_caller_with_its_cause() -> None:
     """The very exception, with what caused it, to each who asks."""
-    scope = Scope()
+    scope = ClientTasks()
     cause = OSError("reset by peer")
 
     async def work() -> NoReturn:
@@ -120,8 +120,8 @@ def test_an_error_that_nobody_waits_for_is_silent(
         raise DecodeError("not JSON", status_code=200)
 
     async def scenario() -> None:
-        scope = Scope()
-        await scope.start(work).finished()
+        scope = ClientTasks()
+        await scope.start(work).wait()
         gc.collect()
         await scope.aclose(0)
 
@@ -136,7 +136,7 @@ def test_an_error_that_nobody_waits_for_is_silent(
 @on_each_loop
 async def test_work_that_nobody_holds_is_not_collected() -> None:
     """An event loop holds its tasks weakly; the scope holds them firmly."""
-    scope, may_end, ended = Scope(), anyio.Event(), anyio.Event()
+    scope, may_end, ended = ClientTasks(), anyio.Event(), anyio.Event()
 
     async def work() -> None:
         await may_end.wait()
@@ -154,7 +154,7 @@ async def test_work_that_nobody_holds_is_not_collected() -> None:
 async def test_work_sees_the_context_of_the_one_who_started_it() -> None:
     """A request id or a trace span in a context variable reaches the work's logs."""
     span = contextvars.ContextVar("span", default="none")
-    scope = Scope()
+    scope = ClientTasks()
 
     async def work() -> str:
         await anyio.lowlevel.checkpoint()
@@ -170,7 +170,7 @@ async def test_work_sees_the_context_of_the_one_who_started_it() -> None:
 @on_each_loop
 async def test_closing_cuts_off_what_is_not_essential_at_once() -> None:
     """A poll is not waited for, however patient the close is."""
-    scope = Scope()
+    scope = ClientTasks()
     begun = scope.start(forever)
     await anyio.lowlevel.checkpoint()
     not_begun = scope.start(forever)
@@ -185,13 +185,13 @@ async def test_closing_cuts_off_what_is_not_essential_at_once() -> None:
 @on_each_loop
 async def test_closing_waits_for_what_is_essential() -> None:
     """A create in flight brings its paid id home before the client is gone."""
-    scope = Scope()
+    scope = ClientTasks()
 
     async def work() -> str:
         await anyio.sleep(5)
         return "paid id"
 
-    job = scope.start(work, is_essential=True)
+    job = scope.start(work, wait_on_close=True)
     started = anyio.current_time()
     await scope.aclose(60)
     assert anyio.current_time() - started == pytest.approx(5)
@@ -201,8 +201,8 @@ async def test_closing_waits_for_what_is_essential() -> None:
 @on_each_loop
 async def test_closing_loses_patience_with_what_does_not_end() -> None:
     """After ``patience`` seconds the essential is cut off too."""
-    scope = Scope()
-    job = scope.start(forever, is_essential=True)
+    scope = ClientTasks()
+    job = scope.start(forever, wait_on_close=True)
     started = anyio.current_time()
     await scope.aclose(7)
     assert anyio.current_time() - started == pytest.approx(7)
@@ -213,7 +213,7 @@ async def test_closing_loses_patience_with_what_does_not_end() -> None:
 @on_each_loop
 async def test_a_waiter_learns_that_its_work_was_cut_off() -> None:
     """Who waits while the client is closed gets an error, not an endless wait."""
-    scope, errors = Scope(), list[ClientClosedError]()
+    scope, errors = ClientTasks(), list[ClientClosedError]()
 
     async def wait() -> None:
         try:
@@ -232,13 +232,13 @@ async def test_a_waiter_learns_that_its_work_was_cut_off() -> None:
 @on_each_loop
 async def test_a_cancelled_close_is_still_a_whole_one() -> None:
     """Ctrl-C during the close does not lose the create that it waits for."""
-    scope, before = Scope(), living_tasks()
+    scope, before = ClientTasks(), living_tasks()
 
     async def work() -> str:
         await anyio.sleep(5)
         return "paid id"
 
-    essential = scope.start(work, is_essential=True)
+    essential = scope.start(work, wait_on_close=True)
     other = scope.start(forever)
     with anyio.CancelScope() as caller:
         caller.cancel()
@@ -252,8 +252,8 @@ async def test_a_cancelled_close_is_still_a_whole_one() -> None:
 @pytest.mark.looptime
 async def test_a_close_that_asyncio_cancels_is_impatient_and_still_whole() -> None:
     """`Task.cancel` and `asyncio.wait_for` cut the essential off; no task is left."""
-    scope, before = Scope(), living_tasks()
-    essential = scope.start(forever, is_essential=True)
+    scope, before = ClientTasks(), living_tasks()
+    essential = scope.start(forever, wait_on_close=True)
     closing = asyncio.create_task(scope.aclose(math.inf))
     await asyncio.sleep(1)
     assert not closing.done()
@@ -268,16 +268,16 @@ async def test_a_close_that_asyncio_cancels_is_impatient_and_still_whole() -> No
 @on_each_loop
 async def test_the_end_of_work_is_told_once_however_it_came() -> None:
     """Done, failed, cancelled or cut off by the close; after those who wait know."""
-    scope, told = Scope(), list[str]()
+    scope, told = ClientTasks(), list[str]()
 
     async def fail() -> NoReturn:
         raise ZeroDivisionError
 
-    await scope.start(one, at_end=lambda: told.append("done")).finished()
-    await scope.start(fail, at_end=lambda: told.append("failed")).finished()
+    await scope.start(one, at_end=lambda: told.append("done")).wait()
+    await scope.start(fail, at_end=lambda: told.append("failed")).wait()
     job = scope.start(forever, at_end=lambda: told.append("cancelled"))
     job.cancel()
-    await job.finished()
+    await job.wait()
     scope.start(forever, at_end=lambda: told.append("closed"))
     await scope.aclose(0)
     assert told == ["done", "failed", "cancelled", "closed"]
@@ -286,7 +286,7 @@ async def test_the_end_of_work_is_told_once_however_it_came() -> None:
 @on_each_loop
 async def test_nothing_starts_in_a_closed_scope() -> None:
     """`start` refuses, says what to do, and leaves no task behind."""
-    scope = Scope()
+    scope = ClientTasks()
     await scope.aclose(0)
     assert scope.is_closed
     before = living_tasks()
@@ -298,7 +298,7 @@ async def test_nothing_starts_in_a_closed_scope() -> None:
 @on_each_loop
 async def test_nothing_starts_while_the_scope_closes() -> None:
     """From the call of `aclose` on, not from its return."""
-    scope = Scope()
+    scope = ClientTasks()
 
     async def work() -> str:
         await anyio.sleep(5)
@@ -306,7 +306,7 @@ async def test_nothing_starts_while_the_scope_closes() -> None:
             scope.start(one)
         return "refused"
 
-    job = scope.start(work, is_essential=True)
+    job = scope.start(work, wait_on_close=True)
     await scope.aclose(60)
     assert await job.result() == "refused"
 
@@ -314,7 +314,7 @@ async def test_nothing_starts_while_the_scope_closes() -> None:
 @on_each_loop
 async def test_closing_twice_is_closing_once() -> None:
     """A second close, and one with nothing to end, do nothing."""
-    scope = Scope()
+    scope = ClientTasks()
     await scope.start(one).result()
     await scope.aclose(0)
     await scope.aclose(0)
@@ -323,7 +323,7 @@ async def test_closing_twice_is_closing_once() -> None:
 @on_each_loop
 async def test_no_task_is_left_after_a_close() -> None:
     """Ended, failed, cut off, essential or not yet begun: every task is gone."""
-    scope = Scope()
+    scope = ClientTasks()
     before = living_tasks()
 
     async def fail() -> NoReturn:
@@ -334,8 +334,8 @@ async def test_no_task_is_left_after_a_close() -> None:
 
     scope.start(one)
     scope.start(fail)
-    scope.start(slow, is_essential=True)
-    scope.start(forever, is_essential=True)
+    scope.start(slow, wait_on_close=True)
+    scope.start(forever, wait_on_close=True)
     await anyio.wait_all_tasks_blocked()
     scope.start(forever)
     assert living_tasks() > before
@@ -345,7 +345,7 @@ async def test_no_task_is_left_after_a_close() -> None:
 
 async def test_work_whose_loop_cancels_it_before_it_began_has_ended() -> None:
     """`asyncio.run` cancels all tasks in the end: whoever waits is not left waiting."""
-    scope = Scope()
+    scope = ClientTasks()
     job = scope.start(one)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
