@@ -24,7 +24,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
-from kling_async._checks import is_whole
+from kling_async._checks import require_count
 from kling_async._errors import ConfigurationError, KlingError, RateLimitError
 from kling_async._generation import Generation
 from kling_async._runtime.tasks import ClientTasks
@@ -156,10 +156,7 @@ class Batch(Generic[RequestT]):
     max_in_flight: int
 
     def __attrs_post_init__(self) -> None:
-        if not is_whole(self.max_in_flight) or self.max_in_flight < 1:
-            raise ConfigurationError(
-                f"max_in_flight: given {self.max_in_flight!r}; allowed: 1 or more",
-            )
+        require_count("max_in_flight", self.max_in_flight)
         if not _are_many(self.requests):
             raise ConfigurationError(
                 f"requests: given {short_repr(self.requests)}; allowed: a list of "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -69,33 +70,55 @@ def client_request_id_from(given: object) -> str:
     raise InvalidRequestError([problem])
 
 
+LEAST, MOST = sys.float_info.min, sys.float_info.max
+
+
+def require(name: str, given: object, allowed: str, *, fits: bool) -> None:
+    """Refuse an argument that does not fit; annotations hold nobody back.
+
+    Args:
+        name: The argument.
+        given: What was given.
+        allowed: What is allowed, in words.
+        fits: Whether it is.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not fits:
+        raise ConfigurationError(f"{name}: given {given!r}; allowed: {allowed}")
+
+
+def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
+    """Whether something is a number within bounds."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return False
+    return low <= given <= high
+
+
+def is_whole(given: object, low: int = 1, high: float = math.inf) -> bool:
+    """Whether something is a whole number within bounds."""
+    return isinstance(given, int) and is_number(given, low, high)
+
+
 def require_timeout(name: str, value: object) -> None:
     """Refuse what is no span of time; ``math.inf`` is one."""
-    if not isinstance(value, int | float) or math.isnan(value) or value <= 0:
-        raise ConfigurationError(
-            f"{name}: given {value!r}; allowed: seconds, more than 0, "
-            "or math.inf for no limit",
-        )
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number; annotations do not hold anyone back."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    allowed = "seconds, more than 0, or math.inf for no limit"
+    require(name, value, allowed, fits=is_number(value, LEAST, math.inf))
 
 
 def require_count(name: str, value: object) -> None:
     """Refuse what is no whole number from 1 on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name}: given {value!r}; allowed: 1 or more")
+    require(name, value, "1 or more", fits=is_whole(value))
 
 
-def require(name: str, value: object, *, least: float, above: bool = False) -> None:
+def require_number(
+    name: str, value: object, *, least: float, above: bool = False
+) -> None:
     """Refuse what is no number, not finite, or too small."""
-    number = value if isinstance(value, int | float) else math.nan
-    enough = number > least if above else number >= least
-    if not (enough and math.isfinite(number)):
-        allowed = f"more than {least:g}" if above else f"{least:g} or more"
-        raise ConfigurationError(f"{name}: given {value!r}; allowed: {allowed}, finite")
+    allowed = f"more than {least:g}" if above else f"{least:g} or more"
+    low = math.nextafter(least, math.inf) if above else least
+    require(name, value, f"{allowed}, finite", fits=is_number(value, low))
 
 
 class MissingExtraError(ModuleNotFoundError):

@@ -25,7 +25,7 @@ from tenacity import (
     stop_after_attempt,
 )
 
-from kling_async._checks import is_whole, require
+from kling_async._checks import require, require_count, require_number
 from kling_async._errors import (
     APIStatusError,
     BudgetExceededError,
@@ -223,20 +223,15 @@ class RetryPolicy:
     reconcile_timeout: float = 60.0
 
     def __attrs_post_init__(self) -> None:
-        if not is_whole(self.attempts) or self.attempts < 1:
-            raise ConfigurationError(
-                f"attempts: given {self.attempts!r}; allowed: 1 or more",
-            )
-        if self.uncertain not in _ON_UNCERTAIN:
-            allowed = ", ".join(map(repr, _ON_UNCERTAIN))
-            raise ConfigurationError(
-                f"uncertain: given {self.uncertain!r}; allowed: {allowed}",
-            )
-        require("initial", self.initial, least=0)
-        require("factor", self.factor, least=1)
-        require("maximum", self.maximum, least=0)
-        require("max_retry_after", self.max_retry_after, least=0)
-        require("reconcile_timeout", self.reconcile_timeout, least=0)
+        require_count("attempts", self.attempts)
+        allowed = ", ".join(map(repr, _ON_UNCERTAIN))
+        fits = self.uncertain in _ON_UNCERTAIN
+        require("uncertain", self.uncertain, allowed, fits=fits)
+        require_number("initial", self.initial, least=0)
+        require_number("factor", self.factor, least=1)
+        require_number("maximum", self.maximum, least=0)
+        require_number("max_retry_after", self.max_retry_after, least=0)
+        require_number("reconcile_timeout", self.reconcile_timeout, least=0)
 
 
 def retry_after_from(headers: Mapping[str, str]) -> float | None:

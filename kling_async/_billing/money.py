@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from attrs import field, frozen
 
-from kling_async._checks import require
+from kling_async._checks import require_number
 from kling_async._errors import ConfigurationError
 from kling_async._requests.catalogue import catalogue_in_use
 
@@ -161,7 +161,7 @@ class Budget:
             )
         for name, value in (("usd", self.usd), ("credits", self.credits)):
             if value is not None:
-                require(name, value, least=0)
+                require_number(name, value, least=0)
 
     @property
     def in_credits(self) -> float:

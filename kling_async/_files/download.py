@@ -148,7 +148,7 @@ class Limits:
     reach: AddressPolicy
 
     def __attrs_post_init__(self) -> None:
-        if not is_whole(self.size) or self.size < 1:
+        if not is_whole(self.size):
             raise DownloadError(
                 f"max_bytes: given {self.size!r}; allowed: a whole number of bytes, "
                 "1 or more",

@@ -20,7 +20,7 @@ import anyio.lowlevel
 import httpx
 from attrs import define, field
 
-from kling_async._checks import is_whole
+from kling_async._checks import require_count
 from kling_async._config import __version__
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
@@ -137,10 +137,7 @@ class Connections:
     _sessions: weakref.WeakSet[Session] = field(factory=weakref.WeakSet[Session])
 
     def __attrs_post_init__(self) -> None:
-        if not is_whole(self.max_connections) or self.max_connections < 1:
-            raise ConfigurationError(
-                f"max_connections: given {self.max_connections!r}; allowed: 1 or more",
-            )
+        require_count("max_connections", self.max_connections)
         _require_library(self.library, self.http_client)
         if self.http_client is None:
             self._ssl = create_ssl_context()

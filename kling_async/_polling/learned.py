@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from attrs import define, field, frozen
 
-from kling_async._checks import require
+from kling_async._checks import require_number
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling.schedules import Completion, Exponential, PollState
@@ -290,11 +290,11 @@ class Learned:
     _histories: dict[WorkloadKey, _History] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        require("lateness", self.lateness, least=0, above=True)
+        require_number("lateness", self.lateness, least=0, above=True)
         if self.polls is not None:
-            require("polls", self.polls, least=0, above=True)
-        require("worst_gap", self.worst_gap, least=0, above=True)
-        require("jitter", self.jitter, least=0)
+            require_number("polls", self.polls, least=0, above=True)
+        require_number("worst_gap", self.worst_gap, least=0, above=True)
+        require_number("jitter", self.jitter, least=0)
         if self.jitter > 1:
             raise ConfigurationError(f"jitter: given {self.jitter!r}; allowed: 0 to 1")
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
-from kling_async._checks import require
+from kling_async._checks import require_number
 from kling_async._errors import ConfigurationError
 from kling_async._generation import Status
 
@@ -95,10 +95,10 @@ class Exponential:
     jitter: float = field(default=0.1, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        require("initial", self.initial, least=0, above=True)
-        require("factor", self.factor, least=1)
-        require("maximum", self.maximum, least=self.initial)
-        require("jitter", self.jitter, least=0)
+        require_number("initial", self.initial, least=0, above=True)
+        require_number("factor", self.factor, least=1)
+        require_number("maximum", self.maximum, least=self.initial)
+        require_number("jitter", self.jitter, least=0)
         if self.jitter > 1:
             raise ConfigurationError(f"jitter: given {self.jitter!r}; allowed: 0 to 1")
 
@@ -127,7 +127,7 @@ class Fixed:
     seconds: float = 10.0
 
     def __attrs_post_init__(self) -> None:
-        require("seconds", self.seconds, least=0, above=True)
+        require_number("seconds", self.seconds, least=0, above=True)
 
     def delay(self, _state: PollState, /) -> float:
         """Tell how many seconds to wait before the next poll."""

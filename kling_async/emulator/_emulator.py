@@ -14,18 +14,12 @@ from typing import Self
 
 from starlette.types import ASGIApp
 
+from kling_async._checks import LEAST, is_number, require
 from kling_async._errors import ConfigurationError
 from kling_async._requests.catalogue import Catalogue, catalogue_in_use
 from kling_async.emulator._account import AccountPages, RequestLog
 from kling_async.emulator._app import StatusPage, build_app
-from kling_async.emulator._faults import (
-    LEAST,
-    EmulatorSettings,
-    Fault,
-    Faults,
-    is_number,
-    require,
-)
+from kling_async.emulator._faults import EmulatorSettings, Fault, Faults
 from kling_async.emulator._generations import Generations
 from kling_async.emulator._ledger import Ledger
 from kling_async.emulator._models import ModelPages

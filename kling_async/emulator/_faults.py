@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from typing import Literal, Protocol, cast, get_args
 from attrs import asdict, define, evolve, field, fields_dict, frozen
 from starlette.datastructures import MutableHeaders
 
+from kling_async._checks import LEAST, is_number, is_whole, require
 from kling_async._errors import ConfigurationError
 from kling_async._text import did_you_mean
 from kling_async.emulator._protocol import PATHS_BY_NAME
@@ -30,38 +30,6 @@ _LAST_PORT = 65535
 _SIZES = (64, 4096)
 
 _MANY = 10**9
-
-LEAST, MOST = sys.float_info.min, sys.float_info.max
-
-
-def require(name: str, given: object, allowed: str, *, fits: bool) -> None:
-    """Refuse a setting that does not fit.
-
-    Args:
-        name: The setting.
-        given: What was given.
-        allowed: What is allowed, in words.
-        fits: Whether it is.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
-    if not fits:
-        raise ConfigurationError(f"{name} is {given!r}; it must be {allowed}")
-
-
-def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
-    """Whether something is a number within bounds."""
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return False
-    return low <= given <= high
-
-
-def is_whole(given: object, low: int, high: int) -> bool:
-    """Whether something is a whole number within bounds."""
-    if isinstance(given, bool) or not isinstance(given, int):
-        return False
-    return low <= given <= high
 
 
 def are_keys(given: object) -> bool:
@@ -272,7 +240,7 @@ class Fault:
         known = fields_dict(cls)
         if not isinstance(data, Mapping) or "effect" not in data:
             raise ConfigurationError(
-                f"a fault is {data!r}; it must be an object with an effect, "
+                f"a fault: given {data!r}; allowed: an object with an effect, "
                 f"one of {', '.join(EFFECTS)}"
             )
         for name in data.keys() - known.keys():

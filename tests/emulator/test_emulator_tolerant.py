@@ -240,7 +240,7 @@ async def test_credits_are_topped_up_while_it_runs(tmp_path: Path) -> None:
         "INIT",
     ]
     assert Emulator(state=path).balance == emulator.balance
-    with pytest.raises(ConfigurationError, match="credits is 0"):
+    with pytest.raises(ConfigurationError, match="credits: given 0"):
         emulator.top_up(0)
 
 

@@ -30,6 +30,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._failures import RetryPolicy
 from kling_async._hooks import Hooks, Reporter
 from kling_async._polling.schedules import Exponential, Fixed
+from kling_async._requests.catalogue import Catalogue, catalogue_in_use
 
 KEY = "sk-0123456789abcdef"
 
@@ -56,6 +57,7 @@ def make(**overrides: object) -> Settings:
         "retry": RetryPolicy(),
         "polling": Exponential(),
         "reporter": Reporter(),
+        "catalogue": catalogue_in_use(),
         "check_media": True,
         "allow_private_downloads": False,
         "allow_plain_http": False,
@@ -133,7 +135,6 @@ BAD_KEYS = [
     "sk-schlüssel",
     "sk-0123\x7f",
     "sk\u200b-0123",
-    "“sk-0123”",
 ]
 
 
@@ -301,7 +302,6 @@ def test_a_base_url_with_a_secret_in_it_is_refused_and_not_shown(given: str) -> 
     [
         "localhost",
         "LOCALHOST:8765",
-        "emulator.localhost",
         "127.0.0.1:8765/path",
         "127.200.0.1",
         "[::1]:80",
@@ -326,6 +326,7 @@ def test_the_key_goes_in_the_clear_to_this_machine(host: str) -> None:
         "[::]",
         "127.0.0.1.example.com",
         "localhost.example.com",
+        "emulator.localhost",  # some resolvers ask a name server
         "notlocalhost",
         "1.127.0.0",
         "2130706433",
@@ -416,6 +417,8 @@ def on_status(_event: object) -> None:
 
 HOOKS = Hooks(on_status=on_status)
 
+OLDER = Catalogue({})
+
 
 @pytest.mark.parametrize(
     "option, given, attribute, expected",
@@ -432,6 +435,7 @@ HOOKS = Hooks(on_status=on_status)
         ("retry", RetryPolicy(attempts=1), "retry", RetryPolicy(attempts=1)),
         ("polling", Fixed(3), "polling", Fixed(3)),
         ("hooks", HOOKS, "reporter", Reporter(HOOKS)),
+        ("catalogue", OLDER, "catalogue", OLDER),
         ("check_media", False, "check_media", False),
         ("allow_private_downloads", True, "allow_private_downloads", True),
         ("allow_plain_http", True, "allow_plain_http", True),
@@ -462,6 +466,7 @@ def test_every_option_has_been_tried() -> None:
         "allow_private_downloads",
         "api_key",
         "base_url",
+        "catalogue",
         "check_media",
         "endpoint",
         "hooks",
