@@ -298,8 +298,8 @@ def bench(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run for long what the tests run in short: crashes, storms, cancellations."""
     install(session, "test")
-    crash = "tests/soak"
-    session.run("pytest", "-s", crash, env={"KLING_CRASH_JOBS": "200"})
+    crash = ("tests/soak", "tests/durable/test_durable_crash.py")
+    session.run("pytest", "-s", *crash, env={"KLING_CRASH_JOBS": "200"})
     cut_short = (
         "tests/properties/test_storm.py",
         "tests/core/client/test_cancellation.py",

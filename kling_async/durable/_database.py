@@ -79,6 +79,9 @@ _PASSING_SQLITE = frozenset({5, 6, 10, 13, 14})
 
 _CANCELLED_STATEMENT = "57014"
 
+# Serialization failures and deadlocks: the server is there, and wants it again.
+_ROLLED_BACK = "40"
+
 # The pauses between two tries, in seconds: short, since it is a person who waits.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 3.0
 
@@ -171,7 +174,8 @@ class Outage:
         if not self.is_awaited or context.is_pre_ping or not is_transient(error):
             return
         if error is not None and not self._is_closed.is_set():
-            self.begin(error)
+            if not str(getattr(error.orig, "sqlstate", "")).startswith(_ROLLED_BACK):
+                self.begin(error)
             # The engine repeats what failed so, whatever it would make of the error.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kling_async import AsyncKling, ConfigurationError, Fixed, TextToVideo
 from kling_async.durable import DurableKling, JobState, NewJob, _database
-from kling_async.durable._database import Database, Outage, is_transient, persist
+from kling_async.durable._database import Database, Outage, close, is_transient, persist
 from kling_async.emulator import Emulator
 
 MODEL = "kling-video/v1/standard/text-to-video"
@@ -207,6 +207,31 @@ def test_the_engine_repeats_what_fails_on_a_full_disk(
     assert [it.connection_invalidated for it in failures] == [True] * 3
     assert caplog.text.count("the database is away (database or disk is full") == 1
     assert caplog.text.count("the database is back") == 1
+
+
+def test_transactions_that_meet_are_no_outage(
+    postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine repeats the one that lost; nobody is told that the server is away."""
+    caplog.set_level(logging.WARNING, "kling_async")
+    engine = Database.at(postgres).prepare(Outage())
+    table = sa.text("CREATE TABLE met AS SELECT 1 AS n")
+    change = sa.text("UPDATE met SET n = n + 1")
+    with engine.begin() as connection:
+        connection.execute(table)
+    one, other = (
+        engine.connect().execution_options(isolation_level="SERIALIZABLE")
+        for _ in range(2)
+    )
+    other.execute(sa.text("SELECT n FROM met"))
+    with one, other:
+        one.execute(change)
+        one.commit()
+        with pytest.raises(DBAPIError) as failure:
+            other.execute(change)
+    close(engine)
+    assert failure.value.connection_invalidated
+    assert "the database is away" not in caplog.text
 
 
 def test_an_sqlite_that_tells_no_milliseconds_is_helped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import signal
 from pathlib import Path
 
 import anyio
@@ -120,7 +121,7 @@ async def test_what_is_not_delivered_is_listed_and_survives_its_worker(
                 with anyio.fail_after(60):
                     while not silent.requests:
                         await anyio.sleep(0.05)
-                process.kill()
+                process.send_signal(signal.SIGKILL)
                 await process.wait()
                 (due,) = await jobs.undelivered()
                 assert due.key == "sea"
