@@ -17,10 +17,9 @@ from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, cast, overload
 
 import anyio
-import httpx
 from attrs import evolve
 
 from kling_async._addresses import AddressPolicy
@@ -80,6 +79,10 @@ from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
 from kling_async._text import short_repr
 
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
 _DAY = dt.timedelta(days=1)
 
 _CLOCK_ERROR = dt.timedelta(hours=23)
@@ -132,11 +135,12 @@ class AsyncKling:
         polling: When to poll: `Learned` (by default a new one), `Exponential`,
             `Fixed`, or your own.
         max_connections: The most HTTP exchanges in flight at once.
-        http_client: Your own httpx client, for proxies, TLS or a test
-            transport. It stays yours: it is not closed here.
+        http_client: Your own client of httpx or httpx2, for proxies, TLS or a
+            test transport. It stays yours: it is not closed here.
         transport: What opens the connections, if there is no ``http_client``:
-            ``"httpx"``, or ``"aiohttp"`` (extra ``aiohttp``, asyncio alone),
-            which takes less CPU for each poll.
+            ``"httpx"``, ``"httpx2"`` (extra ``httpx2``), its maintained fork, or
+            ``"aiohttp"`` (extra ``aiohttp``, asyncio alone), which takes less
+            CPU for each poll.
         hooks: Callables that are told of requests, retries, creates, statuses.
         endpoint: ``"universal"`` (``/v2/video/generations``), or ``"legacy"``
             (``/v2/generate/video/kling/generation``).
@@ -167,7 +171,7 @@ class AsyncKling:
         retry: RetryPolicy | None = None,
         polling: Polling | None = None,
         max_connections: int = 100,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
         transport: Library = "httpx",
         hooks: Hooks | None = None,
         endpoint: Endpoint = "universal",
@@ -194,7 +198,8 @@ class AsyncKling:
         except ConfigurationError as error:
             del api_key, base_url  # crash reports show the locals of a traceback
             raise error.with_traceback(None) from None
-        self._connections = Connections(max_connections, http_client, transport)
+        lent = cast("httpx.AsyncClient | None", http_client)  # all has the same name
+        self._connections = Connections(max_connections, lent, transport)
         self._origins = CreationIndex()
         self._poll_loops = PollLoops(self._origins)
         self._billing_clients = BillingClients()

@@ -19,6 +19,7 @@ from kling_async._billing.account import BillingClient
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import decode_log
 from kling_async._errors import APIStatusError, AuthenticationError, KlingError
+from kling_async._http.library import errors_named
 from kling_async._http.pool import Proxies
 from kling_async._http.wire import Response, as_text, dig, parse_object
 from kling_async._requests.catalogue import MODELS
@@ -213,7 +214,7 @@ class Doctor:
                 if answer.is_success:
                     return f"{host} answers"
                 seen = f"{host} answered {answer.status_code}"
-        except httpx.HTTPError as error:
+        except errors_named("HTTPError") as error:
             seen = f"{host}: {type(error).__name__}: {error}"
         raise _WrongError(seen, "Allow the hosts that videos lie at, or set a proxy")
 

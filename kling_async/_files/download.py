@@ -28,7 +28,7 @@ from kling_async._failures import (
     retry_after_from,
     wait_after,
 )
-from kling_async._files.fetch import get
+from kling_async._files.fetch import chunks_of, get
 from kling_async._files.part import (
     InterruptionError,
     Part,
@@ -280,7 +280,7 @@ class Download:
                 reach=limits.reach,
                 limit=min(limits.silence, left + _SLACK),
             )
-            chunks = response.aiter_raw()
+            chunks = chunks_of(response)
             try:
                 await self._begin(response, part)
                 await self._copy(chunks, part)

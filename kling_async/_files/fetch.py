@@ -7,13 +7,14 @@ looked up again (DNS rebinding) gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
 import httpx
 
 from kling_async._addresses import AddressPolicy, is_public
 from kling_async._errors import DownloadError
+from kling_async._http.library import errors_named
 from kling_async._http.sender import phase_limits
 
 _MOST_HOPS = 10
@@ -74,10 +75,22 @@ def _resolve_redirect(response: httpx.Response) -> str:
     to = response.headers["location"]
     try:
         return str(response.url.join(to))
-    except (httpx.InvalidURL, ValueError) as error:
+    except errors_named("InvalidURL", ValueError) as error:
         raise DownloadError(
             f"a redirect to {to!r}, which is no URL: {error}"
         ) from error
+
+
+def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Give a body as it comes; where somebody has read it already, as they found it.
+
+    A hook of a lent client may, and a mock transport does.
+    """
+    if not response.is_stream_consumed:
+        return response.aiter_raw()
+    if response.headers.pop("content-encoding", None):
+        response.headers.pop("content-length", None)  # of what it was before
+    return response.aiter_bytes()
 
 
 def build_request(
@@ -104,7 +117,7 @@ def build_request(
             timeout=phase_limits(limit),
         )
         request.url = type(request.url)(url)  # without parameters of a lent client
-    except (httpx.InvalidURL, TypeError, ValueError) as error:
+    except errors_named("InvalidURL", TypeError, ValueError) as error:
         raise DownloadError(f"{url!r} is no URL: {error}") from error
     # What a client says by default is for the API, if for anybody: neither cookies
     # nor credentials, those of a lent client included, are for a store.

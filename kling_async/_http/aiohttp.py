@@ -117,7 +117,7 @@ async def _close(answer: aiohttp.ClientResponse) -> None:
 def _limits_of(limit: float) -> aiohttp.ClientTimeout:
     # The exchange's own bound ends a silence: a timer less for each read.
     return aiohttp.ClientTimeout(
-        total=None, sock_connect=phase_limits(limit).connect, ceil_threshold=math.inf
+        total=None, sock_connect=phase_limits(limit)[0], ceil_threshold=math.inf
     )
 
 

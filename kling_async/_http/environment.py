@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from kling_async._errors import ConfigurationError
+from kling_async._http.library import HTTPLibrary
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -22,8 +23,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
-def create_ssl_context() -> ssl.SSLContext:
-    """Make what all our connections trust servers by, as httpx does.
+def create_ssl_context(library: HTTPLibrary) -> ssl.SSLContext:
+    """Make what all our connections trust servers by, as a library does.
 
     Raises:
         ConfigurationError: A variable names what is not there, or no certificates.
@@ -35,7 +36,7 @@ def create_ssl_context() -> ssl.SSLContext:
         elif folders := os.environ.get("SSL_CERT_DIR"):
             _require_certificates(folders)
         name = "SSLKEYLOGFILE"
-        return httpx.create_ssl_context()
+        return library.create_ssl_context()
     except OSError as error:  # as ssl.SSLError is
         keys = os.environ.get("SSLKEYLOGFILE")
         if name != "SSLKEYLOGFILE" and keys and error.filename == keys:

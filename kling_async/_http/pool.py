@@ -1,19 +1,19 @@
 """Where our own API calls go: on the connection of their slot, through a proxy or none.
 
-httpx's own transport carries them, with its TLS, proxies, time-outs and errors; only
-its pool is taken out. That walks all its connections at each request, and a request
-cancelled there can leave it unusable (encode/httpcore issue 1093). Knows no API.
+httpx's own transport carries them, or httpx2's, with its TLS, proxies, time-outs and
+errors; only its pool is taken out. That walks all its connections at each request, and
+a request cancelled there can leave it unusable (encode/httpcore issue 1093). Knows no
+API.
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib import request as environment
 
 import anyio
-import httpcore
 import httpx
 from anyio import to_thread
 from attrs import define, field, frozen
@@ -21,7 +21,11 @@ from attrs import define, field, frozen
 from kling_async._addresses import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async._http.environment import is_bypassed
+from kling_async._http.library import HTTPLibrary, errors_named
 from kling_async._runtime.limiter import Slot
+
+if TYPE_CHECKING:
+    import httpcore
 
 # The name under which a request's extensions carry its slot.
 SLOT = "kling_async.slot"
@@ -88,15 +92,18 @@ class _Lines:
         """Do nothing: the slots have the connections."""
 
 
-class SlotTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport, whose requests bring the slot that they go out on."""
-
-    def __init__(
-        self, tls: ssl.SSLContext, keepalive_expiry: float, proxy: httpx.Proxy | None
-    ) -> None:
-        limits = httpx.Limits(keepalive_expiry=keepalive_expiry)
-        super().__init__(verify=tls, limits=limits, proxy=proxy)
-        self._pool = cast("httpcore.AsyncConnectionPool", _Lines(self._pool))
+def open_transport(
+    library: HTTPLibrary,
+    tls: ssl.SSLContext,
+    keepalive_expiry: float,
+    proxy: str | None,
+) -> httpx.AsyncBaseTransport:
+    """Make a library's own transport, whose requests bring the slot they go out on."""
+    limits = httpx.Limits(keepalive_expiry=keepalive_expiry)
+    transport = library.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
+    lines = cast("httpcore.AsyncConnectionPool", _Lines(transport._pool))  # noqa: SLF001 (the point)
+    transport._pool = lines  # noqa: SLF001 (likewise)
+    return transport
 
 
 @define(eq=False)
@@ -147,7 +154,7 @@ class ProxyRoutingTransport(httpx.AsyncBaseTransport):
     Closes what it has opened.
     """
 
-    _open: Callable[[httpx.Proxy | None], httpx.AsyncBaseTransport]
+    _open: Callable[[str | None], httpx.AsyncBaseTransport]
     _by_proxy: dict[str | None, httpx.AsyncBaseTransport] = field(
         factory=dict[str | None, httpx.AsyncBaseTransport]
     )
@@ -162,8 +169,8 @@ class ProxyRoutingTransport(httpx.AsyncBaseTransport):
 
     def _open_way(self, proxy: str | None) -> httpx.AsyncBaseTransport:
         try:
-            return self._open(httpx.Proxy(proxy) if proxy else None)
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            return self._open(proxy)
+        except errors_named("InvalidURL", ImportError, ValueError) as error:
             raise ConfigurationError(
                 "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, "
                 f"ALL_PROXY) cannot be used: {error}",

@@ -10,13 +10,14 @@ import contextlib
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias, cast
 
 import httpx
 from attrs import define, field, frozen
 
 from kling_async._config import Secret
 from kling_async._errors import ConfigurationError
+from kling_async._http.library import HTTPLibrary, errors_named
 from kling_async._http.packing import PACKED, Unpacker
 from kling_async._http.pool import SLOT
 from kling_async._runtime.limiter import Slot
@@ -190,10 +191,6 @@ class Sender(Protocol):
         ...
 
 
-def _for_json(headers: httpx.Headers) -> httpx.Headers:
-    return httpx.Headers({**headers, **JSON})
-
-
 @frozen(eq=False)
 class TransportSender:
     """Our own way: straight to httpx's transport.
@@ -203,20 +200,22 @@ class TransportSender:
     """
 
     transport: httpx.AsyncBaseTransport
-    headers: httpx.Headers = field(converter=_for_json)
+    library: HTTPLibrary
+    user_agent: str
 
     async def send(self, call: Call, slot: Slot) -> StreamedResponse:
         """Send a request as it is."""
         try:
-            request = httpx.Request(
+            request = self.library.Request(
                 call.method,
                 call.url,
-                headers=[*self.headers.raw, *_raw(call.headers)],
+                headers={**JSON, "user-agent": self.user_agent, **call.headers},
                 content=call.content,
                 extensions={"timeout": _phases(call.limit), SLOT: slot},
             )
-        except (httpx.InvalidURL, ValueError) as error:
+        except errors_named("InvalidURL", ValueError) as error:
             raise no_url(call, error) from error
+        # Only now: in no frame of a traceback it stands in a mapping of headers.
         request.headers["authorization"] = f"Bearer {call.key.reveal()}"
         response = await self.transport.handle_async_request(request)
         response.request = request
@@ -243,24 +242,19 @@ class ClientSender:
                 content=call.content,
                 timeout=phase_limits(call.limit),
             )
-        except (httpx.InvalidURL, ValueError) as error:
+        except errors_named("InvalidURL", ValueError) as error:
             raise no_url(call, error) from error
-        # Only now: in no frame of a traceback it stands in a mapping of headers.
         request.headers["authorization"] = f"Bearer {call.key.reveal()}"
         try:
             response = await self.client.send(
                 request, stream=True, auth=None, follow_redirects=False
             )
-        except httpx.HTTPStatusError as error:  # from a hook
-            response = error.response
+        except errors_named("HTTPStatusError") as error:  # from a hook
+            response = cast("httpx.HTTPStatusError", error).response
         return _response(response)
 
     async def aclose(self) -> None:
         """Leave it open: it is the user's."""
-
-
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def no_url(call: Call, error: Exception) -> ConfigurationError:
@@ -270,13 +264,18 @@ def no_url(call: Call, error: Exception) -> ConfigurationError:
     )
 
 
+Phases: TypeAlias = tuple[float | None, float | None, float | None, float | None]
+"""The longest that connecting, reading, writing, waiting for a connection may take."""
+
+
 @lru_cache(maxsize=64)
-def phase_limits(limit: float) -> httpx.Timeout:
+def phase_limits(limit: float) -> Phases:
     """Bound each phase of an exchange that may take ``limit`` seconds in all."""
     seconds = None if limit == float("inf") else limit
-    return httpx.Timeout(seconds, connect=min(limit, _CONNECT_LIMIT))
+    return min(limit, _CONNECT_LIMIT), seconds, seconds, seconds
 
 
 @lru_cache(maxsize=64)
 def _phases(limit: float) -> Mapping[str, float | None]:
-    return phase_limits(limit).as_dict()
+    names = ("connect", "read", "write", "pool")
+    return dict(zip(names, phase_limits(limit), strict=True))

@@ -25,7 +25,8 @@ from kling_async._config import __version__
 from kling_async._errors import ClientClosedError, ConfigurationError
 from kling_async._hooks import logger
 from kling_async._http.environment import create_ssl_context
-from kling_async._http.pool import ProxyRoutingTransport, SlotTransport, close_line
+from kling_async._http.library import HTTPLibrary, is_async_client, library_named
+from kling_async._http.pool import ProxyRoutingTransport, close_line, open_transport
 from kling_async._http.sender import ClientSender, Sender, TransportSender, phase_limits
 from kling_async._runtime.limiter import Limiter
 from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
@@ -39,7 +40,7 @@ _LIMIT = 60.0
 
 _USER_AGENT = f"kling_async/{__version__}"
 
-Library = Literal["httpx", "aiohttp"]
+Library = Literal["httpx", "httpx2", "aiohttp"]
 
 
 @define(eq=False)
@@ -140,7 +141,7 @@ class Connections:
         require_count("max_connections", self.max_connections)
         _require_library(self.library, self.http_client)
         if self.http_client is None:
-            self._ssl = create_ssl_context()
+            self._ssl = create_ssl_context(library_named(self.library))
         else:
             _require_async(self.http_client)
 
@@ -182,8 +183,10 @@ class Connections:
             raise ConfigurationError(
                 "transport='aiohttp' runs on asyncio alone; leave it out on trio"
             )
-        files = self._new_client()
-        http = self._new_sender(files.headers)
+        library = library_named(self.library)
+        tls = self._ssl or create_ssl_context(library)
+        files = self._new_client(library, tls)
+        http = self._new_sender(library, tls)
 
         async def close() -> None:
             with anyio.CancelScope(shield=True):
@@ -194,26 +197,27 @@ class Connections:
 
         return Session(http, files, seam, limiter, closing=at_loop_end(close))
 
-    def _new_sender(self, headers: httpx.Headers) -> Sender:
-        tls = self._ssl or create_ssl_context()
+    def _new_sender(self, library: HTTPLibrary, tls: ssl.SSLContext) -> Sender:
         if self.library == "aiohttp":
             from kling_async._http import aiohttp as _aiohttp  # noqa: PLC0415 (an extra)
 
             return _aiohttp.open_sender(_USER_AGENT, _limits(self.max_connections), tls)
-        new_transport = partial(SlotTransport, tls, _KEEPALIVE_EXPIRY)
-        return TransportSender(ProxyRoutingTransport(new_transport), headers)
+        open_route = partial(open_transport, library, tls, _KEEPALIVE_EXPIRY)
+        return TransportSender(ProxyRoutingTransport(open_route), library, _USER_AGENT)
 
-    def _new_client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=ProxyRoutingTransport(self._open_files_route),
+    def _new_client(
+        self, library: HTTPLibrary, tls: ssl.SSLContext
+    ) -> httpx.AsyncClient:
+        limits = _limits(self.max_connections)
+
+        def open_route(proxy: str | None) -> httpx.AsyncBaseTransport:
+            return library.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
+
+        return library.AsyncClient(
+            transport=ProxyRoutingTransport(open_route),
             headers={"user-agent": _USER_AGENT},
             timeout=phase_limits(_LIMIT),  # each request brings its own
             trust_env=False,  # the routes know the proxies
-        )
-
-    def _open_files_route(self, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
-        return httpx.AsyncHTTPTransport(
-            verify=self._ssl or True, limits=_limits(self.max_connections), proxy=proxy
         )
 
     async def aclose(self, patience: float) -> None:
@@ -260,10 +264,10 @@ def _require_library(library: object, http_client: object) -> None:
             f"transport: given {library!r} beside http_client; allowed: one of the "
             "two, for an http_client brings a transport of its own",
         )
-    if find_spec("aiohttp") is None:
+    if find_spec(str(library)) is None:
         raise ConfigurationError(
             f"transport: given {library!r}, which is not installed: "
-            "pip install 'kling_async[aiohttp]'",
+            f"pip install 'kling_async[{library}]'",
         )
 
 
@@ -277,7 +281,8 @@ def _limits(most: int) -> httpx.Limits:
 
 def _require_async(http_client: object) -> None:
     """Refuse `httpx.Client`, which would send a create and then fail on `await`."""
-    if not isinstance(http_client, httpx.AsyncClient):
+    if not is_async_client(http_client):
         raise ConfigurationError(
-            f"http_client: given {http_client!r}; allowed: an httpx.AsyncClient",
+            f"http_client: given {http_client!r}; allowed: an httpx.AsyncClient or "
+            "an httpx2.AsyncClient",
         )

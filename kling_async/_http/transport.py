@@ -13,7 +13,6 @@ from functools import partial
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
-import httpx
 from attrs import define, field, frozen
 
 from kling_async._addresses import is_loopback
@@ -33,6 +32,7 @@ from kling_async._errors import (
 from kling_async._failures import may_be_accepted, may_repeat_get, repeat, wait_after
 from kling_async._generation import Generation
 from kling_async._hooks import RequestEvent, RetryEvent
+from kling_async._http.library import errors_named
 from kling_async._http.sender import (
     Body,
     Call,
@@ -52,8 +52,6 @@ T = TypeVar("T")
 # httpx's own time-outs come first; this ends what trickles on past them.
 _SLACK = 1.0
 
-_TIMEOUTS = (httpx.TimeoutException, TimeoutError)
-
 
 def translate(
     error: Exception, doing: str, redact: Callable[[str], str] = str
@@ -66,11 +64,8 @@ def translate(
 
 def _is_timeout(error: Exception) -> bool:
     below = _of_aiohttp(error)
-    return (
-        isinstance(error, _TIMEOUTS)
-        if below is None
-        else isinstance(below, TimeoutError)
-    )
+    timeouts = errors_named("TimeoutException", TimeoutError)
+    return isinstance(error if below is None else below, timeouts)
 
 
 def _of_aiohttp(error: Exception) -> BaseException | None:
@@ -362,7 +357,7 @@ class _Received:
             )
             if not failure.request_sent and is_loopback(url.hostname or ""):
                 failure.with_hint("start_the_emulator")
-        elif isinstance(self.error, httpx.DecodingError | UnreadableBodyError):
+        elif isinstance(self.error, errors_named("DecodingError", UnreadableBodyError)):
             message = f"the answer cannot be read: {redact(str(self.error))}"
             failure = DecodeError(message, status_code=self.response.status_code)
         else:

@@ -262,7 +262,7 @@ async def serve_all(
         routes = patch.object(
             Connections,
             "_new_sender",
-            lambda _, headers: TransportSender(transport, headers),
+            lambda _, library, __: TransportSender(transport, library, "chaos"),
         )
     with routes:
         async with AsyncKling(

@@ -15,6 +15,7 @@ from attrs import frozen
 from stub import BODY, GENERATION_ID, stub_server
 
 from kling_async import AsyncKling
+from kling_async._http.library import library_named
 from kling_async._http.sender import TransportSender
 from kling_async._http.wire import Response, decode_polled
 from kling_async._runtime.limiter import Kind
@@ -49,7 +50,7 @@ async def parts() -> dict[str, float]:
     async with AsyncKling("some-key", base_url="http://127.0.0.1") as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
         session = transport.connections.current_session()
-        session.http = http = TransportSender(Echo(), HEADERS)
+        session.http = http = TransportSender(Echo(), library_named("httpx"), "bench")
 
         async def take_slot() -> None:
             (await session.limiter.acquire(Kind.POLL)).release()

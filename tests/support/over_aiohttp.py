@@ -16,6 +16,7 @@ from kling_async._http.session import Connections
 BOUND = {
     "respx": "it stands in for httpx's connections",
     "AsyncHTTPTransport": "it stands in for httpx's connections",
+    "httpx2_mock": "it stands in for httpx2's connections",
     "httpcore.": "it is about what httpcore does",
     "httpcore/": "it is about what httpcore does",
     "without_ceremony": "aiohttp warns of a session in a loop that ended so",

@@ -325,8 +325,8 @@ async def test_a_proxy_that_refuses_a_tunnel_has_seen_nothing(
 
 @pytest.mark.parametrize("given", ["requests", "", None, 1])
 def test_another_transport_is_refused(given: object) -> None:
-    """The message names the two that there are."""
-    with pytest.raises(ConfigurationError, match="'httpx' or 'aiohttp'"):
+    """The message names those that there are."""
+    with pytest.raises(ConfigurationError, match="'httpx' or 'httpx2' or 'aiohttp'"):
         CLIENT(KEY, transport=given)
 
 

@@ -128,9 +128,9 @@ async def test_no_proxy_names_hosts_as_elsewhere(
     no_proxies: pytest.MonkeyPatch, no_proxy: str, url: str, *, is_direct: bool
 ) -> None:
     """Addresses, ports and domains, by the rules of the standard library."""
-    used = list[httpx.Proxy | None]()
+    used = list[str | None]()
 
-    def open_route(proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
+    def open_route(proxy: str | None) -> httpx.AsyncBaseTransport:
         used.append(proxy)
         return httpx.MockTransport(lambda _: httpx.Response(200))
 
