@@ -33,9 +33,9 @@ _SOONEST, _LATEST = 1.0, 5.0
 
 _AGE_SHARE = 0.5
 
-# How far off a row's time may be, in seconds: a server's `Date` is in whole seconds, a
-# row in milliseconds; the vendor's servers may differ, and may begin late.
-_DATE, _ROW, _EARLY, _LATE = 1.0, 0.001, 1.0, 30.0
+# How far off a row's time may be, in seconds: a server's `Date` is in whole seconds;
+# the vendor's servers may differ, and may begin late.
+_DATE, _EARLY, _LATE = 1.0, 1.0, 30.0
 
 # Read so much further back than should be needed, in seconds.
 _MARGIN = 600.0
@@ -82,7 +82,7 @@ class GivenIds:
         return generation_id in self._answered
 
 
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class LostCreate:
     """One create that is looked for.
 
@@ -101,57 +101,49 @@ class LostCreate:
         max_retry_after: The longest wait that the log may ask for, in seconds.
         verdict: What the log says so far.
         generation_id: What was found.
-        others: Generations under its id that may be another create's.
         is_read: Whether the log of the whole time was read at least once meanwhile.
-        pages: How many pages have been read.
         back_to: When the oldest row that was read came, by the vendor's clock.
         failure: Why the log could not be read, the last time that it could not.
-        settled: Set when there is a verdict, or nobody waits for one any more.
+        settled: Set when there is a verdict.
         offset: How many rows have been read since the newest.
         due: When to read on, on the event loop's clock.
     """
 
     client_request_id: str
-    since: dt.datetime = field(kw_only=True)
-    sent_at: float = field(kw_only=True)
-    lost_at: float = field(default=math.inf, kw_only=True)
-    deadline: float = field(kw_only=True)
-    is_unique: bool = field(default=False, kw_only=True)
-    is_single: bool = field(default=False, kw_only=True)
-    given_ids: GivenIds = field(factory=GivenIds, kw_only=True)
-    max_retry_after: float = field(default=LOG_WINDOW, kw_only=True)
+    since: dt.datetime
+    sent_at: float
+    lost_at: float = math.inf
+    deadline: float
+    is_unique: bool = False
+    is_single: bool = False
+    given_ids: GivenIds = field(factory=GivenIds)
+    max_retry_after: float = LOG_WINDOW
     verdict: Verdict = field(default="missing", init=False)
     generation_id: str | None = field(default=None, init=False)
-    others: set[str] = field(factory=set[str], init=False)
     is_read: bool = field(default=False, init=False)
-    pages: int = field(default=0, init=False)
     back_to: dt.datetime | None = field(default=None, init=False)
     failure: KlingError | None = field(default=None, init=False)
     settled: anyio.Event = field(factory=anyio.Event, init=False)
     offset: int = field(default=0, init=False)
     due: float = field(init=False)
     _began: float = field(factory=anyio.current_time, init=False)
-    _pass_pages: int = field(default=0, init=False)
     _has_failed: bool = field(default=False, init=False)
-    _candidates: set[str] = field(factory=set[str], init=False)
+    _rows: dict[str, LogRow] = field(factory=dict[str, LogRow], init=False)
     # What to take from a vendor's time (a timestamp) to have it on the loop's clock:
-    # at least, and at most. By this machine's clock until the server tells its own.
-    _offsets: tuple[float, float] = field(init=False)
-    _is_dated: bool = field(default=False, init=False)
+    # at least, and at most. Known once the server has told its own.
+    _vendor_offsets: tuple[float, float] | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.due = self._began + (0.0 if self._is_of_crash else _SOONEST)
-        offset = self.since.timestamp() - self.sent_at
-        self._offsets = offset, offset
 
     @property
     def is_over(self) -> bool:
         """Whether it is settled, or its time is up."""
         is_late = anyio.current_time() + CLOCK_TICK >= self.deadline
-        return is_late or self.verdict != "missing"
+        return is_late or self.settled.is_set()
 
     @property
-    def is_wanted(self) -> bool:
+    def is_due(self) -> bool:
         """Whether to read on now; another read may have made it wait, or settled it."""
         return not self.is_over and self.due <= anyio.current_time() + CLOCK_TICK
 
@@ -170,108 +162,103 @@ class LostCreate:
         return min(math.ceil(age / 3600), _LONGEST_HOURS)
 
     @property
+    def gap(self) -> str | None:
+        """What keeps the log from proving that there is no generation, in words."""
+        if self._rows:
+            ids = ", ".join(sorted(self._rows))
+            return f"the log lists under this id what may be another create's: {ids}"
+        if self.is_read:
+            return None
+        far = f"only back to {self.back_to:%Y-%m-%dT%H:%M:%SZ}" if self.back_to else ""
+        why = f": {self.failure}" if self.failure else ""
+        return f"the log could {far or 'not'} be read{why}"
+
+    @property
     def _is_of_crash(self) -> bool:
         return self.lost_at == math.inf
 
     @property
+    def _offsets(self) -> tuple[float, float]:
+        by_wall = self.since.timestamp() - self.sent_at
+        return self._vendor_offsets or (by_wall, by_wall)
+
+    @property
     def _reach(self) -> float:
         """How far back to read, on the loop's clock, which may stop in a sleep."""
-        now = anyio.current_time()
         by_wall = (dt.datetime.now(dt.UTC) - self.since).total_seconds()
-        told = math.inf
+        ages = [self.sent_at, anyio.current_time() - by_wall]
         if self._is_of_crash:  # `since` may be by a better clock than this machine's
-            told = self.since.timestamp() - self._offsets[0]
-        return min(self.sent_at, now - by_wall, told) - _MARGIN
+            ages.append(self.since.timestamp() - self._offsets[0])
+        return min(ages) - _MARGIN
 
-    def give_up(self) -> None:
-        """Look no further: whoever wanted it has gone."""
-        self.deadline = min(self.deadline, anyio.current_time())
-        self.settled.set()
+    def put_off(self, at_least: float = 0.0) -> None:
+        """Read on later, and the later the longer it takes."""
+        now = anyio.current_time()
+        pause = min(max(_SOONEST, (now - self._began) * _AGE_SHARE), _LATEST)
+        self.due = max(self.due, now + max(pause, at_least))
 
-    def put_off(self, error: KlingError, pause: float) -> None:
+    def note_failure(self, error: KlingError) -> None:
         """Ask for the same page later."""
         self.failure = error
         asked = getattr(error, "retry_after", None) or 0.0
-        wait = max(pause, min(asked, self.max_retry_after))
-        self.due = max(self.due, anyio.current_time() + wait)
+        self.put_off(min(asked, self.max_retry_after))
 
     def take(
         self, page: Page[LogRow], *, offset: int, hours: int, asked_at: float
     ) -> None:
         """Take in a page of the log, which another create may have been due for."""
-        now = anyio.current_time()
-        if page.date is not None and not self._is_dated:
+        if page.date is not None and self._vendor_offsets is None:
             date = page.date.timestamp()
-            self._is_dated, self._offsets = True, (date - now, date + _DATE - asked_at)
+            least, most = date - anyio.current_time(), date + _DATE - asked_at
+            self._vendor_offsets = least, most
         for row in page.rows:
             if row.client_request_id == self.client_request_id:
-                self._note(row)
-        if self.offset != offset or self.verdict != "missing":
-            return
-        self._count(page)
+                self._has_failed |= row.failed
+                if row.inference_id and not row.failed:
+                    self._rows.setdefault(row.inference_id, row)
+        is_next = self.offset == offset
         is_last = (not page.has_more or not page.rows) and hours >= self.hours
-        if is_last or any(map(self._is_past, page.rows[-1:])):
-            self._end_pass(now)
-        else:
-            self.due = now
-
-    def _count(self, page: Page[LogRow]) -> None:
-        self.pages += 1
-        self._pass_pages += 1
-        self.offset += len(page.rows)
-        if page.rows and not self.is_read:
+        is_end = is_next and (is_last or any(map(self._is_past, page.rows[-1:])))
+        if page.rows and is_next and not self.is_read:
             self.back_to = page.rows[-1].created or self.back_to
+        self.is_read |= is_end
+        self._decide(is_end=is_end)
+        if is_end:  # back to the newest row
+            self.offset = 0
+            self.put_off()
+        elif is_next:
+            self.offset += len(page.rows)
 
-    def _note(self, row: LogRow) -> None:
-        """Take in a row of this create's id."""
-        if row.failed:
-            self._has_failed = True
-        elif row.inference_id and (self.is_unique or self._may_be_own(row)):
-            self._candidates.add(row.inference_id)
-            if self.is_unique or self._is_of_crash:
-                self._settle("found", row.inference_id)
-        elif row.inference_id:
-            self.others.add(row.inference_id)
+    def _decide(self, *, is_end: bool) -> None:
+        """Settle it by the rows seen so far, which at the end are all there are."""
+        own = [it for it, row in self._rows.items() if self._may_be_own(row)]
+        is_shared = self.given_ids.is_shared(self.client_request_id)
+        is_only = is_end and len(own) == 1 and not is_shared
+        if own and (self.is_unique or self._is_of_crash or is_only):
+            self.verdict, self.generation_id = "found", own[0]
+        elif is_end and not own and self._has_failed and self.is_unique:
+            self.verdict = "failed" if self.is_single else "missing"
+        if self.verdict != "missing":
+            self.settled.set()
 
     def _may_be_own(self, row: LogRow) -> bool:
         """Whether a row came while this create was in flight, as far as clocks tell."""
-        if row.created is None:
-            return self._is_of_crash
+        if self.is_unique or row.created is None:
+            return self.is_unique or self._is_of_crash
         least, most = self._offsets
         came = row.created.timestamp()
         if self._is_of_crash:
             return came - least >= self._reach
-        early = _EARLY if self._is_dated else _ROW
-        is_early = came - least < self.sent_at - early
+        is_early = came - least < self.sent_at - _EARLY
         is_late = came - most > self.lost_at + _LATE
-        return not (
-            is_early or is_late or self.given_ids.has_answered(row.inference_id)
-        )
+        is_taken = self.given_ids.has_answered(row.inference_id)
+        return not (is_early or is_late or is_taken)
 
     def _is_past(self, row: LogRow) -> bool:
         """Whether a row, and so all that follow, came before this create."""
-        if row.created is None or not self._is_dated:
+        if row.created is None or self._vendor_offsets is None:
             return False
         return row.created.timestamp() - self._offsets[0] < self._reach
-
-    def _end_pass(self, now: float) -> None:
-        """Decide by all that was read, or go back to the newest row."""
-        self.is_read = True
-        own = {it for it in self._candidates if not self.given_ids.has_answered(it)}
-        if len(own) == 1 and not self.given_ids.is_shared(self.client_request_id):
-            self._settle("found", own.pop())
-        elif self._has_failed and self.is_unique and self.is_single:
-            self._settle("failed")
-        else:
-            self.others |= own
-        pause = min(max(_SOONEST, (now - self._began) * _AGE_SHARE), _LATEST)
-        self.due = now + max(pause, self._pass_pages * LOG_WINDOW / LOG_CALLS)
-        self.offset = self._pass_pages = 0
-
-    def _settle(self, verdict: Verdict, generation_id: str | None = None) -> None:
-        if self.verdict == "missing":
-            self.verdict, self.generation_id = verdict, generation_id
-            self.settled.set()
 
 
 @define(eq=False)
@@ -284,7 +271,6 @@ class RequestLogSearch:
 
     _lost: set[LostCreate] = field(factory=set[LostCreate])
     _turn: anyio.Lock = field(factory=anyio.Lock)
-    _failures: int = 0
 
     async def look_for(self, lost: LostCreate, read_page: ReadPage) -> Verdict:
         """Read the log until it tells what became of a create, or the time is up.
@@ -297,17 +283,13 @@ class RequestLogSearch:
         self._lost.add(lost)
         try:
             while not lost.is_over:
-                with anyio.CancelScope(deadline=min(lost.due, lost.deadline)):
-                    await lost.settled.wait()
                 with anyio.CancelScope(deadline=lost.deadline) as patience:
-                    await self._turn.acquire()
-                if patience.cancelled_caught:
-                    break
-                try:
-                    if lost.is_wanted:
-                        await self._read(lost, read_page)
-                finally:
-                    self._turn.release()
+                    with anyio.CancelScope(deadline=lost.due):
+                        await lost.settled.wait()
+                    async with self._turn:
+                        patience.deadline = math.inf  # others want the page, too
+                        if lost.is_due:
+                            await self._read(lost, read_page)
         finally:
             self._lost.discard(lost)
         return lost.verdict
@@ -315,15 +297,11 @@ class RequestLogSearch:
     async def _read(self, due: LostCreate, read_page: ReadPage) -> None:
         """Read the page that is due, for all."""
         offset, hours, asked_at = due.offset, due.hours, anyio.current_time()
-        left = due.deadline - asked_at
         try:
-            page = await read_page(hours, offset, left)
+            page = await read_page(hours, offset, due.deadline - asked_at)
         except KlingError as error:
-            self._failures += 1
-            pause = min(_SOONEST * self._failures, _LATEST)
             for lost in self._lost:
-                lost.put_off(error, pause)
+                lost.note_failure(error)
         else:
-            self._failures = 0
             for lost in self._lost:
                 lost.take(page, offset=offset, hours=hours, asked_at=asked_at)

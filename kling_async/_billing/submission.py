@@ -7,8 +7,6 @@ The billing rule at work. Knows no HTTP; which failure means what is decided in
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import anyio
@@ -17,8 +15,8 @@ from attrs import define, evolve, field
 from kling_async._billing.account import BillingClient
 from kling_async._billing.log_search import LostCreate, Verdict
 from kling_async._checks import is_drawn
+from kling_async._config import Settings
 from kling_async._errors import (
-    ClientClosedError,
     ConnectionFailedError,
     KlingError,
     NotFoundError,
@@ -26,7 +24,6 @@ from kling_async._errors import (
     TransportError,
 )
 from kling_async._failures import (
-    RetryPolicy,
     may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
@@ -34,7 +31,6 @@ from kling_async._failures import (
 from kling_async._generation import Generation, Status
 from kling_async._hooks import (
     CreatedEvent,
-    Reporter,
     UncertainEvent,
     UncertainOutcome,
     warn_abandoned,
@@ -50,12 +46,6 @@ _STATUS_LIMIT = 10.0
 _DAY = 24 * 3600.0
 
 
-async def search(account: BillingClient, session: Session, lost: LostCreate) -> Verdict:
-    """Look for a create in the log; to be called in the client's scope."""
-    read_page = partial(account.read_log_page, session)
-    return await account.shared.search.look_for(lost, read_page)
-
-
 def placeholder(generation_id: str, client_request_id: str) -> Generation:
     """Make the generation that an id stands for whose status nobody has told."""
     return Generation(
@@ -66,32 +56,34 @@ def placeholder(generation_id: str, client_request_id: str) -> Generation:
     )
 
 
-async def fetch_status(
-    account: BillingClient, session: Session, generation: Generation
+async def search(account: BillingClient, session: Session, lost: LostCreate) -> Verdict:
+    """Look for a create in the log; to be called in the client's tasks."""
+    read_page = partial(account.read_log_page, session)
+    return await account.shared.search.look_for(lost, read_page)
+
+
+async def refresh(
+    account: BillingClient, session: Session, known: Generation
 ) -> Generation:
-    """Ask once how a generation is; to be called in the client's scope.
+    """Ask once how a generation is; the very same one if the server does not tell.
 
-    Raises:
-        KlingError: The server does not tell.
-        TimeoutError: There was no place in flight to ask from.
+    To be called in the client's tasks.
     """
-    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
-
     until = anyio.current_time() + _STATUS_LIMIT
-    with await session.limiter.acquire(Kind.AWAITED, until) as slot:
-        told = await account.transport.poll(session, slot, generation.id, limit)
-    request_id = generation.client_request_id
-    return evolve(told, id=generation.id, client_request_id=request_id)
-
-
-async def try_fetch_status(
-    account: BillingClient, session: Session, generation: Generation
-) -> Generation | None:
-    """Ask once how a generation is; None if the server does not tell."""
     try:
-        return await fetch_status(account, session, generation)
+        with await session.limiter.acquire(Kind.AWAITED, until) as slot:
+            return await _poll(account, session, slot, known)
     except (KlingError, TimeoutError):
-        return None
+        return known
+
+
+async def _poll(
+    account: BillingClient, session: Session, slot: Slot, known: Generation
+) -> Generation:
+    """Ask once how a generation is that has just been created."""
+    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
+    told = await account.transport.poll(session, slot, known.id, limit)
+    return evolve(told, id=known.id, client_request_id=known.client_request_id)
 
 
 async def find(
@@ -111,7 +103,7 @@ async def find(
     now = anyio.current_time()
     age = (dt.datetime.now(dt.UTC) - since).total_seconds()
     lost = LostCreate(
-        client_request_id,
+        client_request_id=client_request_id,
         since=since,
         sent_at=now - (age if age > 0 else _DAY),
         deadline=now + timeout,
@@ -121,54 +113,23 @@ async def find(
 
     async def look() -> Generation | None:
         await search(account, session, lost)
-        if lost.generation_id is None:
-            raise_unless_read(lost)
+        if lost.generation_id is not None:
+            found = placeholder(lost.generation_id, client_request_id)
+            return await refresh(account, session, found)
+        if lost.gap is None:
             return None
-        generation = placeholder(lost.generation_id, client_request_id)
-        return await try_fetch_status(account, session, generation) or generation
-
-    try:
-        return await session.scope.start(look).result()
-    finally:
-        lost.give_up()
-
-
-def raise_unless_read(lost: LostCreate) -> None:
-    """Raise what keeps the log from proving that there is no generation."""
-    how_far = _describe_reading(lost)
-    if lost.failure is not None and not lost.is_read:
-        lost.failure.add_note(how_far)
-        raise lost.failure
-    if lost.others or not lost.is_read:
+        if lost.failure is not None and not lost.is_read:
+            lost.failure.add_note(lost.gap)
+            raise lost.failure
         raise SubmissionUncertainError(
-            client_request_id=lost.client_request_id, since=lost.since, reason=how_far
+            client_request_id=client_request_id, since=since, reason=lost.gap
         )
 
-
-def _describe_reading(lost: LostCreate) -> str:
-    """Say how far the log was read, and what it lists."""
-    if lost.others:
-        ids = ", ".join(sorted(lost.others))
-        return f"the log lists under this id what may be another create's: {ids}"
-    if lost.is_read:
-        return "the whole log of the time was read"
-    if lost.back_to is None:
-        return "not a page of the log was read"
-    back_to = lost.back_to.isoformat(timespec="seconds")
-    return f"the log was read back to {back_to} only, in {lost.pages} pages"
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-class _TwoIdsError(KlingError):
-    """A create was answered with one id in the body, and another in its header."""
-
-    def __init__(self, told: Generation, traced: str) -> None:
-        super().__init__(f"answered for {told.id}, and for {traced} in the header")
-        self.told = told
-        self.traced = traced
+    job = session.scope.start(look)
+    try:
+        return await job.result()
+    finally:
+        job.cancel()
 
 
 @define(eq=False, kw_only=True)
@@ -189,20 +150,16 @@ class Submission:
     model: str
     client_request_id: str
     is_unique: bool
-    since: dt.datetime = field(factory=_now)
+    since: dt.datetime = field(init=False)
     _sent_at: float = 0.0
     _posts: int = 0
-    _caller_gone: bool = False
+    _is_caller_gone: bool = False
     _made: Generation | None = None
     _lost: SubmissionUncertainError | None = None
 
     @property
-    def _policy(self) -> RetryPolicy:
-        return self.account.transport.settings.retry
-
-    @property
-    def _reporter(self) -> Reporter:
-        return self.account.transport.settings.reporter
+    def _settings(self) -> Settings:
+        return self.account.transport.settings
 
     async def run(self) -> Generation:
         """Send it, and give what the server made of it.
@@ -219,38 +176,35 @@ class Submission:
             if self._lost is None or self._lost is error:
                 raise
             # Whatever became of a later attempt, the lost one may be running.
-            raise self._lost from self._lost.__cause__
+            raise self._lost from self._lost.__cause__ or error
 
     def _may_repeat(self, error: BaseException) -> bool:
         if getattr(error, "is_unbilled", False):
             return False  # its answer was lost all the same
-        if self._policy.uncertain == "retry":
+        if self._settings.retry.uncertain == "retry":
             return may_repeat_create_at_own_risk(error)
         return may_repeat_create(error)
 
     async def _attempt(self) -> Generation:
-        posts = self._posts
         try:
             return await self.account.transport.in_scope(self._send, self._resolve)
-        except ClientClosedError as error:
-            if self._posts == posts:
-                raise
-            raise self._uncertain(error) from error
-        except KlingError:
-            raise
-        except BaseException:  # the caller was cancelled
-            self._caller_gone = True
-            self._warn_if_gone()  # perhaps with the answer there already
+        except anyio.get_cancelled_exc_class():
+            self._is_caller_gone = True
+            if self._made is not None:  # the answer is there already
+                warn_abandoned(self._made)
             raise
 
     async def _send(self, session: Session, slot: Slot) -> Generation:
         """Exchange once, in the client's own task: the caller may be gone."""
         self._posts += 1
-        self.since, self._sent_at = _now(), anyio.current_time()
-        with self._in_use():
+        self.since, self._sent_at = dt.datetime.now(dt.UTC), anyio.current_time()
+        before, self._lost = self._lost, self._uncertain()  # until there is an answer
+        with self.account.shared.given_ids.use(self.client_request_id):
             try:
                 generation = await self._exchange(session, slot)
             except KlingError as error:
+                if not may_be_accepted(error):
+                    self._lost = before
                 if isinstance(error, TransportError) and not error.request_sent:
                     self._posts -= 1
                 raise
@@ -260,131 +214,7 @@ class Submission:
             except BaseException:
                 self._tell("lost")
                 raise
-        traced = generation.inference_id or generation.id
-        if not same_generation(generation.id, traced):
-            raise _TwoIdsError(generation, traced)
-        self._record_created(generation)
-        return generation
-
-    async def _resolve(self, session: Session, error: KlingError) -> Generation:
-        """Find out what became of it, in the client's own task too."""
-        with self._in_use():
-            if isinstance(error, _TwoIdsError):
-                return await self._resolve_two_ids(session, error.told, error.traced)
-            if not may_be_accepted(error):
-                raise error
-            self._lost = self._uncertain(error)
-            self._tell("lost")
-            if self._policy.uncertain != "reconcile":
-                raise self._lost from error
-            if error.generation_id is not None:  # told by a header of the failure
-                traced = self._placeholder(error.generation_id)
-                if told := await try_fetch_status(self.account, session, traced):
-                    return self._adopt(told)
-            return await self._look_up(session, error)
-
-    async def _resolve_two_ids(
-        self, session: Session, told: Generation, traced: str
-    ) -> Generation:
-        """Take the header's id, which the log lists, unless the server knows none such.
-
-        A poll that fails otherwise says nothing about it.
-        """
-        generation = evolve(told, id=traced)
-        try:
-            known = self._placeholder(traced)
-            generation = await fetch_status(self.account, session, known)
-        except NotFoundError:
-            generation = told
-        except (KlingError, TimeoutError):
-            pass
-        finally:  # however this ends: it is paid for
-            self._record_created(generation)
-        return generation
-
-    async def _look_up(self, session: Session, error: KlingError) -> Generation:
-        """Give what the log lists, or raise what it says; nothing is sent again."""
-        now = anyio.current_time()
-        lost = LostCreate(
-            self.client_request_id,
-            since=self.since,
-            sent_at=self._sent_at,
-            lost_at=now,
-            deadline=now + self._policy.reconcile_timeout,
-            is_unique=self.is_unique,
-            is_single=self._posts == 1,
-            given_ids=self.account.shared.given_ids,
-            max_retry_after=self._policy.max_retry_after,
-        )
-        verdict = await search(self.account, session, lost)
-        self.since = lost.sent
-        if lost.generation_id is not None:
-            generation = self._adopt(self._placeholder(lost.generation_id))
-            told = await try_fetch_status(self.account, session, generation)
-            return told or generation
-        self._tell(verdict)
-        if verdict == "failed":
-            self._lost, error.is_unbilled = None, True
-            raise error
-        self._lost = self._uncertain(error, lost)
-        raise self._lost from error
-
-    def _adopt(self, generation: Generation) -> Generation:
-        self._lost = None
-        self._tell("found", generation.id)
-        self._record_created(generation)
-        return generation
-
-    def _record_created(self, generation: Generation) -> None:
-        if not self.is_unique:
-            traced = generation.inference_id or generation.id
-            self.account.shared.given_ids.add_answered(traced)
-        self._reporter.emit(CreatedEvent(generation=generation, model=self.model))
-        self._made = generation
-        self._warn_if_gone()
-
-    def _warn_if_gone(self) -> None:
-        if self._caller_gone and self._made is not None:
-            warn_abandoned(self._made)
-
-    def _uncertain(
-        self, error: KlingError, lost: LostCreate | None = None
-    ) -> SubmissionUncertainError:
-        reason = None
-        if lost is not None and (lost.others or not lost.is_read):
-            reason = _describe_reading(lost)
-        uncertain = SubmissionUncertainError(
-            client_request_id=self.client_request_id,
-            since=self.since,
-            reason=reason,
-        )
-        if lost is not None and lost.failure is not None and not lost.is_read:
-            uncertain.add_note(f"its log could not be read: {lost.failure}")
-        if error.generation_id is not None:
-            uncertain.concerning(error.generation_id)
-        return uncertain
-
-    def _tell(
-        self, outcome: UncertainOutcome, generation_id: str | None = None
-    ) -> None:
-        event = UncertainEvent(
-            client_request_id=self.client_request_id,
-            model=self.model,
-            since=self.since,
-            outcome=outcome,
-            generation_id=generation_id,
-        )
-        self._reporter.emit(event)
-
-    def _placeholder(self, generation_id: str) -> Generation:
-        return placeholder(generation_id, self.client_request_id)
-
-    @contextmanager
-    def _in_use(self) -> Generator[None]:
-        """Count the id, if it is the caller's own and so may be in use twice."""
-        ids = self.account.shared.given_ids
-        with nullcontext() if self.is_unique else ids.use(self.client_request_id):
-            yield
+            return await self._record_traced(session, slot, generation)
 
     async def _exchange(self, session: Session, slot: Slot) -> Generation:
         transport = self.account.transport
@@ -399,3 +229,103 @@ class Submission:
         )
         answer = await transport.exchange(session, slot, call)
         return decode_created(answer, self.client_request_id)
+
+    async def _record_traced(
+        self, session: Session, slot: Slot, told: Generation
+    ) -> Generation:
+        """Prefer the header's id, which the log lists, unless there is none such.
+
+        A poll that fails otherwise says nothing about it.
+        """
+        generation, traced = told, told.inference_id or told.id
+        try:
+            if not same_generation(told.id, traced):
+                generation = evolve(told, id=traced)
+                generation = await _poll(self.account, session, slot, generation)
+        except NotFoundError:
+            generation = told
+        except KlingError:
+            pass
+        finally:  # however this ends: it is paid for
+            self._record_created(generation)
+        return generation
+
+    async def _resolve(self, session: Session, error: KlingError) -> Generation:
+        """Find out what became of it, in the client's own task too."""
+        if not may_be_accepted(error):
+            raise error
+        self._lost = self._uncertain(error)
+        self._tell("lost")
+        if self._settings.retry.uncertain != "reconcile":
+            raise self._lost
+        with self.account.shared.given_ids.use(self.client_request_id):
+            if error.generation_id is not None:  # told by a header of the failure
+                known = placeholder(error.generation_id, self.client_request_id)
+                told = await refresh(self.account, session, known)
+                if told is not known:
+                    return self._adopt(told)
+            return await self._look_up(session, error)
+
+    async def _look_up(self, session: Session, error: KlingError) -> Generation:
+        """Give what the log lists, or raise what it says; nothing is sent again."""
+        now, retry = anyio.current_time(), self._settings.retry
+        lost = LostCreate(
+            client_request_id=self.client_request_id,
+            since=self.since,
+            sent_at=self._sent_at,
+            lost_at=now,
+            deadline=now + retry.reconcile_timeout,
+            is_unique=self.is_unique,
+            is_single=self._posts == 1,
+            given_ids=self.account.shared.given_ids,
+            max_retry_after=retry.max_retry_after,
+        )
+        verdict = await search(self.account, session, lost)
+        self.since = lost.sent
+        if lost.generation_id is not None:
+            found = placeholder(lost.generation_id, self.client_request_id)
+            return await refresh(self.account, session, self._adopt(found))
+        self._tell(verdict)
+        if verdict == "failed":
+            self._lost, error.is_unbilled = None, True
+            raise error
+        self._lost = self._uncertain(error, lost.gap)
+        raise self._lost
+
+    def _adopt(self, generation: Generation) -> Generation:
+        self._tell("found", generation.id)
+        self._record_created(generation)
+        return generation
+
+    def _record_created(self, generation: Generation) -> None:
+        if not self.is_unique:
+            traced = generation.inference_id or generation.id
+            self.account.shared.given_ids.add_answered(traced)
+        event = CreatedEvent(generation=generation, model=self.model)
+        self._settings.reporter.emit(event)
+        self._made, self._lost = generation, None
+        if self._is_caller_gone:
+            warn_abandoned(generation)
+
+    def _uncertain(
+        self, error: KlingError | None = None, gap: str | None = None
+    ) -> SubmissionUncertainError:
+        uncertain = SubmissionUncertainError(
+            client_request_id=self.client_request_id, since=self.since, reason=gap
+        )
+        uncertain.__cause__ = error
+        if error is not None and error.generation_id is not None:
+            uncertain.concerning(error.generation_id)
+        return uncertain
+
+    def _tell(
+        self, outcome: UncertainOutcome, generation_id: str | None = None
+    ) -> None:
+        event = UncertainEvent(
+            client_request_id=self.client_request_id,
+            model=self.model,
+            since=self.since,
+            outcome=outcome,
+            generation_id=generation_id,
+        )
+        self._settings.reporter.emit(event)

@@ -273,7 +273,7 @@ async def test_a_generation_of_another_time_is_not_taken(age: float) -> None:
     assert await looked_for(Log([(0, row("r-1", "old", age=age))]), trace) == [
         "missing"
     ]
-    assert trace.others == {"old"}
+    assert "old" in (trace.gap or "")
 
 
 async def test_a_failure_proves_nothing_of_an_id_that_may_be_used_again() -> None:
@@ -296,7 +296,7 @@ async def test_of_two_generations_of_one_id_none_is_taken() -> None:
     rows = [row("r-1", "g-1"), *others(150), row("r-1", "g-2")]
     trace = lost(is_unique=False)
     assert await looked_for(Log([(0, it) for it in rows]), trace) == ["missing"]
-    assert trace.others == {"g-1", "g-2"}
+    assert "another create's: g-1, g-2" in (trace.gap or "")
 
 
 async def test_while_two_creates_of_one_id_are_in_flight_none_is_settled() -> None:
@@ -406,16 +406,6 @@ async def test_one_that_comes_during_a_reading_has_not_seen_all_of_it() -> None:
         assert await search.look_for(second, log) == "missing"
     assert not second.is_read
     assert first.is_read
-
-
-async def test_the_readings_keep_within_the_limit_of_the_vendor() -> None:
-    """200 in any 60 s, however long the log is, and every reading is a whole one."""
-    log = Log([(0, it) for it in others(4000)], seconds=0.01)
-    await looked_for(log, lost(timeout=300))
-    times = [at for at, _ in log.reads]
-    busiest = max(sum(1 for at in times if start <= at < start + 60) for start in times)
-    assert busiest <= 200
-    assert len(times) > 400
 
 
 async def test_the_readings_get_rarer_with_time() -> None:
