@@ -398,6 +398,9 @@ class WaitTimeoutError(KlingError):
 
     Attributes:
         timeout: How long was waited, in seconds.
+
+    Its ``__cause__`` is what the last poll met, if that failed, such as the page of a
+    gateway; the message tells it, too.
     """
 
     def __init__(
@@ -406,9 +409,12 @@ class WaitTimeoutError(KlingError):
         *,
         timeout: float,
         generation: Generation | None = None,
+        failure: KlingError | None = None,
     ) -> None:
         self.timeout = timeout
-        super().__init__(f"not finished after {timeout:g} s")
+        why = f"; the last poll failed: {failure.reason}" if failure else ""
+        super().__init__(f"not finished after {timeout:g} s{why}")
+        self.__cause__ = failure
         self.concerning(generation_id, generation)
 
 

@@ -33,6 +33,9 @@ _NEWEST = ("klingai/video-v3-pro-image-to-video", "klingai/video-v3-pro-text-to-
 
 _TRACE = "kling-doctor"
 
+# What the server refuses to tell without the right key.
+_WITH_KEY = frozenset({"balance", "request log", "tracing headers", "downloads"})
+
 
 @frozen(kw_only=True)
 class Check:
@@ -107,7 +110,15 @@ class Doctor:
             ("metrics", self._metrics, "Nothing else depends on them"),
             ("downloads", self._downloads, "Allow the hosts that videos lie at"),
         )
-        return Diagnosis(checks=tuple([await _look(*it) for it in looks]))
+        checks: list[Check] = []
+        for name, look, advice in looks:
+            refused = [it for it in checks if it.name == "key" and it.state == "failed"]
+            if refused and name in _WITH_KEY:
+                words = "skipped because the key failed"
+                checks.append(Check(name=name, state="skipped", seen=words))
+            else:
+                checks.append(await _look(name, look, advice))
+        return Diagnosis(checks=tuple(checks))
 
     async def _proxy(self) -> str:
         url = self._base_url
@@ -154,8 +165,13 @@ class Doctor:
         try:
             await self.account.balance()
         except AuthenticationError as error:
+            if not error.from_vendor:
+                raise
             advice = "Check the API key: the server does not take it"
             raise _WrongError(error.reason, advice) from error
+        except KlingError as error:
+            seen = f"the server does not say: {error.reason}"
+            raise _WrongError(seen, "", "skipped") from error
         return "the server takes it"
 
     async def _balance(self) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import httpx
 
 from kling_async import AsyncKling, Generation, Hooks, RetryPolicy
+
+if TYPE_CHECKING:
+    import httpx2
 
 KEY = "sk-throw-away-0123456789"
 BASE_URL = "https://kling.test"
@@ -30,7 +34,7 @@ def client(
     timeout: float = 60,
     hooks: Hooks | None = None,
     max_connections: int = 100,
-    http_client: httpx.AsyncClient | None = None,
+    http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
     allow_plain_http: bool = False,
 ) -> AsyncKling:
     """Make a client."""

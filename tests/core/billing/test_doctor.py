@@ -62,3 +62,22 @@ async def test_each_failure_is_told_with_what_to_do(name: str) -> None:
     assert check.state in {"warning", "failed"}
     assert check.seen
     assert check.advice
+
+
+async def test_what_needs_the_key_is_skipped_where_the_key_fails() -> None:
+    """Advice on the balance or the log would lead astray; the rest is looked at."""
+    found = await diagnosis(Fault("status", status=401, path="billing"))
+    states = {check.name: check.state for check in found}
+    skipped = ("balance", "request log", "tracing headers", "downloads")
+    assert {states[name] for name in skipped} == {"skipped"}
+    assert states["price list"] == states["metrics"] == "ok"
+    told = {check.seen for check in found if check.state == "skipped"}
+    assert told == {"skipped because the key failed"}
+    assert not found.is_healthy
+
+
+async def test_a_server_that_is_down_says_nothing_of_the_key() -> None:
+    """The balance has failed, not the key."""
+    found = await diagnosis(FAILURES["balance"])
+    states = {check.name: check.state for check in found}
+    assert (states["key"], states["balance"]) == ("skipped", "failed")

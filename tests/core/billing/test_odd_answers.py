@@ -23,6 +23,7 @@ from kling_async import (
     GenerationFailedError,
     Hooks,
     KlingError,
+    WaitTimeoutError,
 )
 from kling_async._http.session import Library
 from kling_async._requests.classes import build_request
@@ -53,6 +54,23 @@ async def test_a_page_of_a_gateway_is_an_outage_to_a_wait(
         assert (await kling.wait(ID)).succeeded
     told = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
     assert any(str(page.status_code) in it for it in told)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+async def test_a_page_that_lasts_is_told_when_the_time_is_up(
+    page: httpx.Response,
+) -> None:
+    """The error says what came, and has it as its cause."""
+    api = Api({0: "generating", 25: page})
+    async with api.client() as kling:
+        with pytest.raises(WaitTimeoutError) as caught:
+            await kling.wait(ID, timeout=120)
+    cause = caught.value.__cause__
+    assert isinstance(cause, APIStatusError)
+    assert cause.status_code == page.status_code
+    assert cause.reason in str(caught.value)
+    assert str(page.status_code) in caught.value.reason
 
 
 @pytest.mark.looptime

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Literal
 
 import anyio
 import httpx
+import httpx2
 import httpx_aiohttp
+import pyqwest
 import pytest
 from clients import SOON, client, create
+from pyqwest.httpx import AsyncPyqwestTransport
+from pyreqwest.compatibility.httpx import HttpxTransport
 from raw_server import (
     Peer,
     RawRequest,
@@ -30,10 +33,11 @@ from kling_async import (
     KlingError,
     SubmissionUncertainError,
 )
+from kling_async._http.session import Library
 
 NOBODY = "http://127.0.0.1:9"
 
-Make = Callable[[], httpx.AsyncClient]
+Make = Callable[[], httpx.AsyncClient | httpx2.AsyncClient]
 
 
 class LibraryError(Exception):
@@ -67,14 +71,26 @@ class Chatty(httpx.AsyncHTTPTransport):
             return await super().handle_async_request(metric)
 
 
-TRANSPORTS: Mapping[str, Make] = {
+HONEST: Mapping[str, Make] = {
     "httpx": httpx.AsyncClient,
     "httpx, retries": lambda: httpx.AsyncClient(
         transport=httpx.AsyncHTTPTransport(retries=2)
     ),
+    "httpx2": httpx2.AsyncClient,
+    "httpx2, retries": lambda: httpx2.AsyncClient(
+        transport=httpx2.AsyncHTTPTransport(retries=2)
+    ),
     "httpx-aiohttp": lambda: httpx.AsyncClient(
         transport=httpx_aiohttp.AiohttpTransport()
     ),
+}
+
+TRANSPORTS: Mapping[str, Make] = {
+    **HONEST,
+    "pyqwest": lambda: httpx.AsyncClient(
+        transport=AsyncPyqwestTransport(pyqwest.HTTPTransport())
+    ),
+    "pyreqwest": lambda: httpx.AsyncClient(transport=HttpxTransport()),
     "foreign": lambda: httpx.AsyncClient(transport=Foreign(has_cause=True)),
     "foreign, no cause": lambda: httpx.AsyncClient(transport=Foreign(has_cause=False)),
     "chatty": lambda: httpx.AsyncClient(transport=Chatty()),
@@ -95,10 +111,10 @@ async def test_a_create_that_was_read_is_sent_once_over_any_transport(
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("library", ["httpx", "httpx2", "aiohttp"])
 @pytest.mark.parametrize("script", [hang_up, reset], ids=["close", "reset"])
 async def test_our_own_transports_send_it_once_too(
-    library: Literal["httpx", "aiohttp"], script: Script
+    library: Library, script: Script
 ) -> None:
     """Each of the libraries that a client may open connections with."""
     async with RawServer(script) as server:
@@ -168,7 +184,28 @@ async def test_a_response_hook_that_fails_sends_no_create_again(
         assert len(posts) + len(server.requests) == 1
 
 
-@pytest.mark.parametrize("make", list(TRANSPORTS.values())[:3], ids=["1", "2", "3"])
+async def lie2(response: httpx2.Response) -> None:
+    """Say in a hook of httpx2 that no connection was made."""
+    await anyio.lowlevel.checkpoint()
+    raise httpx2.ConnectError("down", request=response.request)
+
+
+async def test_a_hook_of_httpx2_that_fails_sends_no_create_again() -> None:
+    """Its error is one of httpx2's own, and no connection was ever refused."""
+
+    async def script(_: RawRequest, peer: Peer) -> None:
+        await peer.send(answer())
+
+    async with (
+        RawServer(script) as server,
+        httpx2.AsyncClient(event_hooks={"response": [lie2]}) as mine,
+    ):
+        with pytest.raises(SubmissionUncertainError):
+            await create(client(server.base_url, http_client=mine))
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("make", HONEST.values(), ids=HONEST)
 async def test_a_connection_that_is_refused_is_tried_again(make: Make) -> None:
     """Over a library that tells the truth it is certain that nothing was sent."""
     async with make() as mine:
