@@ -7,6 +7,7 @@ calls run in threads of their own number, on asyncio and trio alike.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import re
@@ -170,6 +171,32 @@ class BucketObject:
 
         return await _call(head)
 
+    async def exists(self) -> bool:
+        """Tell whether it is there.
+
+        Raises:
+            StorageError: Nobody may see it, or the store fails.
+        """
+        try:
+            await self.size()
+        except StorageError as error:
+            if not error.is_missing:
+                raise
+            return False
+        return True
+
+    async def delete(self) -> None:
+        """Take it away, if that is allowed."""
+
+        def delete() -> None:
+            store, name = self._place()
+            import obstore  # noqa: PLC0415 (an extra)
+
+            obstore.delete(store, name)
+
+        with contextlib.suppress(StorageError):
+            await _call(delete)
+
     async def read(self, most: int | None = None) -> bytes:
         """Read it, or its beginning.
 
@@ -288,6 +315,8 @@ def _describe_error(error: Exception) -> StorageError:
         what = "there is no such bucket or object"
     elif kind in ("PermissionDeniedError", "UnauthenticatedError"):
         what = "the store does not allow it with these credentials"
+    elif _METADATA.search(str(error)):
+        what = "no credentials were found, neither here nor by a role of the machine"
     elif isinstance(error, OSError):
         what = error.strerror or "it failed"
     elif code and code[1].startswith(_CREDENTIALS):
@@ -302,6 +331,9 @@ def _describe_error(error: Exception) -> StorageError:
 
 # What S3 and those that speak like it call what is wrong.
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
+
+# Where a cloud's machine asks for them, if nothing else has any.
+_METADATA = re.compile("latest/(api/token|meta-data)|computeMetadata|metadata/ident")
 
 _CREDENTIALS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 

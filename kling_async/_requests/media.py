@@ -221,7 +221,7 @@ async def _from_bucket(place: _FieldPath, source: Source, url: str) -> str:
         raise _too_large(place, url, size, limit)
     if place.check:
         head = await source.read(min(size, _BEGINNING)) if size else b""
-        _require_sound(place, url, head, _type_of(head), is_whole=size == len(head))
+        _require_sound(place, url, head, type_of(head), is_whole=size == len(head))
     link = await source.link()
     if link is not None:
         return link
@@ -239,7 +239,7 @@ def _data_uri(place: _FieldPath, given: object, told: str | None = None) -> str:
     else:
         data = bytes(cast("bytes", given))
         told = told or short_repr(data)
-    media_type = _type_of(data)
+    media_type = type_of(data)
     if media_type == "video/mp4" and told.lower().endswith(".m4a"):
         media_type = "audio/mp4"  # the same container; not every recorder brands it
     if place.check:
@@ -350,7 +350,8 @@ def _require_shape(
         raise place.refusal(given, "an aspect ratio from 2:5 to 5:2")
 
 
-def _type_of(data: bytes) -> str | None:
+def type_of(data: bytes) -> str | None:
+    """Tell what a file is by how it begins, as a MIME type."""
     head = data[:16]
     fits = (kind for at, magic, kind in _MAGIC if head.startswith(magic, at))
     return next(fits, None)

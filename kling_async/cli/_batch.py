@@ -21,9 +21,11 @@ from rich.table import Table
 
 from kling_async import AsyncKling, KlingError, Price
 from kling_async._config import WhenUncertain
+from kling_async._files.storage import StorageError, is_url
 from kling_async._text import safe_line
 from kling_async.cli._manifest import JOBS, OWN_FILES, Manifest, RowPlan
 from kling_async.cli._output import Exit, Screen, cost_in_words, format_error
+from kling_async.cli._place import LocalPlace, Place, has_video
 from kling_async.cli._progress import BatchProgress, WarningCounter
 from kling_async.cli._report import write_results
 from kling_async.durable import Comparison, DurableKling, JobState, JobStatus, Webhook
@@ -68,7 +70,9 @@ class BatchRun:
     Attributes:
         screen: Where it is told.
         name: What the batch is called.
-        folder: Where results go.
+        folder: Where the jobs are kept, and where results go by default.
+        place: Where videos and results go.
+        inputs: As for `DurableKling`.
         database: Where the jobs are; None for a file in the folder.
         max_in_flight: As for `DurableKling`.
         creates_per_minute: Likewise.
@@ -85,6 +89,8 @@ class BatchRun:
     screen: Screen
     name: str
     folder: Path
+    place: Place
+    inputs: str | None
     database: str | None
     max_in_flight: int
     creates_per_minute: int | None
@@ -96,10 +102,13 @@ class BatchRun:
     webhook: Webhook | None = None
     check_mp4: bool = True
     _troubles: int = field(default=0, init=False)
+    _missing: set[str] = field(factory=set[str], init=False)
 
     async def work_off(self, rows: Sequence[RowPlan]) -> Exit:
         """Work it off as far as it goes, and write what became of it."""
-        await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
+        if self.database is None:
+            await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
+        await self.place.prepare()
         await to_thread.run_sync(_remove_parts, self.folder, rows, _STALE)
         progress = BatchProgress(self.screen.err, {it.key for it in rows})
         async with AsyncKling(check_media=self.check_media) as kling:
@@ -124,7 +133,8 @@ class BatchRun:
             max_in_flight=self.max_in_flight,
             creates_per_minute=self.creates_per_minute,
             on_uncertain=self.on_uncertain,
-            output_dir=self.folder,
+            output_dir=self.folder if isinstance(self.place, LocalPlace) else None,
+            inputs=self.inputs,
             check_media=self.check_media,
             webhook=self.webhook,
             check_mp4=self.check_mp4,
@@ -133,7 +143,7 @@ class BatchRun:
     async def _submit(self, rows: Sequence[RowPlan], progress: BatchProgress) -> bool:
         """Let the jobs be what the manifest asks for, before any of them is sent."""
         async with self._jobs() as jobs:
-            found = await jobs.compare(it.job for it in rows)
+            found = await jobs.compare(map(self.place.job_of, rows))
             self._tell_difference(rows, found)
             if found.conflicts:
                 return False
@@ -142,9 +152,13 @@ class BatchRun:
             await self._leave_out(jobs, found.absent)
             await self._move(jobs, found.moved)
             changed = {it.key for it in found.changed}
-            await jobs.replace_many(it.job for it in rows if it.key in changed)
+            await jobs.replace_many(
+                self.place.job_of(it) for it in rows if it.key in changed
+            )
             new = set(found.new)
-            await jobs.submit_many(it.job for it in rows if it.key in new)
+            await jobs.submit_many(
+                self.place.job_of(it) for it in rows if it.key in new
+            )
             await self._go_on(jobs, found.unchanged)
             for status in await jobs.list():
                 progress.update(status)
@@ -202,7 +216,9 @@ class BatchRun:
         pairs = [
             (status.output, self.folder / output)
             for status, output in moved
-            if isinstance(status.output, Path) and status.state is JobState.DONE
+            if isinstance(status.output, Path)
+            and status.state is JobState.DONE
+            and not is_url(output)
         ]
         in_the_way = await to_thread.run_sync(_move_files, pairs)
         for status, output in moved:
@@ -234,26 +250,30 @@ class BatchRun:
         """Fetch what is not here: deleted, or written to another machine's disk."""
         limiter = anyio.CapacityLimiter(_DOWNLOADS)
 
-        async def fetch(status: JobStatus, path: Path) -> None:
-            async with limiter:
-                try:
-                    await anyio.Path(path.parent).mkdir(parents=True, exist_ok=True)
-                    await kling.download(
-                        await kling.get(str(status.generation_id)), path
-                    )
-                except KlingError as error:
-                    told = " ".join(format_error(error))
-                    self._trouble(f"{status.key}: {path.name} is missing: {told}")
-                except OSError as error:
-                    self._trouble(f"{status.key}: {path}: {error.strerror or error}")
+        async def fetch(status: JobStatus, output: Path | str) -> None:
+            try:
+                async with limiter:
+                    if await has_video(status):
+                        return
+                    self._missing.add(status.key)
+                    if isinstance(output, Path):
+                        folder = anyio.Path(output.parent)
+                        await folder.mkdir(parents=True, exist_ok=True)
+                    done = await kling.get(str(status.generation_id))
+                    await kling.download(done, output, check_mp4=self.check_mp4)
+                    self._missing.discard(status.key)
+            except KlingError as error:
+                told = " ".join(format_error(error))
+                name = str(output).rpartition("/")[2]
+                self._trouble(f"{status.key}: {name} is missing: {told}")
+            except (OSError, StorageError) as error:
+                why = getattr(error, "strerror", None) or error
+                self._trouble(f"{status.key}: {output}: {why}")
 
         async with anyio.create_task_group() as tasks:
             for status in progress.statuses.values():
-                path = status.output
-                if status.state is not JobState.DONE or not isinstance(path, Path):
-                    continue
-                if not await anyio.Path(path).exists():
-                    tasks.start_soon(fetch, status, path)
+                if status.state is JobState.DONE and status.output is not None:
+                    tasks.start_soon(fetch, status, status.output)
 
     def _trouble(self, text: str) -> None:
         self._troubles += 1
@@ -263,15 +283,16 @@ class BatchRun:
         if not progress.is_whole:
             return  # what is there already says more
         self.screen.note(progress.in_words(), "")
-        written, failed = await to_thread.run_sync(
-            write_results, self.name, self.folder, rows, progress.statuses
+        written, failed = await write_results(
+            self.name, self.folder, self.place, rows, progress.statuses, self._missing
         )
         for path in written:
-            if path.name not in OWN_FILES:
+            if Path(path).name not in OWN_FILES:
                 self.screen.note(f"{path} is in place of one that is in use", "yellow")
-            self.screen.result(str(path))
+            self.screen.result(path)
         for error in failed:
-            self._trouble(f"the results cannot be written: {error.strerror or error}")
+            why = getattr(error, "strerror", None) or error
+            self._trouble(f"the results cannot be written: {why}")
 
     def _explain_decisions(self, progress: BatchProgress) -> None:
         counts = progress.counts
@@ -307,7 +328,7 @@ class BatchRun:
         found, account = Comparison(new=[it.key for it in rows]), None
         if await to_thread.run_sync(self._has_database):
             async with self._jobs() as jobs:
-                found = await jobs.compare(it.job for it in rows)
+                found = await jobs.compare(map(self.place.job_of, rows))
                 account = await jobs.account()
         self._tell_difference(rows, found)
         if found.conflicts:

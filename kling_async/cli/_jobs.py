@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from kling_async import AsyncKling
 from kling_async._config import JOBS_DATABASE
+from kling_async._files.storage import is_url
 from kling_async.cli import _options as fleet, _options as options
 from kling_async.cli._output import Exit, Screen
 from kling_async.cli._running import SeenGenerations, until_interrupted
@@ -34,6 +35,7 @@ def batch(
     manifest: ManifestFile,
     *,
     output_dir: fleet.BatchDir = None,
+    inputs: fleet.Inputs = None,
     database: fleet.MaybeDatabase = None,
     name: fleet.BatchName = None,
     max_in_flight: fleet.MaxInFlight = 32,
@@ -58,16 +60,22 @@ def batch(
         plan,
         webhook_from,
     )
+    from kling_async.cli._place import place_at  # noqa: PLC0415 (as said above)
 
     screen = Screen.of(ctx)
     if Path(manifest).is_dir():
         message = f"{manifest} is a directory; give the file with the rows"
         raise typer.BadParameter(message, param_hint="MANIFEST")
     stem = "batch" if manifest == "-" else Path(manifest).stem
+    folder = Path(manifest).with_name(stem)
+    if output_dir is not None and not is_url(output_dir):
+        folder = Path(output_dir)
     run = BatchRun(
         screen=screen,
         name=name or fleet.batch_name(stem),
-        folder=output_dir or Path(manifest).with_name(stem),
+        folder=folder,
+        place=place_at(output_dir, folder),
+        inputs=inputs,
         database=database,
         max_in_flight=max_in_flight,
         creates_per_minute=creates_per_minute,

@@ -486,13 +486,25 @@ OneBatch = Annotated[
 ]
 
 BatchDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output-dir",
-        metavar="DIR",
-        help="Where videos, results.jsonl and report.html go; by default a directory "
-        "named after the manifest.",
+        metavar="DIR|URL",
+        help="Where videos, results.jsonl and report.html go: a directory, or a folder "
+        "of a bucket, such as s3://bucket/scenes; by default a directory named after "
+        "the manifest.",
         rich_help_panel=RESULTS,
+    ),
+]
+
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        "--inputs",
+        metavar="URL",
+        help="A folder of a bucket that local images are uploaded to, once each, so "
+        "that any worker has them: s3://bucket/inputs.",
+        rich_help_panel=FLEET,
     ),
 ]
 

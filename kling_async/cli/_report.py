@@ -6,22 +6,26 @@ Whatever a server or a manifest said is shown as text.
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import html
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from anyio import to_thread
 from attrs import frozen
 
 from kling_async._billing.money import usd_of
-from kling_async._runtime.disk import write_atomically
+from kling_async._files.storage import StorageError
 from kling_async._text import safe_line
 from kling_async.cli._manifest import REPORT, RESULTS, RowPlan
 from kling_async.cli._output import as_json, in_words
+from kling_async.cli._place import LINK_LIFE, Place, VideoFile
 from kling_async.durable import JobState, JobStatus
 
 _ORDER = (
@@ -43,11 +47,13 @@ class Card:
         status: How it is.
         prompt: What was asked for.
         file: Its video, if it is there.
+        link: A signed link to it, if it is in a bucket.
     """
 
     status: JobStatus
     prompt: str
-    file: Path | None
+    file: Path | None = None
+    link: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -58,17 +64,25 @@ class Card:
         )
 
 
-def render_page(name: str, cards: Sequence[Card], folder: Path) -> str:
+def render_page(
+    name: str,
+    cards: Sequence[Card],
+    folder: Path,
+    links_until: dt.datetime | None = None,
+) -> str:
     """Give the page of a batch.
 
     Args:
         name: What the batch is called.
         cards: Its jobs.
         folder: Where the page will lie: the videos are named from there.
+        links_until: When signed links end (UTC), if there are any.
     """
     counts = Counter(card.status.state for card in cards)
     spent = sum(card.status.credits_used or 0 for card in cards)
     facts = [f"{len(cards)} jobs", f"{spent:,.0f} credits", f"{usd_of(spent):,.2f} USD"]
+    if links_until is not None:
+        facts.append(f"links work until {links_until:%Y-%m-%d %H:%M} UTC")
     filters = "".join(
         f'<button data-state="{state}" class="{state}" aria-pressed="false">'
         f"{state} {counts[state]}</button>"
@@ -79,7 +93,7 @@ def render_page(name: str, cards: Sequence[Card], folder: Path) -> str:
     return (
         _PAGE.replace("{{style}}", _STYLE)
         .replace("{{script}}", _SCRIPT)
-        .replace("{{policy}}", _POLICY)
+        .replace("{{policy}}", _policy(cards))
         .replace("{{name}}", _text(name))
         .replace("{{facts}}", _text(" · ".join(facts)))
         .replace("{{filters}}", filters)
@@ -109,7 +123,9 @@ def _card(card: Card, folder: Path) -> str:
 
 def _film(card: Card, folder: Path) -> str:
     """Give a thumbnail that plays, or the place where one is missing."""
-    where = None if card.file is None else _link(folder, card.file)
+    where = html.escape(card.link) if card.link else None
+    if card.file is not None:
+        where = _link(folder, card.file)
     if where is None:
         return '<div class="film none"></div>'
     label = f"Play {_text(card.status.key)}"
@@ -118,12 +134,6 @@ def _film(card: Card, folder: Path) -> str:
         f'<video data-src="{where}#t=0.1" muted loop playsinline preload="none">'
         "</video></a>"
     )
-
-
-def _name(folder: Path, file: Path) -> str:
-    """Name a file from a folder, if it is in it, so that the folder can be moved."""
-    inside = file.is_relative_to(folder.absolute())
-    return (file.relative_to(folder.absolute()) if inside else file).as_posix()
 
 
 def _link(folder: Path, file: Path) -> str | None:
@@ -232,17 +242,24 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-# The page's own script and style, videos from where it lies, and nothing else.
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        f"script-src {_hash(_SCRIPT)}",
-        f"style-src {_hash(_STYLE)}",
-        "media-src 'self' file:",
-        "base-uri 'none'",
-        "form-action 'none'",
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
+
+
+def _policy(cards: Sequence[Card]) -> str:
+    """Allow the page's own script and style, its videos, and nothing else."""
+    links = (_ORIGIN.match(card.link) for card in cards if card.link)
+    stores = sorted({it[0] for it in links if it})
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {_hash(_SCRIPT)}",
+            f"style-src {_hash(_STYLE)}",
+            " ".join(["media-src 'self' file:", *stores]),
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
     )
-)
+
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -268,47 +285,78 @@ _PAGE = """<!doctype html>
 """
 
 
-def write_results(
+async def write_results(
     name: str,
     folder: Path,
+    place: Place,
     rows: Sequence[RowPlan],
     statuses: Mapping[str, JobStatus],
-) -> tuple[list[Path], list[OSError]]:
-    """Write both files; give the paths of those that were, and why others were not.
+    missing: Collection[str],
+) -> tuple[list[str], list[Exception]]:
+    """Write both files; tell where those are that were, and why others were not.
 
     Args:
         name: What the batch is called.
-        folder: Where to write.
+        folder: Where the videos of a page on this machine are named from.
+        place: Where to write.
         rows: The rows of the manifest.
         statuses: Its jobs, by key.
+        missing: The keys of those whose video is known not to be there.
     """
-    found = [(it, statuses[it.key]) for it in rows if it.key in statuses]
-    lines = [json.dumps(_line(it, status, folder)) for it, status in found]
-    cards = [
-        Card(status=status, prompt=_prompt(it), file=_file(status))
-        for it, status in found
-    ]
-    texts = {
-        RESULTS: "".join(f"{line}\n" for line in lines),
-        REPORT: render_page(name, cards, folder),
-    }
-    written, failed = list[Path](), list[OSError]()
+    written, failed = list[str](), list[Exception]()
+    try:
+        videos = await place.videos(
+            it for key, it in statuses.items() if key not in missing
+        )
+    except StorageError as error:
+        return written, [error]
+    texts = await to_thread.run_sync(_texts, name, folder, rows, statuses, videos)
     for own, text in texts.items():
         try:
-            written.append(_write(folder / own, text))
-        except OSError as error:
+            written.append(await place.write(own, text))
+        except (OSError, StorageError) as error:
             failed.append(error)
     return written, failed
 
 
-def _line(row: RowPlan, status: JobStatus, folder: Path) -> dict[str, object]:
-    file = _file(status)
+def _texts(
+    name: str,
+    folder: Path,
+    rows: Sequence[RowPlan],
+    statuses: Mapping[str, JobStatus],
+    videos: Mapping[str, VideoFile],
+) -> dict[str, str]:
+    found = [
+        (it, statuses[it.key], videos.get(it.key)) for it in rows if it.key in statuses
+    ]
+    lines = [json.dumps(_line(*it)) for it in found]
+    cards = [
+        Card(
+            status=status,
+            prompt=_prompt(row),
+            file=video.path if video else None,
+            link=video.link if video else None,
+        )
+        for row, status, video in found
+    ]
+    until = None
+    if any(it.link for it in cards):
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=LINK_LIFE)
+    return {
+        RESULTS: "".join(f"{line}\n" for line in lines),
+        REPORT: render_page(name, cards, folder, until),
+    }
+
+
+def _line(
+    row: RowPlan, status: JobStatus, video: VideoFile | None
+) -> dict[str, object]:
     generation = status.generation
     return {
         "key": row.key,
         "line": row.line,
         "state": status.state,
-        "file": None if file is None else _name(folder, file),
+        "file": video.name if video else None,
         "error": status.error,
         "model": status.model,
         "generation_id": status.generation_id,
@@ -327,22 +375,7 @@ def _request_id(status: JobStatus) -> str | None:
     return status.generation.client_request_id if status.generation else None
 
 
-def _file(status: JobStatus) -> Path | None:
-    output = status.output
-    try:
-        return output if isinstance(output, Path) and output.is_file() else None
-    except OSError:  # a name that no file can have
-        return None
-
-
 def _prompt(row: RowPlan) -> str:
     body = row.request.to_body()
     told = body.get("prompt") or body.get("multi_prompt") or ""
     return told if isinstance(told, str) else json.dumps(told)
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        return write_atomically(path, text)
-    except PermissionError:  # on Windows: open in another program
-        return write_atomically(path.with_stem(f"{path.stem}-new"), text)

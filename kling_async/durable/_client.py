@@ -28,10 +28,8 @@ from kling_async._config import JOBS_DATABASE, WhenUncertain
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
-    GenerationFailedError,
     JobConflictError,
     JobError,
-    SubmissionUncertainError,
 )
 from kling_async._files.storage import is_url
 from kling_async._generation import Generation
@@ -39,7 +37,8 @@ from kling_async._requests.classes import Request
 from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._database import Database, Outage, close, persist
 from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
-from kling_async.durable._store import JobState, JobStatus, StatusCache, Store
+from kling_async.durable._records import JobState, JobStatus, result_of, state_from
+from kling_async.durable._store import StatusCache, Store
 from kling_async.durable._submit import (
     Comparison,
     NewJob,
@@ -344,7 +343,7 @@ class DurableKling:
             limit: How many at most; by default all.
             offset: How many to leave out at the beginning.
         """
-        wanted = {_state(it) for it in states}
+        wanted = {state_from(it) for it in states}
         end = None if limit is None else offset + limit
         if wanted or (limit is None and not offset):
             statuses = (await self._store.statuses()).values()
@@ -384,7 +383,7 @@ class DurableKling:
                 await cache.refresh()
                 status = cache.statuses.get(key, status)
         if status.state.is_final:
-            return _result_of(status)
+            return result_of(status)
         raise JobError(
             f"job {key!r} had not ended after {timeout:g} s; it goes on",
             key=key,
@@ -420,8 +419,9 @@ class DurableKling:
     async def purge(self, older_than: dt.timedelta) -> int:
         """Delete jobs of the batch that are settled, and have been for a while.
 
-        What they cost stays in the batch's account. A job that was deleted is not
-        known any more: who submits its key again pays again.
+        One whose webhook has still to be told is kept. What they cost stays in the
+        batch's account. A job that was deleted is not known any more: who submits
+        its key again pays again.
 
         Args:
             older_than: How long ago they ended, at least.
@@ -430,10 +430,11 @@ class DurableKling:
             How many were deleted.
         """
         before = dt.datetime.now(dt.UTC) - older_than
+        untold = {it.key for it in await self.undelivered()}
         old = [
             it
             for it in await self.list(*_SETTLED)
-            if it.ended_at is not None and it.ended_at < before
+            if it.key not in untold and it.ended_at and it.ended_at < before
         ]
         await self._store.delete(old)
         return len(old)
@@ -591,36 +592,6 @@ async def _stop(context: WorkerContext, engine: Engine) -> None:
             await context.no_create()
         engine.outage.close()
         await engine.stop(context)
-
-
-def _result_of(status: JobStatus) -> Generation:
-    generation, intent = status.generation, status.intent
-    if status.state is JobState.DONE and generation is not None:
-        return generation
-    if status.state is JobState.UNCERTAIN and intent is not None:
-        raise SubmissionUncertainError(
-            client_request_id=intent.client_request_id, since=intent.at
-        )
-    if generation is not None and generation.failed:
-        raise GenerationFailedError(generation)
-    reason = status.error or "no reason was noted"
-    error = JobError(
-        f"job {status.key!r} is {status.state}: {reason}",
-        key=status.key,
-        state=status.state,
-    )
-    if status.generation_id is not None:
-        error.concerning(status.generation_id, generation)
-    raise error
-
-
-def _state(given: JobState | str) -> JobState:
-    try:
-        return JobState(given)
-    except ValueError:
-        raise ConfigurationError(
-            f"state: given {given!r}; allowed: {', '.join(JobState)}"
-        ) from None
 
 
 def _require_batch(batch: str) -> None:

@@ -44,9 +44,9 @@ from kling_async.durable._database import (
     is_transient,
     version_name,
 )
-from kling_async.durable._store import QUEUE, WORKFLOW
-from kling_async.durable._webhook import EVENT, EVENTS, MESSENGERS, Messenger
-from kling_async.durable._worker import CONTEXTS, PERMIT, WorkerContext
+from kling_async.durable._store import EVENT, PERMIT, QUEUE, WORKFLOW, permit_id
+from kling_async.durable._webhook import EVENTS, MESSENGERS, Messenger
+from kling_async.durable._worker import CONTEXTS, WorkerContext
 
 _IS_WINDOWS: Final = os.name == "nt"
 
@@ -371,7 +371,7 @@ class FleetRateLimiter:
                     "workflow_name": PERMIT,
                     "queue_name": PERMITS,
                     # The same again after a crash: no second permit for one create.
-                    "workflow_id": f"permit:{workflow_id}:{number}",
+                    "workflow_id": permit_id(workflow_id, number),
                 }
             )
             await handle.get_result(polling_interval_sec=_QUEUE_POLL)

@@ -7,14 +7,12 @@ job is a key; each attempt at it is one workflow of the engine, numbered.
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import itertools
-import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import anyio
 import sqlalchemy as sa
@@ -22,206 +20,25 @@ from anyio import to_thread
 from attrs import define, evolve, field, frozen
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus, error as dbos_error
 
-from kling_async._errors import DecodeError, JobError
+from kling_async._errors import JobError
 from kling_async._files.storage import is_url
-from kling_async._generation import Generation
-from kling_async._http.wire import Response, decode_polled
 from kling_async.durable._database import APPLICATION, SCHEMA, client_over, persist
-
-JSON: TypeAlias = Mapping[str, object]
-
-# What comes of an entry that somebody else has written, or written over.
-_MALFORMED = (
-    AttributeError,
-    DecodeError,
-    LookupError,
-    OSError,
-    OverflowError,
-    TypeError,
-    ValueError,
+from kling_async.durable._records import (
+    JSON,
+    MALFORMED,
+    AttemptResult,
+    JobInput,
+    JobState,
+    JobStatus,
+    QueueItem,
 )
-
-
-class JobState(enum.StrEnum):
-    """How far a job is."""
-
-    QUEUED = "queued"
-    """Nothing was sent yet."""
-    RUNNING = "running"
-    """A worker has it: it is being created, waited for, or downloaded."""
-    DONE = "done"
-    """The video is there, and written if the job has an output."""
-    FAILED = "failed"
-    """It ended without a video; `DurableKling.resubmit` would pay for a new one."""
-    UNCERTAIN = "uncertain"
-    """A create was sent, its answer was lost, and the vendor's log does not tell."""
-    HELD = "held"
-    """Something has to be mended first (budget, key, disk); nothing is lost or sent."""
-    CANCELLED = "cancelled"
-    """Somebody called it off. What was created goes on at the server, and is billed."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it stays so until somebody decides otherwise."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
-
-
-@frozen(kw_only=True)
-class Intent:
-    """The decision to send one create, written down before it is sent.
-
-    Attributes:
-        client_request_id: What the create is sent with.
-        at: When it was decided (UTC).
-    """
-
-    client_request_id: str
-    at: dt.datetime
-
-    def to_json(self) -> dict[str, object]:
-        """Give it as JSON."""
-        return {
-            "client_request_id": self.client_request_id,
-            "at": self.at.isoformat(),
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> Intent:
-        """Read what `to_json` gave."""
-        return cls(
-            client_request_id=str(value["client_request_id"]),
-            at=dt.datetime.fromisoformat(str(value["at"])),
-        )
-
-
-@frozen(kw_only=True)
-class JobInput:
-    """One attempt at a job: what a worker is to do.
-
-    Attributes:
-        workflow_id: Which, in the engine.
-        batch: The batch it belongs to, and whose budget it is paid from.
-        request: The request as `_stored` keeps it.
-        output: The file to write the video to.
-        adopt: The id of a generation that is there already: none is created.
-        resolve: A create whose answer was lost: the vendor's log is asked for it,
-            and nothing is sent.
-        instead_of: The attempt whose generation this one goes on with, and whose
-            place it takes in the batch's account.
-    """
-
-    workflow_id: str
-    batch: str
-    request: JSON
-    output: str | None = None
-    adopt: str | None = None
-    resolve: Intent | None = None
-    instead_of: str | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """Give it as JSON."""
-        return {
-            "workflow_id": self.workflow_id,
-            "batch": self.batch,
-            "request": self.request,
-            "output": self.output,
-            "adopt": self.adopt,
-            "settle": self.resolve.to_json() if self.resolve else None,
-            "instead_of": self.instead_of,
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> JobInput:
-        """Read what `to_json` gave."""
-        return cls(
-            workflow_id=str(value["workflow_id"]),
-            batch=str(value["batch"]),
-            request=_as_mapping(value.get("request")) or {},
-            output=_text(value.get("output")),
-            adopt=_text(value.get("adopt")),
-            resolve=_intent(value.get("settle")),
-            instead_of=_text(value.get("instead_of")),
-        )
-
-
-@frozen(kw_only=True)
-class AttemptResult:
-    """What became of an attempt.
-
-    Attributes:
-        state: How it ended.
-        error: Why there is no video, in words.
-        kind: The name of the error's class.
-        generation_id: The generation, where one is known to exist.
-        generation: The generation as last seen.
-        intent: The create that it hangs on, where its answer was lost.
-        unsent: Whether a create certainly did not reach the server, so that it
-            may be sent again.
-    """
-
-    state: JobState
-    error: str | None = None
-    kind: str | None = None
-    generation_id: str | None = None
-    generation: Generation | None = None
-    intent: Intent | None = None
-    unsent: bool = False
-
-    def to_json(self) -> dict[str, object]:
-        """Give it as JSON."""
-        seen = self.generation
-        return {
-            "state": self.state.value,
-            "error": self.error,
-            "kind": self.kind,
-            "generation_id": self.generation_id,
-            "generation": dict(seen.raw) if seen else None,
-            "client_request_id": seen.client_request_id if seen else None,
-            "intent": self.intent.to_json() if self.intent else None,
-            "unsent": self.unsent,
-        }
-
-    @classmethod
-    def from_json(cls, value: JSON) -> AttemptResult:
-        """Read what `to_json` gave."""
-        return cls(
-            state=JobState(str(value["state"])),
-            error=_text(value.get("error")),
-            kind=_text(value.get("kind")),
-            generation_id=_text(value.get("generation_id")),
-            generation=_generation(value),
-            intent=_intent(value.get("intent")),
-            unsent=value.get("unsent") is True,
-        )
-
-
-def _generation(value: JSON) -> Generation | None:
-    """Read the server's answer again, as it came."""
-    generation_id = _text(value.get("generation_id"))
-    raw = _as_mapping(value.get("generation"))
-    if generation_id is None or not raw:
-        return None
-    answer = Response(status_code=200, headers={}, content=json.dumps(raw).encode())
-    seen = decode_polled(answer, generation_id)
-    return evolve(seen, client_request_id=_text(value.get("client_request_id")))
-
-
-def _intent(value: object) -> Intent | None:
-    given = _as_mapping(value)
-    return Intent.from_json(given) if given else None
-
-
-def _as_mapping(value: object) -> Mapping[str, object] | None:
-    return value if isinstance(value, Mapping) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
 
 QUEUE = "kling-jobs"
 
 WORKFLOW = "kling.job"
+
+# What is counted and told beside a job, in workflows of its own.
+PERMIT, EVENT = "kling.permit", "kling.event"
 
 _WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):([0-9]{1,9})", re.DOTALL)
 
@@ -236,65 +53,6 @@ _STATES: Mapping[str, JobState] = {
     "CANCELLED": JobState.CANCELLED,
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
 }
-
-
-@frozen(kw_only=True)
-class JobStatus:
-    """A job as it is now.
-
-    Attributes:
-        key: Its name within the batch.
-        batch: The batch it belongs to.
-        state: How far it is.
-        attempt: The number of the attempt that this tells of, from 1.
-        model: The model asked for.
-        output: The file, or the URL of the object, that its video is written to.
-        generation_id: The generation, as soon as one is known to exist.
-        generation: The generation as last seen, once the job has ended.
-        intent: For an uncertain job: the create that it hangs on.
-        error: Why there is no video, in words.
-        kind: The name of the error's class.
-        worker: The worker that has it, or had it last.
-        created_at: When it was submitted (UTC).
-        started_at: When a worker last took it from the queue (UTC).
-        ended_at: When it ended (UTC).
-    """
-
-    key: str
-    batch: str
-    state: JobState
-    attempt: int
-    model: str | None = None
-    output: Path | str | None = None
-    generation_id: str | None = None
-    generation: Generation | None = None
-    intent: Intent | None = None
-    error: str | None = None
-    kind: str | None = None
-    worker: str | None = None
-    created_at: dt.datetime | None = None
-    started_at: dt.datetime | None = None
-    ended_at: dt.datetime | None = None
-
-    @property
-    def credits_used(self) -> float | None:
-        """What it cost, in credits (2,000,000 are 1 USD), once that is known."""
-        return self.generation.credits_used if self.generation else None
-
-
-@frozen(kw_only=True)
-class QueueItem:
-    """A job to be enqueued.
-
-    Attributes:
-        job_input: What is to be done.
-        fingerprint: What an equal request shares with it.
-        model: The model asked for.
-    """
-
-    job_input: JobInput
-    fingerprint: str
-    model: str
 
 
 @frozen(eq=False)
@@ -440,7 +198,7 @@ class Store:
         try:
             given = cast("Mapping[str, Sequence[JSON]]", row.input)
             written = JobInput.from_json(given["args"][0])
-        except _MALFORMED as error:
+        except MALFORMED as error:
             told = f"job {status.key!r}: {_UNREADABLE}"
             raise JobError(told, key=status.key, state=status.state) from error
         return evolve(written, output=_attribute(row, "output"))
@@ -466,12 +224,19 @@ class Store:
         )
 
     async def delete(self, statuses: Iterable[JobStatus]) -> None:
-        """Forget jobs, with all attempts at them."""
+        """Forget jobs, with all attempts at them and what was beside these."""
         ids = [
             self.workflow_id(it.key, number)
             for it in statuses
             for number in range(1, it.attempt + 1)
         ]
+        attempts = set(ids)
+        # A key that comes again would take them for its own.
+        rows = await self.client.list_workflows_async(
+            name=[PERMIT, EVENT], load_input=False, load_output=False
+        )
+        beside = (it.workflow_id for it in rows)
+        ids += [it for it in beside if attempt_beside(it) in attempts]
         for start in range(0, len(ids), _KEYS_AT_ONCE):
             await self.client.delete_workflows_async(ids[start : start + _KEYS_AT_ONCE])
 
@@ -564,7 +329,7 @@ def status_of(row: WorkflowStatus, folder: Path = Path()) -> JobStatus:
         return status
     try:
         result = AttemptResult.from_json(cast("JSON", row.output))
-    except _MALFORMED:
+    except MALFORMED:
         return evolve(status, state=JobState.FAILED, error=_UNREADABLE, kind="JobError")
     if _attribute(row, "given_up"):
         result = evolve(
@@ -586,6 +351,21 @@ def _parts(workflow_id: str) -> tuple[str, int]:
     return (found[2], int(found[3])) if found else (workflow_id, 0)
 
 
+def permit_id(workflow_id: str, number: int) -> str:
+    """Name the permit of a create: the same after a crash, so one for each."""
+    return f"permit:{number}:{workflow_id}"
+
+
+def event_id(workflow_id: str, round_: int) -> str:
+    """Name the delivery of an attempt's end."""
+    return f"event:{round_}:{workflow_id}"
+
+
+def attempt_beside(beside: str) -> str:
+    """Give the attempt that a permit or a delivery belongs to."""
+    return beside.split(":", 2)[-1]
+
+
 def _attribute(row: WorkflowStatus, name: str) -> str | None:
     attributes: object = row.attributes
     value = attributes.get(name) if isinstance(attributes, Mapping) else None
@@ -597,7 +377,7 @@ def _time(milliseconds: int | None) -> dt.datetime | None:
         return None
     try:
         return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
-    except _MALFORMED:
+    except MALFORMED:
         return None
 
 

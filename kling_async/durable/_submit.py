@@ -26,19 +26,10 @@ from kling_async._errors import (
 )
 from kling_async._files.storage import BucketObject, StorageError, is_url
 from kling_async._requests.classes import Request, build_request
-from kling_async._requests.media import encode_local_files, read_file
+from kling_async._requests.media import encode_local_files, read_file, type_of
 from kling_async._text import short_repr
-from kling_async.durable._store import (
-    JSON,
-    JobInput,
-    JobState,
-    JobStatus,
-    QueueItem,
-    Store,
-    fingerprint_of,
-    place_of,
-    status_of,
-)
+from kling_async.durable._records import JSON, JobInput, JobState, JobStatus, QueueItem
+from kling_async.durable._store import Store, fingerprint_of, place_of, status_of
 
 _FILE = "$file"
 
@@ -142,14 +133,13 @@ def _request(stored: JSON) -> Request:
 
 
 def _store_media(value: object, *, inline: bool) -> object:
-    if isinstance(value, os.PathLike):
+    content = _bytes_of(value)
+    if isinstance(value, os.PathLike) and not inline:
         path = Path(cast("os.PathLike[str]", value)).absolute()
-        content = read_file(path)
-        where = {} if inline else {_FILE: str(path)}
+        kept = {_FILE: str(path)}
     else:
-        content, where = bytes(cast("bytes", value)), {}
-    kept = where or {_BYTES: base64.b64encode(content).decode("ascii")}
-    return kept | {_DIGEST: hashlib.sha256(content).hexdigest()}
+        kept = {_BYTES: base64.b64encode(content).decode("ascii")}
+    return kept | {_DIGEST: _digest(content)}
 
 
 def _content(value: object) -> object:
@@ -158,7 +148,7 @@ def _content(value: object) -> object:
         if _FILE not in kept:
             return base64.b64decode(kept[_BYTES], validate=True)
         content = read_file(Path(kept[_FILE]))
-        is_same = hashlib.sha256(content).hexdigest() == kept[_DIGEST]
+        is_same = _digest(content) == kept[_DIGEST]
     except OSError as error:
         raise MissingFileError(f"{kept[_FILE]}: {error.strerror or error}") from error
     except (LookupError, TypeError, ValueError) as error:
@@ -286,7 +276,7 @@ class Submitter:
 
     async def compare(self, jobs: Iterable[NewJob]) -> Comparison:
         """Compare what is asked for with what the batch has; nothing is changed."""
-        items = await self._items(jobs)
+        items = await self._items(jobs, uploads=False)
         rows = await self.store.rows()
         found = Comparison()
         for key, item in items.items():
@@ -335,10 +325,12 @@ class Submitter:
             )
             await self.store.enqueue([evolve(item, job_input=job_input)])
 
-    async def _items(self, jobs: Iterable[NewJob]) -> dict[str, QueueItem]:
+    async def _items(
+        self, jobs: Iterable[NewJob], *, uploads: bool = True
+    ) -> dict[str, QueueItem]:
         items: dict[str, QueueItem] = {}
         for job in jobs:
-            item = await self._item(job)
+            item = await self._item(job, uploads=uploads)
             self._refuse_other(job.key, items.get(job.key), item)
             items[job.key] = item
         return items
@@ -347,14 +339,15 @@ class Submitter:
         written = await self.store.input_of(status_of(row))
         return differing_fields(written.request, item.job_input.request)
 
-    async def _item(self, job: NewJob) -> QueueItem:
+    async def _item(self, job: NewJob, *, uploads: bool) -> QueueItem:
         _require_key(job.key)
         output = None if job.output is None else os.fspath(job.output)
         if output is not None and is_url(output):
             await BucketObject(output).folder()  # told before anything is paid
         request = job.request
         if self.inputs is not None:
-            request = await _upload_local(request, self.inputs, check=self.check)
+            await encode_local_files(request.to_body(), check=self.check)
+            request = await _with_inputs(request, self.inputs, uploads=uploads)
         stored = await to_stored(request, inline=self.inline, check=self.check)
         job_input = JobInput(
             workflow_id=self.store.workflow_id(job.key, 1),
@@ -407,40 +400,41 @@ class Submitter:
         )
 
 
-async def _upload_local(request: Request, inputs: str, *, check: bool) -> Request:
+async def _with_inputs(request: Request, inputs: str, *, uploads: bool) -> Request:
     """Give a request whose local files are in a bucket, named by their content."""
     given = _given_values(request)
     local: list[object] = []
     _map_nested(given, _is_local, local.append)
     if not local:
         return request
-    await encode_local_files(request.to_body(), check=check)
-    urls = iter([await _upload(it, inputs) for it in local])
+    urls = iter([await _input_url(it, inputs, uploads=uploads) for it in local])
     params = _map_nested(given, _is_local, lambda _: next(urls))
     return build_request(cast("Mapping[str, object]", params))
 
 
-async def _upload(value: object, inputs: str) -> str:
+async def _input_url(value: object, inputs: str, *, uploads: bool) -> str:
     """Put a file where any worker has it; what is there already stays."""
-    kept = cast("Mapping[str, str]", await to_thread.run_sync(_inline, value))
-    url = f"{inputs.rstrip('/')}/{kept[_DIGEST]}"
+    content = await to_thread.run_sync(_bytes_of, value)
+    url = f"{inputs.rstrip('/')}/{await to_thread.run_sync(_digest, content)}"
     there = BucketObject(url)
     try:
-        try:
-            await there.size()
-        except StorageError as error:
-            if not error.is_missing:
-                raise
-            content = base64.b64decode(kept[_BYTES])
-            await there.upload(content, "application/octet-stream")
+        if uploads and not await there.exists():
+            media_type = type_of(content) or "application/octet-stream"
+            await there.upload(content, media_type)
     except StorageError as error:
         problem = Problem("file", url, "an object that can be written", str(error))
         raise InvalidRequestError([problem]) from error
     return url
 
 
-def _inline(value: object) -> object:
-    return _store_media(value, inline=True)
+def _bytes_of(value: object) -> bytes:
+    if isinstance(value, os.PathLike):
+        return read_file(Path(cast("os.PathLike[str]", value)).absolute())
+    return bytes(cast("bytes", value))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_unsent(status: JobStatus) -> bool:

@@ -28,13 +28,10 @@ from kling_async._files.fetch import build_request, send
 from kling_async._hooks import logger
 from kling_async._text import safe_line
 from kling_async.durable._database import APPLICATION
-from kling_async.durable._store import JSON, AttemptResult, JobInput, JobState
-
-EVENT = "kling.event"
+from kling_async.durable._records import JSON, AttemptResult, JobInput, JobState
+from kling_async.durable._store import EVENT, event_id
 
 EVENTS = "kling-events"
-
-_PREFIX = "event"
 
 # How long one delivery may take, the pauses between, in seconds, and for how long.
 _LIMIT = 15.0
@@ -178,7 +175,7 @@ async def enqueue(
         {
             "workflow_name": EVENT,
             "queue_name": EVENTS,
-            "workflow_id": f"{_PREFIX}:{round_}:{workflow_id}",
+            "workflow_id": event_id(workflow_id, round_),
             "application_name": APPLICATION,
         },
         {"id": workflow_id, "message": message},

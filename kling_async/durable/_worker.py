@@ -40,16 +40,8 @@ from kling_async._generation import Generation
 from kling_async._hooks import logger
 from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._database import DatabaseClosedError, persist
-from kling_async.durable._store import (
-    JSON,
-    WORKFLOW,
-    AttemptResult,
-    Intent,
-    JobInput,
-    JobState,
-    Store,
-    place_of,
-)
+from kling_async.durable._records import JSON, AttemptResult, Intent, JobInput, JobState
+from kling_async.durable._store import PERMIT, WORKFLOW, Store, place_of
 from kling_async.durable._submit import MissingFileError, from_stored
 from kling_async.durable._webhook import Webhook, enqueue, message_of
 
@@ -367,8 +359,6 @@ def _out_of_budget(batch: str, account: Account) -> str:
         f"{account.budget or 0:,.0f} credits are spent or set aside"
     )
 
-
-PERMIT = "kling.permit"
 
 # How often a create that cannot reach the server is begun anew, and the longest
 # pause between: about an hour and a half in all.

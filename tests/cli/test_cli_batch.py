@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from kling_async.cli._app import app
 from kling_async.cli._report import render_page
-from kling_async.emulator import Emulator
+from kling_async.emulator import Emulator, Fault
 
 MODEL = "kling-video/v1/standard/text-to-video"
 HEADER = "key,model,prompt"
@@ -335,6 +336,20 @@ def test_an_interrupted_batch_leaves_results_and_the_way_back(
         it.generation_id for it in emulator.creates
     }
     assert set(results_of(scenes)) == {"fox", "boat", "tower"}
+
+
+def test_an_outage_is_a_line_and_a_count(emulator: Emulator, tmp_path: Path) -> None:
+    """Not a line for each job and attempt; all are done when it is over."""
+    rows = [f"k{number},{MODEL},Scene {number}" for number in range(12)]
+    emulator.faults.add(
+        Fault("status", method="GET", path="generations", status=503, times=60)
+    )
+    result = invoke(emulator, "batch", manifest(tmp_path, HEADER, *rows))
+    told = [it for it in result.stderr.splitlines() if "503" in it]
+    counts = [re.search(r"warning: (\d+) more like it", it) for it in told]
+    assert result.exit_code == 0
+    assert len(told) <= 4
+    assert sum(int(it[1]) for it in counts if it) >= 50
 
 
 def test_a_worker_does_the_jobs_until_it_is_told_to_stop(scenes: Path) -> None:

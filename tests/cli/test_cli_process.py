@@ -220,6 +220,29 @@ def test_ctrl_c_ends_with_130_and_the_way_back(busy: Emulator) -> None:
     assert out == ""
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", ["typer", "dbos"])
+def test_a_signal_is_heard_while_the_command_is_still_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    """It ends at once, as later on, and without a traceback."""
+    # Found before the real one, it is where the command is when the signal comes.
+    program = f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(999)\n"
+    (tmp_path / f"{module}.py").write_text(program, "utf-8")
+    (tmp_path / "scenes.csv").write_text("key,prompt\nfox,A fox\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with started(None, "batch", "scenes.csv") as process:
+        out, errors = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert "unexpected" not in errors
+    assert out == ""
+
+
 def test_ctrl_c_before_the_answer_leaves_a_trace() -> None:
     """The first waits for the id, the second leaves with what the log lists."""
     with (

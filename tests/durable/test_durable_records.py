@@ -24,13 +24,8 @@ from kling_async import (
 from kling_async.durable import JobState
 from kling_async.durable._budget import BudgetStore
 from kling_async.durable._database import Database
-from kling_async.durable._store import (
-    AttemptResult,
-    Intent,
-    JobInput,
-    JobStatus,
-    StatusCache,
-)
+from kling_async.durable._records import AttemptResult, Intent, JobInput, JobStatus
+from kling_async.durable._store import StatusCache
 from kling_async.durable._submit import (
     MissingFileError,
     differing_fields,

@@ -19,7 +19,7 @@ from kling_async import (
 )
 from kling_async._config import WhenUncertain
 from kling_async.durable import DurableKling, JobState, NewJob
-from kling_async.durable._store import Intent, JobInput
+from kling_async.durable._records import Intent, JobInput
 from kling_async.durable._worker import CONTEXTS
 from kling_async.emulator import Emulator, Fault
 

@@ -63,6 +63,10 @@ class Bucket:
         """Put an object there."""
         obstore.put(self._store, key, content)
 
+    def delete(self, key: str) -> None:
+        """Take an object away."""
+        obstore.delete(self._store, key)
+
     def read(self, key: str) -> bytes:
         """Read an object."""
         return bytes(obstore.get(self._store, key).bytes())
