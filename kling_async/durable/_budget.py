@@ -12,6 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from attrs import define, field, frozen
+from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_async.durable._database import SCHEMA
 
@@ -37,6 +38,7 @@ class BudgetStore:
     _budgets: sa.Table = field(init=False)
     _entries: sa.Table = field(init=False)
     _folders: sa.Table = field(init=False)
+    _upsert: sa.Insert = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         schema = None if self._is_sqlite else SCHEMA
@@ -59,6 +61,12 @@ class BudgetStore:
             tables,
             sa.Column("batch", sa.Text, primary_key=True),
             sa.Column("folder", sa.Text, nullable=False),
+        )
+        insert = sqlite.insert if self._is_sqlite else postgresql.insert
+        put = insert(self._entries)
+        # Made once, which takes longer than to carry it out.
+        self._upsert = put.on_conflict_do_update(
+            index_elements=["workflow_id"], set_={"credits": put.excluded.credits}
         )
         tables.create_all(self.engine)
 
@@ -114,7 +122,7 @@ class BudgetStore:
         """
         with self.engine.begin() as connection:
             self._lock_batch(connection, batch)
-            if self._read_account(connection, batch).budget is not None:
+            if self._read_budget(connection, batch) is not None:
                 return False
             self._put(connection, batch, workflow_id, 0.0)
             return True
@@ -162,9 +170,8 @@ class BudgetStore:
     def _put(
         self, connection: sa.Connection, batch: str, workflow_id: str, credits_: float
     ) -> None:
-        self._drop(connection, workflow_id)
         row = {"workflow_id": workflow_id, "batch": batch, "credits": credits_}
-        connection.execute(sa.insert(self._entries).values(row))
+        connection.execute(self._upsert, row)
 
     def _drop(self, connection: sa.Connection, workflow_id: str) -> None:
         entries = self._entries
@@ -173,15 +180,20 @@ class BudgetStore:
         )
 
     def _read_account(self, connection: sa.Connection, batch: str) -> Account:
-        budgets, entries = self._budgets, self._entries
-        bound = sa.select(budgets.c.credits).where(budgets.c.batch == batch)
+        entries = self._entries
         total = sa.select(sa.func.sum(entries.c.credits)).where(
             entries.c.batch == batch
         )
         return Account(
-            budget=connection.execute(bound).scalar(),
+            budget=self._read_budget(connection, batch),
             committed=connection.execute(total).scalar() or 0.0,
         )
+
+    def _read_budget(self, connection: sa.Connection, batch: str) -> float | None:
+        budgets = self._budgets
+        bound = sa.select(budgets.c.credits).where(budgets.c.batch == batch)
+        credits_: float | None = connection.execute(bound).scalar()
+        return credits_
 
     def _lock_batch(self, connection: sa.Connection, batch: str) -> None:
         """Let one transaction at a time decide on a batch's money."""

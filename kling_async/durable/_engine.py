@@ -202,6 +202,9 @@ _THREADS = 16
 
 _QUEUE_POLL = 0.25
 
+# A look costs as much as a job does: where nobody waits for it, it is taken less often.
+_CALM_POLL = 1.0
+
 _MINUTE = 60.0
 
 # How long a queue may take over what it is at when the engine stops, in seconds.
@@ -347,11 +350,11 @@ class Engine:
         self.client.register_queue(
             PERMITS,
             limiter={"limit": rate, "period": _MINUTE} if rate else None,
-            polling_interval_sec=_QUEUE_POLL,
+            polling_interval_sec=_QUEUE_POLL if rate else _CALM_POLL,
             on_conflict="always_update",
         )
         self.client.register_queue(
-            EVENTS, polling_interval_sec=_QUEUE_POLL, on_conflict="always_update"
+            EVENTS, polling_interval_sec=_CALM_POLL, on_conflict="always_update"
         )
 
 
