@@ -38,6 +38,7 @@ nox.options.sessions = [
     "extras",
     "demo",
     "browser",
+    "simulate",
     "docs",
 ]
 
@@ -310,6 +311,20 @@ def soak(session: nox.Session) -> None:
     chaos = ("python", "tests/bench/chaos.py", "--write=docs/explanation/chaos.md")
     session.run(*chaos)
     session.run(*chaos, "--real", "--speed=3")
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Play the whole core against a vendor in memory, each seed another order.
+
+    For a minute; ``-- --runs N`` for more, ``-- --seed N`` for one.
+    """
+    install(session, "simulate")
+    env = {"PYTHONHASHSEED": "0"}  # the order of a set is part of what a seed gives
+    session.run("pytest", "--confcutdir=tests/simulation", "tests/simulation", env=env)
+    program = "tests/simulation/simulate.py"
+    path = {"PYTHONPATH": os.pathsep.join(("tests/support", "tests/simulation"))}
+    session.run("python", program, *session.posargs, env=env | path)
 
 
 @nox.session

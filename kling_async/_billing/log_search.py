@@ -269,7 +269,7 @@ class RequestLogSearch:
     they take turns, so that a long way back keeps nobody from the newest rows.
     """
 
-    _lost: set[LostCreate] = field(factory=set[LostCreate])
+    _lost: dict[LostCreate, None] = field(factory=dict[LostCreate, None])
     _turn: anyio.Lock = field(factory=anyio.Lock)
 
     async def look_for(self, lost: LostCreate, read_page: ReadPage) -> Verdict:
@@ -280,7 +280,7 @@ class RequestLogSearch:
             read_page: Reads a page of the log: given how many hours back, the
                 offset, and how many seconds it may take.
         """
-        self._lost.add(lost)
+        self._lost[lost] = None
         try:
             while not lost.is_over:
                 with anyio.CancelScope(deadline=lost.deadline) as patience:
@@ -291,7 +291,7 @@ class RequestLogSearch:
                         if lost.is_due:
                             await self._read(lost, read_page)
         finally:
-            self._lost.discard(lost)
+            self._lost.pop(lost, None)
         return lost.verdict
 
     async def _read(self, due: LostCreate, read_page: ReadPage) -> None:

@@ -89,13 +89,13 @@ class Session:
             ClientClosedError: It was.
         """
         signal = self.loop.signal()
-        self.scope.listeners.add(signal)
+        self.scope.listeners[signal] = None
         try:
             await anyio.lowlevel.checkpoint()
             if not self.limiter.is_closed:
                 await signal.wait(self.loop.time() + seconds)
         finally:
-            self.scope.listeners.discard(signal)
+            self.scope.listeners.pop(signal, None)
         if self.limiter.is_closed:
             raise ClientClosedError(CLOSED)
 

@@ -174,8 +174,9 @@ class ClientTasks:
         listeners: Set when it closes: those who wait in tasks of their own hear of it.
     """
 
-    listeners: set[Signal] = field(factory=set[Signal], init=False)
-    _jobs: set[_Ending] = field(factory=set["_Ending"])
+    # In the order of their beginning: the same run ends in the same order each time.
+    listeners: dict[Signal, None] = field(factory=dict[Signal, None], init=False)
+    _jobs: dict[_Ending, None] = field(factory=dict["_Ending", None])
     is_closed: bool = False
 
     def start(
@@ -206,7 +207,7 @@ class ClientTasks:
         needs_scope = not is_plain or not is_asyncio()
         cancelled = anyio.CancelScope() if needs_scope else None
         job = BackgroundTask(work, wait_on_close, self, at_end, cancelled)
-        self._jobs.add(job)
+        self._jobs[job] = None
         job.task = _spawn(job.run, job.end, context)
         return job
 
@@ -217,7 +218,7 @@ class ClientTasks:
     def forget(self, job: _Ending) -> bool:
         """Take a job off the list of those under way; tell whether it was on it."""
         is_first = job in self._jobs
-        self._jobs.discard(job)
+        self._jobs.pop(job, None)
         return is_first
 
     async def aclose(self, patience: float) -> None:
