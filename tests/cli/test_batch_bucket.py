@@ -141,6 +141,23 @@ def test_a_bucket_that_cannot_be_used_is_told_of_before_anything_is_paid(
     assert bucket.keys() == []
 
 
+def test_an_image_in_a_bucket_is_named_in_a_manifest_and_an_option(
+    emulator: Emulator, bucket: Bucket, tmp_path: Path
+) -> None:
+    """It is no path of this machine; one that is missing is told of, and not paid."""
+    bucket.put("fox.png", image(400, 400))
+    url = f"{bucket.url}/fox.png"
+    path = tmp_path / "scenes.csv"
+    path.write_text(f"key,prompt,image_url\nfox,It runs,{url}\n", "utf-8")
+    made = invoke(emulator, "batch", path)
+    one = ("generate", "--prompt", "x", "-o", tmp_path / "x.mp4", "--image")
+    again = invoke(emulator, *one, url)
+    missing = invoke(emulator, *one, f"{url}x", "--overwrite")
+    assert (made.exit_code, again.exit_code) == (0, 0), made.output + again.output
+    assert missing.exit_code == 2
+    assert len(emulator.creates) == 2
+
+
 def test_inputs_are_a_url(emulator: Emulator, scenes: Path) -> None:
     """A folder of this machine is none that others have."""
     result = invoke(emulator, "batch", scenes, "--inputs", str(scenes.parent))
