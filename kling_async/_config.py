@@ -240,12 +240,22 @@ def find_base_url(given: str | None) -> str:
     from_environment = os.environ.get(BASE_URL_VARIABLE, "").strip()
     base_url = (given or from_environment or DEFAULT_BASE_URL).strip()
     if not _can_be_base(base_url):
-        # What stands before an @ or after a ? or # may be a secret.
-        shown = re.sub(r"(?s)^(https?:)?/*.*@", r"\1//***@", base_url)
         raise ConfigurationError(
-            f"base_url: given {re.split('[?#]', shown)[0]!r}; allowed: http:// or "
+            f"base_url: given {without_secrets(base_url)!r}; allowed: http:// or "
             "https:// and a host, without user, query or fragment, "
             f"such as {DEFAULT_BASE_URL}",
         )
     # The vendor's own examples write it with /v2 at its end, or with OpenAI's /v1.
     return re.sub(r"/v[12]$", "", base_url.rstrip("/")).rstrip("/")
+
+
+def without_secrets(given: str) -> str:
+    """Give as much of a URL that is refused as can certainly not be secret."""
+    found = re.match(r"[A-Za-z0-9+]+://", given)
+    scheme = found[0] if found else ""
+    rest = given.removeprefix(scheme)
+    if "@" in rest:
+        rest = f"***@{rest.rpartition('@')[2]}"
+    rest = re.split(r"[?#&;]", rest)[0]
+    # A colon begins a port, or else a password; an equals sign what has one.
+    return scheme + re.sub(r"(?s)(:(?!\d{1,5}(?:/|$))|=).*", r"\1***", rest)

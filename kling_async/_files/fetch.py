@@ -15,6 +15,7 @@ import httpx
 from kling_async._addresses import AddressPolicy, is_public
 from kling_async._errors import DownloadError
 from kling_async._http.library import errors_named
+from kling_async._http.pool import ProxyRoutingTransport
 from kling_async._http.sender import phase_limits
 
 _MOST_HOPS = 10
@@ -29,7 +30,14 @@ _TRANSPARENT = frozenset(
     {"AsyncHTTPTransport", "MockTransport", "ASGITransport", "ProxyRoutingTransport"}
 )
 
+# Kept connections of a lent client to one host: each is asked for once, and closed.
+_MOST_KEPT = 100
+
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
+
+
+class _KeptConnectionError(Exception):
+    """A connection that was made before: nobody saw where it leads."""
 
 
 class _ConnectionInfo(Protocol):
@@ -140,40 +148,66 @@ async def send(
     if reach.forbids_host(host, port):
         raise _forbidden_address(url, host)
 
-    if not reach.forbids(host, port, "127.0.0.1"):
-        # It may be private: no client that is held more strictly takes it over.
+    may_be_private = not reach.forbids(host, port, "127.0.0.1")
+    is_judged = not may_be_private and not is_public(host.strip("[]"))
+    if may_be_private:
+        # No client that is held more strictly takes it over.
         request.headers["connection"] = "close"
-    elif not is_public(host.strip("[]")) and not _tells_addresses(http, url):
-        raise DownloadError(
-            f"{url} may lead to an address that is not public: over the transport of "
-            "this http_client nobody can see. Nothing was asked of it",
-        ).with_hint("allow_private_downloads")
+    elif is_judged and not _tells_addresses(http, url):
+        raise _unseen(url)
 
     def check(address: str) -> None:
         if reach.forbids(host, port, address):
             raise _forbidden_address(url, address)
 
-    request.extensions["trace"] = _trace(host, check)
-    return await http.send(request, stream=True, auth=None, follow_redirects=False)
+    for _ in range(_MOST_KEPT):
+        request.extensions["trace"] = _trace(
+            host, check, must_connect=is_judged and _is_lent(http, url)
+        )
+        try:
+            return await http.send(
+                request, stream=True, auth=None, follow_redirects=False
+            )
+        except _KeptConnectionError:
+            continue
+    raise _unseen(url)
 
 
 def _tells_addresses(http: httpx.AsyncClient, url: httpx.URL) -> bool:
     """Whether it shows where it connects to, as httpcore does, or connects nowhere."""
-    find = getattr(http, "_transport_for_url", None)
-    kind = type(find(url)) if find else type(None)
+    kind = _transport(http, url)
     library = kind.__module__.partition(".")[0]
     return library in _LIBRARIES and kind.__name__ in _TRANSPARENT
 
 
-def _trace(host: str, check: Callable[[str], None]) -> Trace:
+def _is_lent(http: httpx.AsyncClient, url: httpx.URL) -> bool:
+    """Whether others may have made connections with it, to wherever they liked."""
+    return _transport(http, url) is not ProxyRoutingTransport
+
+
+def _transport(http: httpx.AsyncClient, url: httpx.URL) -> type:
+    find = getattr(http, "_transport_for_url", None)
+    return type(find(url)) if find else type(None)
+
+
+def _trace(host: str, check: Callable[[str], None], *, must_connect: bool) -> Trace:
     """Check each new connection before a byte goes through it.
 
     One to a proxy is not to the host: where that goes is the proxy's business.
+
+    Args:
+        host: Where the request goes.
+        check: Raises for an address that is not allowed.
+        must_connect: Whether it must go through a connection that is made for it.
     """
     connecting_to: object = None
 
     async def trace(event: str, info: Mapping[str, object]) -> None:
-        nonlocal connecting_to
+        nonlocal connecting_to, must_connect
+        if ".connect_" in event:
+            must_connect = False
+        elif must_connect and event.endswith("send_request_headers.started"):
+            raise _KeptConnectionError  # this closes it
         if event == "connection.connect_tcp.started":
             connecting_to = info.get("host")
         elif event == "connection.connect_tcp.complete" and connecting_to == host:
@@ -190,6 +224,13 @@ def _trace(host: str, check: Callable[[str], None]) -> Trace:
 def _address_of(stream: _ConnectionInfo) -> str:
     peer = stream.get_extra_info("server_addr")
     return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) else ""
+
+
+def _unseen(url: httpx.URL) -> DownloadError:
+    return DownloadError(
+        f"{url} may lead to an address that is not public: over the transport of "
+        "this http_client nobody can see. Nothing was asked of it",
+    ).with_hint("allow_private_downloads")
 
 
 def _forbidden_address(url: httpx.URL, address: str) -> DownloadError:

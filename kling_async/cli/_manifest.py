@@ -152,11 +152,12 @@ class Manifest:
         self._problems.append((line, problem))
 
     async def _draft(self, row: ManifestRow) -> RowDraft:
+        asked = repr(row.request).encode(errors="surrogatepass")
         draft = RowDraft(
             line=row.line,
             key=self._key(row),
             output=self._output(row),
-            mark=f"unsent {row.request}",
+            mark=hashlib.sha256(asked).hexdigest(),
         )
         plan = await self._plan(row, draft)
         return plan or draft

@@ -34,7 +34,7 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeoutError,
 )
 
-from kling_async._config import Secret
+from kling_async._config import Secret, without_secrets
 from kling_async._errors import ConfigurationError, drop_frames
 from kling_async._hooks import logger
 
@@ -236,7 +236,7 @@ class Database:
             return cls(sa.URL.create("sqlite", database=given))
         found = _parse(given)
         # What is refused is in no frame of the traceback either.
-        given = _without_secrets(given)
+        given = without_secrets(given)
         if found is None:
             raise ConfigurationError(f"database: given {given!r}; allowed: {_ALLOWED}")
         return found
@@ -501,15 +501,3 @@ def _parse(given: str) -> Database | None:
         query={it: value for it, value in url.query.items() if it in _SHOWN},
     )
     return Database(url, secrets)
-
-
-def _without_secrets(given: str) -> str:
-    """Give as much of a URL that is refused as can certainly not be secret."""
-    found = re.match(r"[A-Za-z0-9+]+://", given)
-    scheme = found[0] if found else ""
-    rest = given.removeprefix(scheme)
-    if "@" in rest:
-        rest = f"***@{rest.rpartition('@')[2]}"
-    rest = re.split(r"[?#&;]", rest)[0]
-    # A colon begins a port, or else a password; an equals sign what has one.
-    return scheme + re.sub(r"(?s)(:(?!\d{1,5}(?:/|$))|=).*", r"\1***", rest)

@@ -141,6 +141,13 @@ def test_what_is_not_read_is_told_with_its_line(
     assert [it for it in told if it not in flaw] == []
 
 
+def test_a_refused_row_is_told_of_itself_alone(tmp_path: Path) -> None:
+    """Two of them have no more to do with each other than two that are taken."""
+    rows = [{"prompt": "x", "duration": it} for it in (99, 98, 97)]
+    told = flaws(tmp_path, "\n".join(map(json.dumps, rows)), "m.jsonl")
+    assert [it.split(":")[0] for it in told] == ["line 1", "line 2", "line 3"]
+
+
 @pytest.mark.parametrize(
     "output",
     [

@@ -13,6 +13,7 @@ import pickle
 import re
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from dbos import DBOS, DBOSClient
 from dbos._serialization import DBOSDefaultSerializer
 from everything_told import everything_told
 from hostile import ADDRESSES, SECRET
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kling_async import (
     AsyncKling,
@@ -46,6 +47,9 @@ DONE = "kling:default:done:1"
 STEP = 0.05
 
 OTHER: list[str] = []
+
+# What an unpickled trap leaves.
+RAN = Path(tempfile.gettempdir()) / f"kling-unpickled-{os.getpid()}"
 
 
 @DBOS.workflow(name="somebody.elses")
@@ -195,6 +199,53 @@ async def test_no_row_runs_code(database: str, tmp_path: Path) -> None:
     plain.dispose()
     run = {it.name for it in ran.iterdir()}
     assert {"workflow_output.output", "workflow_events.value"} <= run
+
+
+@pytest.fixture(scope="module")
+def worked_on(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make a database with a job that is done."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('doctored') / 'jobs.db'}"
+    anyio.run(work_through, url)
+    return url
+
+
+pickles = st.integers(0, pickle.HIGHEST_PROTOCOL).map(
+    lambda protocol: pickle.dumps(Trap(RAN), protocol)
+)
+contents = (
+    pickles.map(lambda it: base64.b64encode(it).decode())
+    | pickles
+    | st.text()
+    | st.binary()
+    | st.sampled_from(["{}", "null", '{"args": 1}', '{"name": "x", "message": []}'])
+)
+decoders = st.sampled_from(
+    ["py_pickle", "portable_json", "java_jackson", "PY_PICKLE", "py_pickle "]
+) | (st.none() | st.text(max_size=9))
+
+
+@settings(max_examples=25, deadline=None)
+@given(content=contents, decoder=decoders)
+def test_nothing_in_a_column_runs(
+    worked_on: str, content: str | bytes, decoder: str | None
+) -> None:
+    """Any bytes, and any word for how to decode them."""
+    plain = plain_engine(worked_on)
+    tables = sa.MetaData()
+    tables.reflect(plain)
+    with plain.begin() as connection:
+        for table in tables.sorted_tables:
+            columns = set(table.columns.keys())
+            values: dict[str, object] = dict.fromkeys(DECODED & columns, content)
+            if "serialization" in columns:
+                values["serialization"] = decoder
+            if values:
+                connection.execute(sa.update(table).values(values))
+    plain.dispose()
+    engine = Database.at(worked_on).prepare()
+    read_all(client_over(engine))
+    engine.dispose()
+    assert not RAN.exists()
 
 
 async def test_a_row_names_no_workflow_but_ours(database: str) -> None:

@@ -1,8 +1,10 @@
-"""What strangers say: texts that steer, and URLs that hold a password."""
+"""What strangers say: texts that steer, URLs with a password, hosts in disguise."""
 
 from __future__ import annotations
 
+import ipaddress
 import unicodedata
+from collections.abc import Iterator
 
 PIECES = [
     "\x1b]0;owned\x07",
@@ -71,3 +73,22 @@ ADDRESSES = [
     f"sqlite://:{SECRET}@/jobs.db",
     f"sqlite+pysqlcipher://:{SECRET}@/jobs.db?cipher=aes",
 ]
+
+V4 = ipaddress.IPv4Address
+V6 = ipaddress.IPv6Address
+
+
+def disguises(inner: V4) -> Iterator[str]:
+    """Give every IPv6 address from which packets may get to an IPv4 one."""
+    low = int(inner)
+    yield str(inner)
+    yield f"::ffff:{inner}"  # mapped
+    yield f"::{inner}"  # compatible
+    yield f"::ffff:0:{inner}"  # translated (RFC 2765)
+    yield str(V6(int(V6("64:ff9b::")) | low))  # NAT64
+    yield str(V6(int(V6("64:ff9b:1::")) | low))  # NAT64 of a network's own
+    yield str(V6(int(V6("2002::")) | low << 80))  # 6to4
+    yield str(V6(int(V6("2001::")) | low << 64))  # Teredo, the server
+    yield str(V6(int(V6("2001::")) | (low ^ 0xFFFFFFFF)))  # Teredo, the client
+    for marked in ("0:5efe", "200:5efe"):  # ISATAP
+        yield str(V6(int(V6(f"2606:2800:220:1:{marked}::")) | low))

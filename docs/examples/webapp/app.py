@@ -21,7 +21,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path as File
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response
@@ -109,7 +108,9 @@ def is_from_elsewhere(scope: Scope) -> bool:
     site = headers.get("sec-fetch-site", "same-origin")
     is_link = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
     origin = headers.get("origin")
-    is_foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+    is_foreign = origin is not None and origin.partition("://")[2] != headers.get(
+        "host"
+    )
     return is_foreign or (site not in {"same-origin", "none"} and not is_link)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,18 @@ def test_a_project_that_uses_none_of_it_pays_nothing(project: pytest.Pytester) -
         """,
     )
     result.assert_outcomes(passed=1)
+
+
+def test_being_found_by_pytest_imports_nothing_but_itself() -> None:
+    """No library that it stands on: milliseconds, whether it is used or not."""
+    program = (
+        "import pytest, sys, typing; before = set(sys.modules); "
+        "import kling_async.pytest_plugin; print(*set(sys.modules) - before)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    )
+    assert set(ran.stdout.split()) == {"kling_async", "kling_async.pytest_plugin"}
 
 
 def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None:

@@ -198,6 +198,20 @@ async def test_over_a_transport_that_shows_no_address_names_are_refused(
     assert len(server.requests) == 1
 
 
+async def test_a_connection_that_its_owner_made_before_is_not_used(
+    tmp_path: Path,
+) -> None:
+    """A lent client keeps some open, and nobody saw where they lead."""
+    async with RawServer(answering(whole())) as server, httpx.AsyncClient() as lent:
+        link = video(server, "127.1")
+        for _ in range(2):
+            await lent.get(link.url)
+        async with client(VENDOR, http_client=lent) as kling:
+            await refused(kling, link, tmp_path, "leads to 127.0.0.1, which is no")
+        assert len(server.requests) == 2
+        await lent.get(link.url)  # its owner goes on as before
+
+
 class Wrapped(httpx.AsyncBaseTransport):
     """A transport of the user's own, that tells nothing of its connections."""
 
