@@ -187,11 +187,11 @@ broken = st.builds(
 )
 
 
-@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("transport", ["httpx", "httpx2", "aiohttp"])
 @SHORT
 @given(content=broken)
 async def test_no_bytes_make_an_error_show_the_key(
-    transport: Literal["httpx", "aiohttp"], content: bytes
+    transport: Literal["httpx", "httpx2", "aiohttp"], content: bytes
 ) -> None:
     """Half of HTTP, or none, with the key anywhere in it; no cause, no local."""
 

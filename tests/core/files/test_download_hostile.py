@@ -7,8 +7,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 
 import httpx
+import httpx2
 import pytest
 from films import FTYP, film
 from httpx_aiohttp import HttpxAiohttpClient
@@ -198,11 +200,12 @@ async def test_over_a_transport_that_shows_no_address_names_are_refused(
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2])
 async def test_a_connection_that_its_owner_made_before_is_not_used(
-    tmp_path: Path,
+    tmp_path: Path, library: ModuleType
 ) -> None:
     """A lent client keeps some open, and nobody saw where they lead."""
-    async with RawServer(answering(whole())) as server, httpx.AsyncClient() as lent:
+    async with RawServer(answering(whole())) as server, library.AsyncClient() as lent:
         link = video(server, "127.1")
         for _ in range(2):
             await lent.get(link.url)
