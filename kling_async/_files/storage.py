@@ -40,6 +40,9 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.IGNORECASE
 # Neither control characters nor halves of characters, which UTF-8 cannot hold.
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 
+# In UTF-8, as S3, Google and Azure have it.
+_LONGEST_KEY = 1024
+
 _WEB = frozenset({"http", "https", "file"})
 
 # So much of each upload is in memory: parts of 8 MiB, four at once. A store takes
@@ -259,6 +262,8 @@ class BucketObject:
             found["rest"].split("/")
         ):
             raise StorageError("its name has parts that no object can have")
+        if len(found["rest"].partition("/")[2].encode()) > _LONGEST_KEY:
+            raise StorageError(f"its name is longer than {_LONGEST_KEY:,} bytes")
         scheme = found["scheme"].lower()
         if scheme in _WEB:
             name = unquote(name)  # as URLs are written; the keys of buckets are not

@@ -24,7 +24,7 @@ from kling_async._config import WhenUncertain
 from kling_async._files.storage import StorageError, is_url
 from kling_async._text import safe_line
 from kling_async.cli._manifest import JOBS, OWN_FILES, Manifest, RowPlan
-from kling_async.cli._output import Exit, Screen, cost_in_words, format_error
+from kling_async.cli._output import Exit, Screen, cost_in_words
 from kling_async.cli._place import LocalPlace, Place, has_video
 from kling_async.cli._progress import BatchProgress, WarningCounter
 from kling_async.cli._report import write_results
@@ -263,7 +263,7 @@ class BatchRun:
                     await kling.download(done, output, check_mp4=self.check_mp4)
                     self._missing.discard(status.key)
             except KlingError as error:
-                told = " ".join(format_error(error))
+                told = safe_line(error.reason)  # the same command asks for a fresh link
                 name = str(output).rpartition("/")[2]
                 self._trouble(f"{status.key}: {name} is missing: {told}")
             except (OSError, StorageError) as error:

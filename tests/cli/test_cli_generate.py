@@ -53,6 +53,17 @@ def is_playable(path: Path | str) -> bool:
         return next(container.decode(video=0)).width > 0
 
 
+@pytest.mark.parametrize("name", ["\ud800.mp4", f"{'ä' * 126}.mp4"])
+def test_a_name_that_no_file_can_have_costs_nothing(tmp_path: Path, name: str) -> None:
+    """Half of a character, or more than 255 bytes: told before the create."""
+    with serving() as emulator:
+        result = invoke(emulator, "generate", "-p", "x", "-o", tmp_path / name)
+    assert result.exit_code in {1, 2}
+    assert len(errors_in(result)) == 1
+    assert "unexpected" not in result.stderr
+    assert not emulator.creates
+
+
 def test_a_prompt_becomes_a_file(emulator: Emulator) -> None:
     """Stdout is the file's path and nothing else; the id and the cost are told."""
     result = invoke(emulator, "generate", *PROMPT)

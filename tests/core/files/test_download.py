@@ -717,6 +717,15 @@ async def test_what_is_no_path_is_told_of(target: object) -> None:
     await refused(target, "path: given .* a str or a Path")
 
 
+@pytest.mark.parametrize("name", ["\ud800.mp4", f"{'ä' * 126}.mp4"])
+async def test_a_name_that_no_file_can_have_is_told_of(
+    tmp_path: Path, name: str
+) -> None:
+    """Half of a character, or more than 255 bytes; before anything is fetched."""
+    await refused(tmp_path / name, "path: given|cannot write")
+    assert files_in(tmp_path) == []
+
+
 async def test_a_name_as_long_as_names_can_be_is_no_problem(tmp_path: Path) -> None:
     """The hidden file beside it has a short one."""
     target = tmp_path / ("x" * 251 + ".mp4")

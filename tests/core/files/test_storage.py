@@ -138,6 +138,7 @@ async def test_a_bucket_that_is_not_there_is_told_of() -> None:
         ("s3://bucket/a//b.mp4", "s3://bucket"),
         ("s3://bucket/../b.mp4", "s3://bucket"),
         ("s3://bucket/\ud800.mp4", "s3://bucket"),
+        (f"s3://bucket/{'ä' * 600}.mp4", "longer than 1,024 bytes"),
     ],
 )
 async def test_what_names_no_object_is_told_of_before_a_byte_is_fetched(
