@@ -324,7 +324,8 @@ class BatchProgress:
     statuses: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
     others: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
     _began: float = field(factory=time.monotonic, init=False)
-    _ended_before: int | None = field(default=None, init=False)
+    _pace_began: float = field(default=math.inf, init=False)
+    _ended_before: int = field(default=0, init=False)
     _display: LiveDisplay = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -344,7 +345,7 @@ class BatchProgress:
 
     def start_pace(self) -> None:
         """Count what has ended by now as done by earlier runs."""
-        self._ended_before = self.ended
+        self._pace_began, self._ended_before = time.monotonic(), self.ended
 
     def update(self, status: JobStatus) -> None:
         """Take in how a job is."""
@@ -385,9 +386,10 @@ class BatchProgress:
     @property
     def seconds_left(self) -> float | None:
         """How long it will take at the pace of this run, once one has ended in it."""
-        if self._ended_before is None or self.ended <= self._ended_before:
+        ended = self.ended - self._ended_before
+        if math.isinf(self._pace_began) or ended <= 0:
             return None
-        pace = (time.monotonic() - self._began) / (self.ended - self._ended_before)
+        pace = (time.monotonic() - self._pace_began) / ended
         return pace * (self.total - self.ended)
 
     def in_words(self) -> str:
