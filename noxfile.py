@@ -46,7 +46,7 @@ nox.options.sessions = [
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 DIST = Path("dist").resolve()
-TOOLS = ("lint", "build", "audit")  # groups that do without the package
+TOOLS = ("lint", "build", "audit", "contract")  # groups that do without the package
 # Many tests wait for a server or a process: more of them at once than there are cores.
 SPREAD = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
 
@@ -283,6 +283,7 @@ def catalogue(session: nox.Session) -> None:
     """Make the catalogue of models anew from a folder of the vendor's OpenAPI files."""
     install(session, "lint")
     session.run("python", "tests/catalogue/make_catalogue.py", *session.posargs)
+    session.run("python", "tests/catalogue/make_contract.py", *session.posargs)
 
 
 @nox.session
@@ -337,6 +338,28 @@ def fuzz(session: nox.Session) -> None:
     session.chdir(session.create_tmp())  # what breaks a promise is kept there
     for program in programs:
         session.run("python", str(program), *(session.posargs or ["-runs=1000000"]))
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Let software of others use the emulator, and the client a server of others."""
+    for program in ("node", "npm", "curl"):
+        if shutil.which(program) is None:
+            session.error(f"needs {program}")
+    install(session, "test")
+    tools = Path(session.create_tmp()).resolve()
+    sdk, npm = tools / "sdk", tools / "npm"
+    session.install("uv")
+    session.run("uv", "venv", "--quiet", "--clear", str(sdk))
+    locked = ("--require-hashes", "-r", "tests/requirements/contract.txt")
+    session.run("uv", "pip", "install", "--quiet", "--python", str(sdk), *locked)
+    npm.mkdir(exist_ok=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(Path("tests/others") / name, npm)
+    quietly = ("--ignore-scripts", "--no-audit", "--no-fund")
+    session.run("npm", "ci", *quietly, "--prefix", str(npm), external=True)
+    env = {"KLING_CONTRACT_TOOLS": str(tools)}
+    session.run("pytest", "--durations=10", "tests/others", *session.posargs, env=env)
 
 
 @nox.session

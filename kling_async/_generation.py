@@ -6,9 +6,11 @@ JSON is the business of `_wire`.
 
 from __future__ import annotations
 
+import datetime as dt
 import html
 from collections.abc import Mapping
 from typing import ClassVar
+from urllib.parse import parse_qsl, urlsplit
 
 from attrs import field, frozen
 
@@ -63,6 +65,10 @@ _PENDING = frozenset(
 _KNOWN = _PENDING | {Status.COMPLETED, Status.ERROR}
 
 
+# Who signs links with a date and a span: S3 and all that speak like it, Google, Aliyun.
+_SIGNERS = ("x-amz", "x-goog", "x-oss")
+
+
 @frozen(kw_only=True)
 class Video:
     """A finished video.
@@ -86,6 +92,24 @@ class Video:
     def is_on_the_web(self) -> bool:
         """Whether a page may link to it: its address is HTTP's."""
         return self.url.lower().startswith(("http://", "https://"))
+
+    @property
+    def expires_at(self) -> dt.datetime | None:
+        """Until when the link lives, as a signed one says; None if it does not say."""
+        try:
+            query = dict(parse_qsl(urlsplit(self.url.lower()).query))
+            for signer in _SIGNERS:
+                if lives := query.get(f"{signer}-expires"):
+                    signed = dt.datetime.strptime(
+                        f"{query[f'{signer}-date']}+0000", "%Y%m%dt%H%M%Sz%z"
+                    )
+                    return signed + dt.timedelta(seconds=int(lives))
+            if "expires" in query:
+                return dt.datetime.fromtimestamp(int(query["expires"]), dt.UTC)
+            expiry = dt.datetime.fromisoformat(query["se"].upper())
+            return expiry if expiry.tzinfo else expiry.replace(tzinfo=dt.UTC)
+        except (KeyError, ValueError, OverflowError, OSError):
+            return None
 
 
 @frozen(kw_only=True)
@@ -176,14 +200,27 @@ class Generation:
         return {"text/plain": repr(self), "text/html": self._as_html()}
 
     def _as_html(self) -> str:
-        caption = html.escape(safe_line(f"{self.id} · {self.status}"))
         if self.video is None or not self.video.is_on_the_web:
-            return f"<code>{caption}</code>"
-        source = html.escape(self.video.url, quote=True)
-        player = f'<video src="{source}" controls loop width="400"></video>'
-        return (
-            f"<figure>{player}<figcaption><code>{caption}</code></figcaption></figure>"
-        )
+            return show_caption(self)
+        expiry = self.video.expires_at
+        note = "a link that expires: download what is to stay"
+        if expiry:
+            note = f"link lives until {expiry:%Y-%m-%d %H:%M %Z}"
+        return show_player(self, self.video.url, note)
+
+
+def show_caption(generation: Generation) -> str:
+    """Name a generation in a page."""
+    caption = html.escape(safe_line(f"{generation.id} · {generation.status}"))
+    return f"<code>{caption}</code>"
+
+
+def show_player(generation: Generation, url: str, note: str) -> str:
+    """Show a generation's video in a page, with a note of where it lies."""
+    source = html.escape(url, quote=True)
+    player = f'<video src="{source}" controls loop width="400"></video>'
+    caption = f"{show_caption(generation)} · {html.escape(safe_line(note))}"
+    return f"<figure>{player}<figcaption>{caption}</figcaption></figure>"
 
 
 def describe(generation: Generation) -> dict[str, object]:

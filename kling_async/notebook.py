@@ -5,30 +5,54 @@ Shows, and decides nothing. Needs IPython, which every notebook has.
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import AsyncIterable
+from pathlib import Path
+from urllib.parse import quote
 
-from kling_async import Generation, GenerationFailedError
+import anyio
+from attrs import frozen
+
+from kling_async import AsyncKling, Generation, GenerationFailedError
+from kling_async._generation import show_player
 
 __all__ = ["follow"]
 
+# A notebook holds as much of a video as an editor opens without complaint.
+_LARGEST = 8 * 1024 * 1024
 
-async def follow(watching: AsyncIterable[Generation]) -> Generation:
+
+async def follow(
+    watching: AsyncIterable[Generation],
+    *,
+    kling: AsyncKling | None = None,
+    copy_to: str | os.PathLike[str] | None = None,
+) -> Generation:
     """Show each change in one output that is updated, the video at the end.
 
     ``generation = await follow(kling.watch(created))``
 
+    The notebook then stores a link, which expires. With ``copy_to`` it shows a copy:
+    ``await follow(kling.watch(created), kling=kling, copy_to="boat.mp4")``. One of up
+    to 8 MiB is stored in the notebook itself as well.
+
     Args:
         watching: What `AsyncKling.watch` gives.
+        kling: Downloads the copy.
+        copy_to: The file for it.
 
     Returns:
         The completed generation.
 
     Raises:
         GenerationFailedError: It ended without a video.
-        KlingError: Whatever the watch raises.
+        KlingError: Whatever the watch, or the download, raises.
     """
     from IPython.display import display  # noqa: PLC0415 (only there in notebooks)
 
+    if (kling is None) != (copy_to is None):
+        raise ValueError("give both of kling and copy_to, or neither")
     last: Generation | None = None
     output = None
     async for last in watching:
@@ -40,4 +64,27 @@ async def follow(watching: AsyncIterable[Generation]) -> Generation:
         raise ValueError("nothing was watched; give what kling.watch(...) returns")
     if not last.succeeded:
         raise GenerationFailedError(last)
+    if output is not None and kling is not None and copy_to is not None:
+        path = Path(await kling.download(last, Path(copy_to)))
+        output.update(await _show_copy(last, path))
     return last
+
+
+@frozen
+class _Copy:
+    """A video that lies here, as a notebook shows it."""
+
+    text: str
+    html: str
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return {"text/plain": self.text, "text/html": self.html}
+
+
+async def _show_copy(generation: Generation, path: Path) -> _Copy:
+    url, file = quote(path.as_posix()), anyio.Path(path)
+    if (await file.stat()).st_size <= _LARGEST:
+        content = base64.b64encode(await file.read_bytes()).decode()
+        url = f"data:video/mp4;base64,{content}"
+    note = f"kept in {path}"
+    return _Copy(f"{generation!r}, {note}", show_player(generation, url, note))
