@@ -28,6 +28,7 @@ from kling_async import (
     KlingError,
     Polling,
 )
+from kling_async._text import safe_line
 from kling_async.emulator import Emulator, Fault
 from kling_async.emulator._server import Listener
 from kling_async.web import (
@@ -285,7 +286,8 @@ async def test_no_status_of_the_server_breaks_or_ends_a_stream(odd: str) -> None
     polling = Fixed(0.001)
     async with AsyncKling("k", http_client=client, polling=polling) as kling:
         told = [event async for event in progress(kling, "some-id")]
-    assert [event.data["status"] for event in told] == [*statuses, "completed"]
+    shown = [safe_line(it) for it in (*statuses, "completed")]
+    assert [event.data["status"] for event in told] == shown
     assert [has_ended(event.id) for event in told] == [False, False, True]
     for event in told:
         assert event.encode().count(b"\n") == 4
