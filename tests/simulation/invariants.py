@@ -98,18 +98,19 @@ def nothing_is_unknown(run: Run) -> None:
 
 
 def searches_tell_the_truth(run: Run) -> None:
-    """`reconcile` gives what was started under an id; None only if nothing was."""
+    """`reconcile` gives what was started under an id; None only if none is listed."""
     for search in run.all(Search):
-        under = {
-            it.id
-            for it in run.vendor.accepted
-            if it.client_request_id == search.client_request_id
-        }
+        rows = [
+            it
+            for it in run.vendor.rows
+            if it.inference_id and it.client_request_id == search.client_request_id
+        ]
         if isinstance(search.outcome, Generation):
-            is_it = search.outcome.id in under
+            is_it = any(search.outcome.id == it.inference_id for it in rows)
             _require(is_it, "found what is another's", _told(search))
         elif search.outcome is None and search.ended < math.inf:
-            _require(not under, "None, though it is billed", (under, _told(search)))
+            shown = [it for it in rows if it.shown_at <= search.began]
+            _require(not shown, "None, though it is billed", (shown, _told(search)))
 
 
 def budgets_are_kept(run: Run) -> None:
@@ -126,11 +127,17 @@ def budgets_are_kept(run: Run) -> None:
 
 
 def a_limit_fails_no_create(run: Run) -> None:
-    """A vendor that takes only so many at once fails nothing of a batch."""
+    """A vendor that takes only so many at once fails nothing of a batch.
+
+    One that takes only so many in a second fails no create.
+    """
+    vendor, weather = run.vendor, run.world.weather
+    is_rate_alone = vendor.most_running == math.inf and "429" not in weather.faults
     for call in run.all(Call):
-        if call.batch is not None:
-            is_limit = isinstance(call.outcome, RateLimitError)
-            _require(not is_limit, "a batch failed by a limit", _told(call))
+        is_limit = isinstance(call.outcome, RateLimitError)
+        is_patient = call.process.attempts == 5
+        if call.batch is not None or (is_rate_alone and is_patient):
+            _require(not is_limit, "failed by a limit", _told(call))
 
 
 def waits_see_the_end(run: Run) -> None:

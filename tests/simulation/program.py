@@ -161,6 +161,7 @@ class Process:
         run: What it is part of.
         timeout: Of one exchange.
         max_connections: Of its client.
+        attempts: Of each of its calls.
         log: What it wrote to its log.
         is_dead: Whether it was killed.
         closed_at: When its client was closed, on the loop's clock.
@@ -172,6 +173,7 @@ class Process:
     run: Run
     timeout: float
     max_connections: int
+    attempts: int
     log: list[str] = field(factory=list[str])
     is_dead: bool = False
     closed_at: float = math.inf
@@ -190,7 +192,8 @@ class Process:
         """Draw how it sets its client up."""
         host = f"app{len(run.processes)}"
         timeout = detangle.choice([60.0, 15.0])
-        process = cls(host, run, timeout, detangle.choice([100, 1, 2, 4]))
+        connections = detangle.choice([100, 1, 2, 4])
+        process = cls(host, run, timeout, connections, detangle.choice([5, 2]))
         run.processes.append(process)
         return process
 
@@ -211,7 +214,8 @@ class Process:
     async def open(self) -> None:
         """Make its client."""
         pollings: list[Polling] = [Fixed(2.0), Learned(), Exponential(0.5), Fixed(7.0)]
-        retry = RetryPolicy(attempts=detangle.choice([5, 2]))
+        searches = detangle.choice(["reconcile", "reconcile", "reconcile", "raise"])
+        retry = RetryPolicy(attempts=self.attempts, uncertain=searches)  # type: ignore[arg-type]  # one of the two
         self.kling = AsyncKling(
             self.run.key,
             base_url=BASE_URL,
@@ -336,7 +340,7 @@ class Run:
 
 def _draw_body(number: int) -> Mapping[str, object]:
     prompt = f"A paper boat, call {number}."
-    if detangle.flip(0.25):
+    if detangle.flip(0.5):
         length = detangle.choice([1, 7, 15])
         shots = [{"prompt": prompt, "duration": length}]
         return {"model": MODEL, "multi_prompt": shots}
@@ -404,10 +408,10 @@ async def create_and_wait(process: Process) -> None:
         if found is None:
             return
         made = found
-    late = detangle.choice([0.0, 0.0, 100.0])
+    late = detangle.choice([0.0, 100.0])
     await asyncio.sleep(late)
     done = await wait(process, made, detangle.choice([120.0, 10.0, 30.0]))
-    if done.video is not None and detangle.flip(0.5):
+    if done.video is not None:
         await fetch(process, done)
 
 
@@ -445,7 +449,7 @@ async def _fetch_of_many(process: Process, other: Generation) -> None:
 async def try_again(process: Process) -> None:
     """Use an order's id again when the first try fails, as queues of tasks do."""
     order = f"order-again-{len(process.run.all(Call))}"
-    for _ in range(3):
+    for _ in range(6):
         try:
             await create(process, client_request_id=order)
         except SubmissionUncertainError:
@@ -467,7 +471,7 @@ async def generate(process: Process) -> None:
 async def batch(process: Process) -> None:
     """Generate many, perhaps within a budget; perhaps leave or close in the middle."""
     run, number = process.run, len(process.run.budgets)
-    usd = detangle.choice([None, 2.0, 5.0])
+    usd = detangle.choice([None, 1.7, 3.2])
     run.budgets.append(usd)
     calls: list[Call] = []
     count = detangle.choice([2, 6])
@@ -517,7 +521,7 @@ async def watch_together(process: Process) -> None:
 
 async def rush(process: Process) -> None:
     """Create many at once."""
-    for _ in range(detangle.choice([4, 16])):
+    for _ in range(detangle.choice([4, 24])):
         process.start(partial(create, process))
 
 
@@ -531,12 +535,12 @@ async def ask_oddly(process: Process) -> None:
     await _noting(call, made)
 
 
-ACTIONS: tuple[Callable[[Process], Awaitable[None]], ...] = (
-    create_and_wait,
+Action = Callable[[Process], Awaitable[None]]
+
+ACTIONS: tuple[Action, ...] = (
     create_and_wait,
     create_and_wait,
     generate,
-    batch,
     batch,
     watch_together,
     rush,
@@ -561,16 +565,15 @@ def recover(process: Process, died: Process) -> None:
 
 
 def start_actions(process: Process, most: int) -> None:
-    """Begin some of what users do, each at a moment of its own."""
+    """Begin some of what users do, of a kind or two, each at a moment of its own."""
 
-    async def later(
-        seconds: float, action: Callable[[Process], Awaitable[None]]
-    ) -> None:
+    async def later(seconds: float, action: Action) -> None:
         await asyncio.sleep(seconds)
         await action(process)
 
+    kinds = [detangle.choice(ACTIONS) for _ in range(2)]
     for _ in range(detangle.randint(1, most)):
-        action = detangle.choice(ACTIONS)
+        action = detangle.choice(kinds)
         seconds = detangle.choice([0.0, 0.0, 1.0, 20.0])
         points = detangle.choice([0, 0, 20, 200])
         process.start(partial(later, seconds, action), points)

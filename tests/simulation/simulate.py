@@ -24,6 +24,7 @@ from pathlib import Path
 import detangle
 from attrs import define, field
 from detangle.strategies import LaneLike
+from faults import FAULTS, Fault
 from invariants import check
 from machine import WALL_CLOCK, repeatable
 from program import (
@@ -240,9 +241,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, help="how many; else by the time")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--go-on", action="store_true", help="name all that break one")
+    names = [it.name for it in FAULTS]
+    parser.add_argument("--fault", choices=names, help="a known one to put back first")
     given = parser.parse_args(arguments)
+    fault = next((it for it in FAULTS if it.name == given.fault), Fault("none", "", ()))
     began, done, steps, broken = time.monotonic(), 0, 0, 0
-    with on_stage() as stage:
+    with on_stage() as stage, fault.put_back():
         for seed in _seeds(given):
             done += 1
             try:

@@ -40,19 +40,6 @@ GET_FAULTS = (
 LOG_FAULTS = ("reset", "silence", "502", "cut", "429")
 PRICE_FAULTS = ("502", "reset")
 STORE_FAULTS = ("cut", "reset", "503", "404 young", "silence")
-ALL_FAULTS = tuple(
-    dict.fromkeys(
-        (
-            *CREATE_FAULTS,
-            *GET_FAULTS,
-            *LOG_FAULTS,
-            *STORE_FAULTS,
-            "late row",
-            "impatient",
-        )
-    )
-)
-
 SILENCE = 400.0  # longer than any client waits
 YOUNG = 10.0  # a store, or a poll, may know nothing of a thing for so long
 LATEST_ROW = 20.0
@@ -75,10 +62,16 @@ class Weather:
     @classmethod
     def draw(cls, lasts: float) -> Weather:
         """Draw some faults of all, so that they do not stand in each other's way."""
-        rate = detangle.choice([0.0, 0.1, 0.3, 0.6])
-        density = detangle.choice([0.15, 0.4])
-        faults = frozenset(it for it in ALL_FAULTS if detangle.flip(density))
-        return cls(rate, faults, lasts)
+        rate = detangle.choice([0.0, 0.0, 0.2, 0.5, 0.7])
+        kinds = (CREATE_FAULTS, GET_FAULTS, LOG_FAULTS, PRICE_FAULTS, STORE_FAULTS)
+        faults = {
+            detangle.choice(options)
+            for options in kinds
+            for _ in range(detangle.randint(0, 3))
+        }
+        faults |= {"late row"} if detangle.flip(0.4) else set()
+        faults |= {"impatient"} if detangle.flip(0.15) else set()
+        return cls(rate, frozenset(faults), lasts)
 
     @property
     def is_fair(self) -> bool:
@@ -259,6 +252,7 @@ class Vendor:
         weather: What goes wrong.
         skew: How much its clock is fast, in seconds.
         most_running: How many generations the account may have under way.
+        most_a_second: How many requests it may send in a second.
         accepted: What it has accepted.
         last_post: The last create that came for each call.
         rows: Its log, oldest first.
@@ -271,6 +265,7 @@ class Vendor:
     weather: Weather
     skew: float = 0.0
     most_running: float = float("inf")
+    most_a_second: float = float("inf")
     accepted: list[Accepted] = field(factory=list[Accepted])
     last_post: dict[int, Post] = field(factory=dict[int, Post])
     rows: list[Row] = field(factory=list[Row])
@@ -278,6 +273,7 @@ class Vendor:
     refusals: int = 0
     has_priced_badly: bool = False
     trace: list[tuple[float, str, str]] = field(factory=list[tuple[float, str, str]])
+    _recent: list[float] = field(factory=list[float])
 
     def fill_log(self, rows: int) -> None:
         """List so many requests of others, of the last hours."""
@@ -290,6 +286,8 @@ class Vendor:
         """Take a request."""
         options, handle = self._handler_of(request)
         fault = self.weather.fault(options)
+        if handle in (self._create, self._poll) and self._is_too_fast():
+            fault = "429"
         asked = request.query.get("generation_id", [""])[0]
         self.trace.append(
             (detangle.now(), f"{request.method} {request.path} {asked}", fault or "")
@@ -304,6 +302,12 @@ class Vendor:
         if request.path == "/v1/models":
             return PRICE_FAULTS, self._prices
         return GET_FAULTS, self._poll
+
+    def _is_too_fast(self) -> bool:
+        now = detangle.now()
+        self._recent = [it for it in self._recent if it > now - 1]
+        self._recent.append(now)
+        return len(self._recent) > self.most_a_second and not self.weather.is_fair
 
     def _headers(self, **more: str) -> Mapping[str, str]:
         now = dt.datetime.fromtimestamp(time.time() + self.skew, dt.UTC)
@@ -538,7 +542,11 @@ class World:
         weather = Weather.draw(lasts)
         vendor = Vendor(weather)
         vendor.skew = detangle.choice([0.0, 0.0, -900.0, 7200.0])
-        vendor.most_running = detangle.choice([float("inf"), float("inf"), 1, 3])
+        limit = detangle.choice(["none", "none", "running", "rate"])
+        if limit == "running":
+            vendor.most_running = detangle.choice([1, 3])
+        elif limit == "rate":
+            vendor.most_a_second = 4
         vendor.fill_log(detangle.choice([0, 0, 0, 0, 130, 450]))
         return cls(weather, vendor, Store(weather))
 

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import field, frozen
+from crash_points import watch_writes
 from dbos import DBOS
 
 from kling_async import AsyncKling, Fixed, RetryPolicy
@@ -49,6 +50,18 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """End it, whatever it is at."""
+        self.send_signal(signal.SIGKILL)
+
+    def is_alive(self) -> bool:
+        """Whether it is still there."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     async def wait(self) -> None:
         """Wait until it is gone."""
         with anyio.fail_after(_PATIENCE), suppress(ProcessLookupError):
@@ -70,14 +83,17 @@ class Crew:
     _given: tuple[str, str, int, str]
     members: list[WorkerProcess] = field(factory=list[WorkerProcess])
 
-    async def hire(self, folder: Path | None = None) -> WorkerProcess:
+    async def hire(
+        self, folder: Path | None = None, *, crash_at: str = ""
+    ) -> WorkerProcess:
         """Start one more, and wait until it works.
 
         Args:
             folder: Its working directory, and the only place for its temporary files.
+            crash_at: At which write it dies, as `crash_points` names them.
         """
         assert self._nursery.stdin is not None
-        order = json.dumps([*self._given, str(folder or "")])
+        order = json.dumps([*self._given, crash_at, str(folder or "")])
         await self._nursery.stdin.send(f"{order}\n".encode())
         with anyio.fail_after(_PATIENCE):
             told = await self._told.receive_until(b"\n", 1000)
@@ -137,7 +153,9 @@ def raise_workers() -> None:
             return
 
 
-async def main(database: str, base_url: str, max_in_flight: int, url: str) -> None:
+async def main(
+    database: str, base_url: str, max_in_flight: int, url: str, crash_at: str
+) -> None:
     """Work, and say when it has begun; SIGTERM ends it in order."""
     webhook = Webhook(url=url, secret=SECRET, allow_private=True) if url else None
     async with (
@@ -156,6 +174,7 @@ async def main(database: str, base_url: str, max_in_flight: int, url: str) -> No
         ),
     ):
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            watch_writes(crash_at)
             print(os.getpid(), DBOS.executor_id, flush=True)  # noqa: T201 (it is read)
             async for _ in signals:
                 return

@@ -1,0 +1,283 @@
+# pyright: reportPrivateUsage=false
+"""Faults that the library once had, put back one at a time into today's code.
+
+Found by reading in an earlier review of it; here they show that the simulation finds
+such by itself. Each says what its users met.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import anyio
+import httpcore
+import httpx
+from attrs import evolve, frozen
+
+from kling_async import Generation, _batch, _client
+from kling_async._billing import budget, log_search, submission
+from kling_async._billing.money import LogRow
+from kling_async._billing.rows import Page
+from kling_async._files import download
+from kling_async._http import session, transport
+from kling_async._polling import watch
+from kling_async._polling.schedules import PollState
+from kling_async._runtime import limiter, tasks
+
+T = TypeVar("T")
+
+Patch = tuple[object, str, object]
+
+
+@frozen
+class Fault:
+    """One of them.
+
+    Attributes:
+        name: A short one.
+        harm: What users met.
+        patches: What to put in the place of what: an object, a name in it, and that.
+    """
+
+    name: str
+    harm: str
+    patches: tuple[Patch, ...]
+
+    @contextmanager
+    def put_back(self) -> Generator[None]:
+        """Have it until the end of the block."""
+        with ExitStack() as stack:
+            for place, name, stand_in in self.patches:
+                stack.enter_context(patch.object(place, name, stand_in))
+            yield
+
+
+_decide = log_search.LostCreate._decide
+_may_repeat = submission.Submission._may_repeat
+_take = log_search.LostCreate.take
+_is_over = log_search.LostCreate.is_over
+_quote = budget.BudgetTracker._quote
+_due = watch.PollLoop._due
+_poll = watch.PollLoop._poll
+_acquire = limiter.Limiter.acquire
+
+
+def _believe_any_failed_row(lost: log_search.LostCreate, *, is_end: bool) -> None:
+    _decide(lost, is_end=is_end)
+    if is_end and lost._has_failed and lost.verdict == "missing":
+        lost.verdict = "failed"
+        lost.settled.set()
+
+
+def _send_again_what_failed(sent: submission.Submission, error: BaseException) -> bool:
+    return getattr(error, "is_unbilled", False) or _may_repeat(sent, error)
+
+
+def _forget_after_an_hour(lost: log_search.LostCreate) -> bool:
+    if anyio.current_time() - lost.sent_at > 3600:
+        lost.verdict = "failed"
+        return True
+    return bool(_is_over.fget(lost))  # type: ignore[attr-defined]
+
+
+def _trust_httpcore_below(error: BaseException) -> bool:
+    return isinstance(error.__cause__, httpcore.ConnectError)
+
+
+def _trust_the_name(error: BaseException) -> bool:
+    """Trust what an error is called, as long as it is of our request."""
+    is_ours = "metrics" not in str(getattr(error, "_request", ""))
+    return is_ours and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+
+
+async def _quote_the_last_charge(
+    spent: budget.BudgetTracker, body: Mapping[str, object]
+) -> float | None:
+    charged = spent._charged.get(budget._key(body))
+    return await _quote(spent, body) if charged is None else charged
+
+
+def _take_young_rows(
+    lost: log_search.LostCreate,
+    page: Page[LogRow],
+    **how: Any,  # noqa: ANN401
+) -> None:
+    """Leave out rows that are older than the create, by this machine's clock."""
+    since = lost.since.timestamp() - 600
+    rows = tuple(
+        row
+        for row in page.rows
+        if row.created is None or row.created.timestamp() >= since
+    )
+    _take(lost, evolve(page, rows=rows), **how)
+
+
+def _is_first_sight(loop: watch.PollLoop, watcher: watch.Watch) -> float:
+    """Take what a watcher brings for new, however old it is."""
+    if loop._polls or watcher.last is None:
+        return _due(loop, watcher)
+    state = PollState(polls=0, elapsed=0.0, status=watcher.last.status)
+    return min(loop._started + watcher.polling.delay(state), watcher.deadline)
+
+
+async def _look_no_last_time(loop: watch.PollLoop) -> None:
+    now = loop.limiter.loop.time()
+    if all(it.deadline <= now for it in loop._waiting):
+        loop.asked_at = now
+        loop._plan()
+    else:
+        await _poll(loop)
+
+
+def _hold_all_back_alike(
+    gate: limiter.Limiter,
+    pause: float,
+    *,
+    is_news: bool,  # noqa: ARG001 (as it is called)
+) -> None:
+    gate._resume_at = max(gate._resume_at, gate.loop.time() + pause)
+
+
+def _refuse_without_excuse(slot: limiter.Slot, pause: float) -> None:
+    slot._limiter._slow_down(pause, is_news=False)
+
+
+async def _drain_all(scope: tasks.ClientTasks) -> None:
+    for job in list(scope._jobs):
+        await job.wait()
+
+
+async def _pass_the_gate(
+    gate: limiter.Limiter, kind: limiter.Kind, until: float = math.inf
+) -> limiter.Slot:
+    if kind is not limiter.Kind.DOWNLOAD:
+        return await _acquire(gate, kind, until)
+    slot = limiter.Slot(gate, kind, 0, False)  # noqa: FBT003 (its own order)
+    slot._is_taken = False
+    return slot
+
+
+async def _just_create(
+    _: _batch.Holdback, create: Callable[[], Awaitable[Generation]]
+) -> Generation:
+    return await create()
+
+
+def _count_every_drop(_: download.Download, part: object) -> bool:  # noqa: ARG001 (as it is called)
+    return False
+
+
+def _note_unguarded(hook: Callable[[T], object], event: T) -> None:
+    hook(event)
+
+
+def _length_of_any_number(_: str, given: object) -> float | None:
+    return float(given) if isinstance(given, int) else None
+
+
+async def _sleep_on(_: session.Session, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "reused id",
+        "an old row of a reused id proved a create failed that was billed",
+        (
+            (log_search.LostCreate, "_decide", _believe_any_failed_row),
+            (submission.Submission, "_may_repeat", _send_again_what_failed),
+        ),
+    ),
+    Fault(
+        "forgotten hour",
+        "a create in flight for an hour was told as failed without a look at the log",
+        (
+            (log_search.LostCreate, "is_over", property(_forget_after_an_hour)),
+            (submission.Submission, "_may_repeat", _send_again_what_failed),
+        ),
+    ),
+    Fault(
+        "hook's own error",
+        "a hook that could not connect let an accepted create be sent again",
+        ((transport, "is_unsent", _trust_httpcore_below),),
+    ),
+    Fault(
+        "foreign transport",
+        "a transport that calls a lost answer a ConnectError had creates sent again",
+        ((transport, "is_unsent", _trust_the_name),),
+    ),
+    Fault(
+        "budget by the last charge",
+        "a batch passed its budget: shots were no part of what a price hangs on",
+        (
+            (budget, "_PRICELESS", budget._PRICELESS | {"multi_prompt"}),
+            (budget.BudgetTracker, "_quote", _quote_the_last_charge),
+        ),
+    ),
+    Fault(
+        "fast clock",
+        "a clock 15 min fast hid the row of a generation, and None was the answer",
+        ((log_search.LostCreate, "take", _take_young_rows),),
+    ),
+    Fault(
+        "half-read log",
+        "reconcile() said None for a log that it had not read to the end",
+        ((log_search.LostCreate, "gap", None),),
+    ),
+    Fault(
+        "late wait",
+        "wait() of a generation created long ago did not poll at once",
+        ((watch.PollLoop, "_due", _is_first_sight),),
+    ),
+    Fault(
+        "herd",
+        "all who were held back by a 429 went at once, and used their attempts up",
+        (
+            (limiter.Limiter, "_slow_down", _hold_all_back_alike),
+            (limiter.Slot, "refuse", _refuse_without_excuse),
+        ),
+    ),
+    Fault(
+        "close from inside",
+        "aclose() called from a batch's own source never returned",
+        ((tasks.ClientTasks, "_drain", _drain_all),),
+    ),
+    Fault(
+        "downloads without a gate",
+        "more downloads at once than there are connections failed",
+        ((limiter.Limiter, "acquire", _pass_the_gate),),
+    ),
+    Fault(
+        "drops in all",
+        "a download that came on with each attempt was given up after a few drops",
+        ((download.Download, "_has_progressed", _count_every_drop),),
+    ),
+    Fault(
+        "unguarded note",
+        "a number that no clock can count raised after the paid create",
+        (
+            (_client, "notify", _note_unguarded),
+            (watch, "_video_length", _length_of_any_number),
+        ),
+    ),
+    Fault(
+        "concurrency",
+        "an account that takes few at once failed most of a batch",
+        ((_batch.Holdback, "create", _just_create),),
+    ),
+    Fault(
+        "deaf pause",
+        "a create held back by a 429 heard of aclose() only when the pause was over",
+        ((session.Session, "sleep", _sleep_on),),
+    ),
+    Fault(
+        "no last look",
+        "a wait missed what had ended between its last poll and its deadline",
+        ((watch.PollLoop, "_poll", _look_no_last_time),),
+    ),
+)
