@@ -173,6 +173,8 @@ class Submission:
         try:
             return await self.account.transport.repeat(self._attempt, self._may_repeat)
         except KlingError as error:
+            if self._made is not None:  # known, though the client was closed since
+                return self._made
             if self._lost is None or self._lost is error:
                 raise
             # Whatever became of a later attempt, the lost one may be running.

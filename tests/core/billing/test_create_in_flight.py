@@ -45,6 +45,7 @@ from kling_async import (
     Hooks,
     KlingError,
     RequestTimeoutError,
+    RetryPolicy,
     SubmissionUncertainError,
     TransportError,
 )
@@ -317,6 +318,31 @@ async def test_closing_waits_for_no_create_longer_than_its_time_out() -> None:
             await caller
     assert caught.value.client_request_id == "mine"
     assert isinstance(caught.value.__cause__, ClientClosedError)
+
+
+@pytest.mark.looptime
+async def test_what_was_found_comes_home_though_its_status_does_not() -> None:
+    """Its row is found, the client closes, the poll of it hangs: here is its id."""
+    asked = asyncio.Event()
+
+    async def hang_at_the_poll(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            row["client_request_id"] = request.headers["x-client-request-id"]
+            return httpx.Response(502)
+        if request.url.path == "/v2/logs":
+            return httpx.Response(200, json={"data": [row]})
+        asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    row: dict[str, object] = {"status": "succeeded", "inference_id": ID}
+    transport = httpx.MockTransport(hang_at_the_poll)
+    async with httpx.AsyncClient(transport=transport) as mine:
+        kling = client(http_client=mine, timeout=5, retry=RetryPolicy())
+        caller = asyncio.create_task(create(kling))
+        await asked.wait()
+        await kling.aclose()
+        assert (await caller).id == ID
 
 
 @pytest.mark.looptime
