@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import kling_async
 from kling_async import AsyncKling, Generation, cli, models
+from kling_async._requests import catalogue
 from kling_async.cli import _options
 from kling_async.cli._app import app
 from kling_async.cli._output import clock, in_words, size_in_words
@@ -249,6 +250,56 @@ def test_a_field_that_no_model_takes_gives_nothing() -> None:
     result = invoke(None, "models", "--field", "colour")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "no model takes colour\n"
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Path:
+    """Write a catalogue with one more model, of one more field."""
+    file = Path(catalogue.__file__).with_name("catalogue.json")
+    data = json.loads(file.read_text("utf-8"))
+    data["fields"]["mood"] = {"type": "string", "choices": ["gay", "grim"]}
+    fields = {"required": ["prompt"], "fields": ["prompt", "mood"], "aliases": ["v9"]}
+    data["models"]["klingai/v9"] = {"kind": "text-to-video", **fields}
+    path = tmp_path / "catalogue.json"
+    path.write_text(json.dumps(data), "utf-8")
+    return path
+
+
+def test_a_newer_catalogue_holds_for_one_run(newer: Path) -> None:
+    """Its model is listed, explained, checked and sent; then it is forgotten."""
+    with serving() as emulator:
+        asked = (
+            "--catalogue",
+            str(newer),
+            "generate",
+            "--prompt",
+            "a boat",
+            "--no-wait",
+        )
+        sent = invoke(emulator, *asked, "--model", "v9", "--set", "mood=grim")
+        odd = invoke(emulator, *asked, "--model", "v9", "--set", "mood=odd")
+        listed = invoke(None, "--catalogue", str(newer), "models")
+        shown = invoke(None, "--catalogue", str(newer), "models", "klingai/v9")
+        after = invoke(None, "models", "klingai/v9")
+    assert "klingai/v9" in listed.stdout
+    assert (shown.exit_code, after.exit_code) == (0, 2)
+    assert "mood" in shown.stdout
+    assert odd.exit_code == 2
+    assert "allowed 'gay', 'grim'" in errors_in(odd)[0]
+    # The emulator of this test has a catalogue of its own, without that model.
+    assert "the API answered 400" in errors_in(sent)[0]
+    assert "'v9'" in errors_in(sent)[0]
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"models": 1}', "no JSON"])
+def test_a_catalogue_that_is_none_is_told(content: str | None, tmp_path: Path) -> None:
+    """Before anything is sent."""
+    path = tmp_path / "odd.json"
+    if content is not None:
+        path.write_text(content)
+    result = invoke(None, "--catalogue", str(path), "models")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "odd.json" in errors_in(result)[0]
 
 
 def test_a_shell_completes_models() -> None:

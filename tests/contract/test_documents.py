@@ -40,7 +40,7 @@ SPEED = 5000
 PYTHON, SHELL = "python", "bash"
 RUN_ELSEWHERE = (
     "<!-- not run",
-    "<!-- run by pytest -->",
+    "<!-- run by pytest",
     "<!-- the demo command -->",
     "<!-- tutorial -->",  # by `nox -s tutorial`
     "<!-- tutorial, in the background -->",

@@ -192,16 +192,25 @@ def test_being_found_by_pytest_imports_nothing_but_itself() -> None:
     assert set(ran.stdout.split()) == {"kling_async", "kling_async.pytest_plugin"}
 
 
-def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None:
-    """The page for users' own tests, copied into a file as it stands."""
+def recipes(which: str = "") -> list[str]:
+    """Give the blocks of the page for users' own tests, as they stand there."""
     text = (Path(__file__).parents[3] / "docs/how-to/testing.md").read_text("utf-8")
-    recipes = re.findall(
-        r"<!-- run by pytest -->\n```python\n(.*?)```", text, re.DOTALL
-    )
-    count = sum(recipe.count("async def test_") for recipe in recipes)
-    result = run(project, "\n".join(recipes))
+    block = rf"<!-- run by pytest{which} -->\n```python\n(.*?)```"
+    return re.findall(block, text, re.DOTALL)
+
+
+def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None:
+    """The page for users' own tests, copied into a file."""
+    count = sum(recipe.count("async def test_") for recipe in recipes())
+    result = run(project, "\n".join(recipes()))
     result.assert_outcomes(passed=count)
     assert count > 5
+
+
+def test_the_recipes_for_a_web_app_pass(project: pytest.Pytester) -> None:
+    """With Starlette's client on the real clock, and on the one that jumps."""
+    result = run(project, "\n".join(recipes(": web app")))
+    result.assert_outcomes(passed=2)
 
 
 def test_without_looptime_it_is_said_what_to_install(project: pytest.Pytester) -> None:
