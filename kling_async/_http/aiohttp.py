@@ -11,16 +11,19 @@ import math
 import ssl
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
+from typing import TypeVar, overload
 
 import aiohttp
 import httpx
-from attrs import define, field, frozen
+from attrs import define, field
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from kling_async._http.pool import Proxies
 from kling_async._http.sender import JSON, Call, StreamedResponse, no_url, phase_limits
 from kling_async._runtime.limiter import Slot
+
+T = TypeVar("T")
 
 _LONGEST_HEADER, _MOST_HEADERS = 100 * 1024, 10_000
 
@@ -41,11 +44,21 @@ async def _send_once(
         raise _Lost(error) from error
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Headers(Mapping[str, str]):
     """aiohttp's own headers, read as httpx reads them."""
 
     _all: CIMultiDictProxy[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._all
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+    @overload
+    def get(self, name: str, /, default: str | T) -> str | T: ...
+    def get(self, name: str, /, default: str | T | None = None) -> str | T | None:
+        return self[name] if name in self._all else default  # mostly it is not
 
     def __getitem__(self, name: str) -> str:
         value = ", ".join(self._all.getall(name))

@@ -20,9 +20,11 @@ _NAMES = ("httpx", "httpx2")
 class HTTPLibrary(Protocol):
     """What is used of either."""
 
+    __name__: str
     AsyncClient: type[httpx.AsyncClient]
     AsyncHTTPTransport: type[httpx.AsyncHTTPTransport]
     Request: type[httpx.Request]
+    URL: type[httpx.URL]
 
     def create_ssl_context(self) -> ssl.SSLContext:
         """Make what servers are trusted by, where nobody says otherwise."""

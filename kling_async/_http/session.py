@@ -7,13 +7,14 @@ used from a second loop gets a second set; nothing is ever carried across.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from functools import partial
 from importlib.util import find_spec
-from typing import Literal, TypeAlias, get_args
+from types import TracebackType
+from typing import Literal, Self, TypeAlias, get_args
 
 import anyio
 import anyio.lowlevel
@@ -29,7 +30,15 @@ from kling_async._http.library import HTTPLibrary, is_async_client, library_name
 from kling_async._http.pool import ProxyRoutingTransport, close_line, open_transport
 from kling_async._http.sender import ClientSender, Sender, TransportSender, phase_limits
 from kling_async._runtime.limiter import Limiter
-from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
+from kling_async._runtime.loop import (
+    CLOCK_TICK,
+    Bound,
+    Loop,
+    Signal,
+    Timer,
+    loop_here,
+    running_loop,
+)
 from kling_async._runtime.tasks import CLOSED, ClientTasks, at_loop_end, is_in_job
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -63,24 +72,43 @@ class Session:
     limiter: Limiter
     scope: ClientTasks = field(factory=ClientTasks)
     closing: AsyncGenerator[None, None] | None = None
-    _exchanges: dict[Bound, object] = field(factory=dict[Bound, object], init=False)
+    _exchanges: dict[Exchange, None] = field(factory=dict["Exchange", None], init=False)
+    _timer: Timer | None = field(default=None, init=False)
+    _timer_at: float = field(default=math.inf, init=False)
     _left: Signal = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._left = self.loop.signal()
 
-    @contextmanager
-    def bound(self, deadline: float) -> Generator[Bound]:
-        """Bound an exchange; closing the client cuts it, unless a job of its has it."""
-        with self.loop.bound(deadline) as bound:
-            if not is_in_job():
-                self._exchanges[bound] = self.loop.task()
-            try:
-                yield bound
-            finally:
-                self._exchanges.pop(bound, None)
-                if self.limiter.is_closed:
-                    self._left.set()
+    def begin(self, exchange: Exchange) -> None:
+        """Have an exchange cut when its time is up; one timer serves them all."""
+        self._exchanges[exchange] = None
+        self._look_again_at(exchange.deadline)
+
+    def end(self, exchange: Exchange) -> None:
+        """Let go of an exchange."""
+        del self._exchanges[exchange]
+        if self._timer is not None and not self._exchanges:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, math.inf
+        if self.limiter.is_closed:
+            self._left.set()
+
+    def _look_again_at(self, when: float) -> None:
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self.loop.call_at(when, self._cut_late)
+
+    def _cut_late(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = self.loop.time() + CLOCK_TICK
+        for exchange in list(self._exchanges):
+            if exchange.deadline <= now:
+                exchange.cut()
+            else:
+                self._look_again_at(exchange.deadline)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the client is closed meanwhile.
@@ -103,10 +131,9 @@ class Session:
         """End the tasks, then close the sockets."""
         closing, self.closing = self.closing, None
         self.limiter.close()
-        current_session = self.loop.task()
-        others = [
-            it for it, task in self._exchanges.items() if task is not current_session
-        ]
+        here = self.loop.task()
+        others = [it for it in self._exchanges if it.task is not here]
+        others = [it for it in others if not it.is_in_job]
         for exchange in others:
             exchange.cut()
         try:
@@ -117,6 +144,49 @@ class Session:
             self.limiter.stop()
             if closing is not None:
                 await closing.aclose()
+
+
+@define(eq=False)
+class Exchange:
+    """A block that ends by its deadline, or when the client is closed.
+
+    Attributes:
+        session: Whose.
+        deadline: When it ends at the latest, on the loop's clock.
+        is_in_job: Whether it is part of a job, for which closing the client waits.
+        task: The task that it is part of.
+    """
+
+    session: Session
+    deadline: float
+    is_in_job: bool = field(factory=is_in_job, init=False)
+    task: object = field(default=None, init=False)
+    _bound: Bound = field(init=False)
+
+    def __enter__(self) -> Self:
+        self.task = self.session.loop.task()
+        self._bound = self.session.loop.bound()
+        self._bound.__enter__()
+        self.session.begin(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self.session.end(self)
+        return self._bound.__exit__(exc_type, exc, traceback)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was ended before its end."""
+        return self._bound.is_cut
+
+    def cut(self) -> None:
+        """End it now."""
+        self._bound.cut()
 
 
 @define(eq=False)

@@ -40,11 +40,10 @@ from kling_async._http.sender import (
     UnreadableBodyError,
     close_stream,
 )
-from kling_async._http.session import Connections, Session
+from kling_async._http.session import Connections, Exchange, Session
 from kling_async._http.unsent import is_unsent
 from kling_async._http.wire import Response, decode_error, decode_polled
 from kling_async._runtime.limiter import Kind, Slot
-from kling_async._runtime.loop import Loop
 from kling_async._runtime.tasks import CLOSED
 
 T = TypeVar("T")
@@ -131,8 +130,12 @@ class Transport:
                 as this one waits.
         """
         before_wait = self._pause if pauses else self._tell
-        sleep = self.connections.current_session().sleep
-        return repeat(attempt, self.settings.retry, may_repeat, before_wait, sleep)
+        return repeat(
+            attempt, self.settings.retry, may_repeat, before_wait, self._sleep
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        await self.connections.current_session().sleep(seconds)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
         """Keep every call back after a 429, and tell of another attempt."""
@@ -308,40 +311,31 @@ class _Received:
         self, session: Session, slot: Slot, call: Call, deadline: float
     ) -> None:
         """Send a request and read its answer, as far as it comes in time."""
-        with session.bound(deadline + _SLACK) as bound:
+        with Exchange(session, deadline + _SLACK) as exchange:
             try:
                 self.response = await session.http.send(call, slot)
-                await self._read(self.response, session.loop, deadline)
+                await self._read(self.response)
             except ConfigurationError:
                 raise
             except Exception as error:  # noqa: BLE001 (what came may be enough)
                 self.error = error
-        if bound.is_cut:
+        if exchange.is_cut:
             if session.limiter.is_closed and session.loop.time() < deadline:
                 raise ClientClosedError(CLOSED)
             self.error = TimeoutError()
 
-    async def _read(
-        self, response: StreamedResponse, loop: Loop, deadline: float
-    ) -> None:
+    async def _read(self, response: StreamedResponse) -> None:
+        if response.unpacked is not None:
+            self.body.add(response.unpacked)
+            await response.aclose()
+            return
         try:
-            if response.unpacked is not None:
-                self.body.add(response.unpacked)
-            else:
-                await self._read_chunks(response, loop, deadline)
+            self.body.begin(response.headers)
+            async for chunk in response.chunks:
+                self.body.add(chunk)
         except BaseException:
             await close_stream(response.aclose, response.chunks)
             raise
-        await response.aclose()
-
-    async def _read_chunks(
-        self, response: StreamedResponse, loop: Loop, deadline: float
-    ) -> None:
-        self.body.begin(response.headers)
-        async for chunk in response.chunks:
-            self.body.add(chunk)
-            if loop.time() > deadline:
-                raise TimeoutError("it trickles in too slowly")
 
     def failure(self, call: Call) -> KlingError | None:
         """Give the error as ours; None when all is well."""

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import define, field
 
 from kling_async._errors import (
     APIStatusError,
@@ -69,7 +69,7 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(int(found[1], 16)) if found[1] else found[2]
 
 
-@frozen(kw_only=True)
+@define(eq=False, kw_only=True)
 class Response:
     """An HTTP answer, freed from the client that brought it.
 
@@ -327,9 +327,11 @@ def _spent(
     answer: Response, body: Mapping[str, object], names: Sequence[str], header: str
 ) -> float | None:
     """What the body tells of money, else what the headers do."""
-    told = (as_number(dig(body, "meta", "usage", name)) for name in names)
-    known = next((it for it in told if it is not None), None)
-    return as_number(answer.headers.get(header)) if known is None else known
+    if isinstance(usage := dig(body, "meta", "usage"), dict):
+        for name in names:
+            if (told := as_number(usage.get(name))) is not None:
+                return told
+    return as_number(answer.headers.get(header))
 
 
 def _video(value: object) -> Video | None:

@@ -42,10 +42,10 @@ class Signal(Protocol):
 
 
 class Bound(Protocol):
-    """A block that ends at a time, or when it is cut.
+    """A block that ends when it is cut.
 
     Attributes:
-        is_cut: Whether it was ended.
+        is_cut: Whether it was.
     """
 
     is_cut: bool
@@ -79,7 +79,7 @@ class Loop(Protocol):
         """Make a signal."""
         ...
 
-    def bound(self, deadline: float) -> Bound:
+    def bound(self) -> Bound:
         """Make a bound for a block of the task that runs."""
         ...
 
@@ -124,8 +124,8 @@ class AsyncioLoop:
     def signal(self) -> Signal:
         return _AsyncioSignal(self._loop)
 
-    def bound(self, deadline: float) -> Bound:
-        return _AsyncioBound(self._loop, deadline)
+    def bound(self) -> Bound:
+        return _AsyncioBound(self._loop)
 
     def task(self) -> object:
         return asyncio.current_task(self._loop)
@@ -167,12 +167,10 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 @define(eq=False)
 class _AsyncioBound:
-    """As `asyncio.timeout`, without its coroutines."""
+    """As `asyncio.timeout`, without its coroutines and its timer."""
 
     _loop: asyncio.AbstractEventLoop
-    _deadline: float
     is_cut: bool = False
-    _timer: Timer | None = None
     _task: asyncio.Task[object] | None = None
     _cancelling: int = 0
 
@@ -180,8 +178,6 @@ class _AsyncioBound:
         self._task = asyncio.current_task(self._loop)
         if self._task is not None:
             self._cancelling = self._task.cancelling()
-        if self._deadline < math.inf:
-            self._timer = self._loop.call_at(self._deadline, self.cut)
         return self
 
     def cut(self) -> None:
@@ -195,8 +191,6 @@ class _AsyncioBound:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._timer is not None:
-            self._timer.cancel()
         task, self._task = self._task, None
         if not self.is_cut or task is None:
             return False
@@ -227,8 +221,8 @@ class Trio:
     def signal(self) -> Signal:
         return _AnyioSignal()
 
-    def bound(self, deadline: float) -> Bound:
-        return _AnyioBound(deadline)
+    def bound(self) -> Bound:
+        return _AnyioBound()
 
     def task(self) -> object:
         return anyio.get_current_task().id
@@ -252,12 +246,11 @@ class _AnyioSignal:
 
 @define(eq=False)
 class _AnyioBound:
-    _deadline: float
     is_cut: bool = False
     _scope: anyio.CancelScope = field(init=False)
 
     def __enter__(self) -> Self:
-        self._scope = anyio.CancelScope(deadline=self._deadline)
+        self._scope = anyio.CancelScope()
         self._scope.__enter__()
         return self
 

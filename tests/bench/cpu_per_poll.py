@@ -17,6 +17,7 @@ from stub import BODY, GENERATION_ID, stub_server
 from kling_async import AsyncKling
 from kling_async._http.library import library_named
 from kling_async._http.sender import TransportSender
+from kling_async._http.session import Exchange
 from kling_async._http.wire import Response, decode_polled
 from kling_async._runtime.limiter import Kind
 
@@ -56,7 +57,7 @@ async def parts() -> dict[str, float]:
             (await session.limiter.acquire(Kind.POLL)).release()
 
         async def guard() -> None:
-            with session.bound(session.loop.time() + 60):
+            with Exchange(session, session.loop.time() + 60):
                 await _nothing()
 
         async def send() -> None:
