@@ -380,6 +380,25 @@ async def test_no_more_jobs_run_than_are_allowed(database: Path) -> None:
     assert len(emulator.creates) == 3
 
 
+async def test_an_account_that_allows_five_at_once_gets_forty_videos(
+    database: Path,
+) -> None:
+    """A 429 is no end of a job: it waits, and is not sent over and over."""
+    async with (
+        Emulator(speed=QUICK, size=64, max_running=5) as emulator,
+        client_of(emulator) as kling,
+        DurableKling(database, kling, max_in_flight=40) as jobs,
+    ):
+        await jobs.submit_many(
+            [NewJob(request=prompt(), key=f"scene-{n}") for n in range(40)]
+        )
+        states = [status.state async for status in seen(jobs)]
+    refused = sum(it.status == 429 for it in emulator.requests)
+    assert states.count(JobState.DONE) == 40
+    assert len(emulator.creates) == 40
+    assert 0 < refused < 400
+
+
 async def test_creates_begin_no_faster_than_is_allowed(database: Path) -> None:
     """Two a minute: the third waits for its permit."""
     async with (
