@@ -7,7 +7,6 @@ used from a second loop gets a second set; nothing is ever carried across.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import weakref
 from collections.abc import AsyncGenerator
@@ -30,15 +29,7 @@ from kling_async._http.library import HTTPLibrary, is_async_client, library_name
 from kling_async._http.pool import ProxyRoutingTransport, close_line, open_transport
 from kling_async._http.sender import ClientSender, Sender, TransportSender, phase_limits
 from kling_async._runtime.limiter import Limiter
-from kling_async._runtime.loop import (
-    CLOCK_TICK,
-    Bound,
-    Loop,
-    Signal,
-    Timer,
-    loop_here,
-    running_loop,
-)
+from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
 from kling_async._runtime.tasks import CLOSED, ClientTasks, at_loop_end, is_in_job
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -73,42 +64,20 @@ class Session:
     scope: ClientTasks = field(factory=ClientTasks)
     closing: AsyncGenerator[None, None] | None = None
     _exchanges: dict[Exchange, None] = field(factory=dict["Exchange", None], init=False)
-    _timer: Timer | None = field(default=None, init=False)
-    _timer_at: float = field(default=math.inf, init=False)
     _left: Signal = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._left = self.loop.signal()
 
     def begin(self, exchange: Exchange) -> None:
-        """Have an exchange cut when its time is up; one timer serves them all."""
+        """Take note of an exchange, which closing cuts."""
         self._exchanges[exchange] = None
-        self._look_again_at(exchange.deadline)
 
     def end(self, exchange: Exchange) -> None:
         """Let go of an exchange."""
         del self._exchanges[exchange]
-        if self._timer is not None and not self._exchanges:
-            self._timer.cancel()
-            self._timer, self._timer_at = None, math.inf
         if self.limiter.is_closed:
             self._left.set()
-
-    def _look_again_at(self, when: float) -> None:
-        if when < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = when
-            self._timer = self.loop.call_at(when, self._cut_late)
-
-    def _cut_late(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        now = self.loop.time() + CLOCK_TICK
-        for exchange in list(self._exchanges):
-            if exchange.deadline <= now:
-                exchange.cut()
-            else:
-                self._look_again_at(exchange.deadline)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the client is closed meanwhile.
@@ -165,7 +134,7 @@ class Exchange:
 
     def __enter__(self) -> Self:
         self.task = self.session.loop.task()
-        self._bound = self.session.loop.bound()
+        self._bound = self.session.loop.bound(self.deadline)
         self._bound.__enter__()
         self.session.begin(self)
         return self

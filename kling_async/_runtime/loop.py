@@ -42,10 +42,10 @@ class Signal(Protocol):
 
 
 class Bound(Protocol):
-    """A block that ends when it is cut.
+    """A block that ends at a time, or when it is cut.
 
     Attributes:
-        is_cut: Whether it was.
+        is_cut: Whether it was ended.
     """
 
     is_cut: bool
@@ -79,7 +79,7 @@ class Loop(Protocol):
         """Make a signal."""
         ...
 
-    def bound(self) -> Bound:
+    def bound(self, deadline: float) -> Bound:
         """Make a bound for a block of the task that runs."""
         ...
 
@@ -114,6 +114,11 @@ class AsyncioLoop:
     """asyncio, plainly: futures, timers and `Task.cancel`."""
 
     _loop: asyncio.AbstractEventLoop
+    _bounds: dict[_AsyncioBound, None] = field(
+        factory=dict["_AsyncioBound", None], init=False
+    )
+    _timer: Timer | None = field(default=None, init=False)
+    _timer_at: float = field(default=math.inf, init=False)
 
     def time(self) -> float:
         return self._loop.time()
@@ -124,8 +129,36 @@ class AsyncioLoop:
     def signal(self) -> Signal:
         return _AsyncioSignal(self._loop)
 
-    def bound(self) -> Bound:
-        return _AsyncioBound(self._loop)
+    def bound(self, deadline: float) -> Bound:
+        return _AsyncioBound(self, self._loop, deadline)
+
+    def enter(self, bound: _AsyncioBound) -> None:
+        """Have a block cut when its time is up; one timer serves them all."""
+        self._bounds[bound] = None
+        self._look_again_at(bound.deadline)
+
+    def leave(self, bound: _AsyncioBound) -> None:
+        """Let go of a block, and of the timer after the last."""
+        del self._bounds[bound]
+        if self._timer is not None and not self._bounds:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, math.inf
+
+    def _look_again_at(self, when: float) -> None:
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.call_at(when, self._cut_late)
+
+    def _cut_late(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = self.time() + CLOCK_TICK
+        for bound in list(self._bounds):
+            if bound.deadline <= now:
+                bound.cut()
+            else:
+                self._look_again_at(bound.deadline)
 
     def task(self) -> object:
         return asyncio.current_task(self._loop)
@@ -169,7 +202,9 @@ def _wake(future: asyncio.Future[None]) -> None:
 class _AsyncioBound:
     """As `asyncio.timeout`, without its coroutines and its timer."""
 
+    _seam: AsyncioLoop
     _loop: asyncio.AbstractEventLoop
+    deadline: float
     is_cut: bool = False
     _task: asyncio.Task[object] | None = None
     _cancelling: int = 0
@@ -178,6 +213,7 @@ class _AsyncioBound:
         self._task = asyncio.current_task(self._loop)
         if self._task is not None:
             self._cancelling = self._task.cancelling()
+        self._seam.enter(self)
         return self
 
     def cut(self) -> None:
@@ -191,6 +227,7 @@ class _AsyncioBound:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        self._seam.leave(self)
         task, self._task = self._task, None
         if not self.is_cut or task is None:
             return False
@@ -221,8 +258,8 @@ class Trio:
     def signal(self) -> Signal:
         return _AnyioSignal()
 
-    def bound(self) -> Bound:
-        return _AnyioBound()
+    def bound(self, deadline: float) -> Bound:
+        return _AnyioBound(deadline)
 
     def task(self) -> object:
         return anyio.get_current_task().id
@@ -246,11 +283,12 @@ class _AnyioSignal:
 
 @define(eq=False)
 class _AnyioBound:
+    _deadline: float
     is_cut: bool = False
     _scope: anyio.CancelScope = field(init=False)
 
     def __enter__(self) -> Self:
-        self._scope = anyio.CancelScope()
+        self._scope = anyio.CancelScope(deadline=self._deadline)
         self._scope.__enter__()
         return self
 
