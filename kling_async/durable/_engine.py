@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
 import secrets
 import socket
 import threading
@@ -47,8 +46,6 @@ from kling_async.durable._database import (
 from kling_async.durable._store import EVENT, PERMIT, QUEUE, WORKFLOW, permit_id
 from kling_async.durable._webhook import EVENTS, MESSENGERS, Messenger
 from kling_async.durable._worker import CONTEXTS, WorkerContext
-
-_IS_WINDOWS: Final = os.name == "nt"
 
 
 def new_worker_id() -> str:
@@ -120,14 +117,16 @@ class FileLocks:
         return FileLock(self.file.with_name(name), mode=PRIVATE, thread_local=False)
 
     def _remove(self, lock: FileLock) -> None:
-        if not _IS_WINDOWS:
+        file = Path(lock.lock_file)
+        try:
             # Removed while it is held, so that nobody locks a file without a name.
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        if _IS_WINDOWS:
-            # An open file cannot be removed there; one that is open again stays.
+            file.unlink(missing_ok=True)
+        except PermissionError:
+            # Windows removes no open file; one that is open again by then stays.
+            lock.release()
             with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()
+                file.unlink()
+        lock.release()
 
 
 @define(eq=False)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shell import NEVER, environment, errors_in, invoke, serving, started
+from shell import NEVER, environment, errors_in, invoke, serving, started, wait_for
 from typer.testing import CliRunner, Result
 
 from kling_async.cli._app import app
@@ -433,12 +432,3 @@ def listing(emulator: Emulator, scenes: Path, *words: str) -> list[dict[str, obj
     result = ask(emulator, scenes, "--json", *words)
     assert result.exit_code == 0
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def wait_for(holds: object) -> None:
-    """Wait for another process."""
-    assert callable(holds)
-    deadline = time.monotonic() + 300
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

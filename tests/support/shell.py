@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,7 @@ def signalled(emulator: Emulator, number: signal.Signals) -> Generator[None]:
 def started(
     where: Emulator | str | None,
     *args: str,
+    program: Sequence[str] = (sys.executable, "-m", "kling_async"),
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
 ) -> Generator[subprocess.Popen[str]]:
@@ -102,7 +104,7 @@ def started(
     tree = str(Path(kling_async.__file__).parent.parent)
     variables = {**os.environ, **environment(where), "PYTHONPATH": tree}
     with subprocess.Popen(
-        [sys.executable, "-m", "kling_async", *args],
+        [*program, *args],
         env={name: value for name, value in variables.items() if value is not None},
         text=True,
         stdout=stdout,
@@ -115,6 +117,14 @@ def started(
         finally:
             watchdog.cancel()
             process.kill()
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    """Wait for another process."""
+    deadline = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def errors_in(result: Result) -> list[str]:
