@@ -18,6 +18,8 @@ import pytest
 from buckets import Bucket, made, running
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["no_blocking"]
+
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
 asyncio.set_event_loop(None)
 

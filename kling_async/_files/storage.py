@@ -111,7 +111,9 @@ class BucketObject:
             await _call(self._place)
         except StorageError as error:
             raise DownloadError(f"cannot write {self}: {error}") from error
-        return Path(tempfile.gettempdir())
+        return Path(
+            await _call(tempfile.gettempdir)
+        )  # tries at first where it may write
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
         """Upload it, whole or not at all.

@@ -1,0 +1,43 @@
+"""A plugin for pytest: in the tests of the core, nothing blocks the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kling_async
+
+
+class EveryFunction(set[str]):
+    """The names of all functions."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+# An extra is read from disk when it is first used.
+IMPORTS = ("<frozen importlib._bootstrap>", {"_find_and_load"})
+# The emulator runs on the same loop in some tests; it is no part of the core.
+EMULATOR = [
+    (f"emulator/{it.name}", EveryFunction())
+    for it in (Path(kling_async.__file__).parent / "emulator").glob("*.py")
+]
+# What it forgot is removed whenever the garbage collector comes by.
+CLEANING = ("weakref.py", EveryFunction())
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let each call that blocks fail where the core makes it on the event loop."""
+    if "core" not in request.path.parts:
+        yield
+        return
+    from blockbuster import blockbuster_ctx  # noqa: PLC0415 (not for a browser's tests)
+
+    with blockbuster_ctx("kling_async") as guard:
+        for function in guard.functions.values():
+            for place in (IMPORTS, CLEANING, *EMULATOR):
+                function.can_block_in(*place)
+        yield
