@@ -19,18 +19,20 @@ import typing
 
 if typing.TYPE_CHECKING:
     from kling_async._public import *  # noqa: F403 (all that has a public name)
-    from kling_async._public import __all__ as __all__
+    from kling_async._public import __version__ as __version__
+
 else:
 
     def __getattr__(name: str) -> object:
         """Load all public names (PEP 562): to import the package alone costs little."""
-        public = importlib.import_module("kling_async._public")
-        names = {it: getattr(public, it) for it in public.__all__}
-        globals().update(names, __all__=public.__all__)
-        if name in names or name == "__all__":
-            return globals()[name]
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        public = vars(importlib.import_module("kling_async._public"))
+        shown = {it for it in public if not it.startswith("_")} - {"annotations"}
+        names = sorted({*shown, "__version__"})
+        if name not in {*names, "__all__"} or "__version__" not in public:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        globals().update({it: public[it] for it in names}, __all__=names)
+        return globals()[name]
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__getattr__("__all__")})

@@ -399,8 +399,8 @@ class WaitTimeoutError(KlingError):
     Attributes:
         timeout: How long was waited, in seconds.
 
-    Its ``__cause__`` is what the last poll met, if that failed, such as the page of a
-    gateway; the message tells it, too.
+    Its cause is what the last poll met, if that failed, such as the page of a gateway;
+    the message tells it, too.
     """
 
     def __init__(
@@ -414,7 +414,6 @@ class WaitTimeoutError(KlingError):
         self.timeout = timeout
         why = f"; the last poll failed: {failure.reason}" if failure else ""
         super().__init__(f"not finished after {timeout:g} s{why}")
-        self.__cause__ = failure
         self.concerning(generation_id, generation)
 
 

@@ -2,140 +2,89 @@
 
 from __future__ import annotations
 
-from kling_async import models
-from kling_async._batch import Outcome
-from kling_async._billing.doctor import Check, Diagnosis
-from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
-from kling_async._client import AsyncKling
-from kling_async._config import __version__
+from kling_async import models as models
+from kling_async._batch import Outcome as Outcome
+from kling_async._billing.doctor import Check as Check, Diagnosis as Diagnosis
+from kling_async._billing.money import (
+    Balance as Balance,
+    Budget as Budget,
+    LogRow as LogRow,
+    Price as Price,
+    Transaction as Transaction,
+)
+from kling_async._client import AsyncKling as AsyncKling
+from kling_async._config import __version__ as __version__
 from kling_async._errors import (
-    APIStatusError,
-    AuthenticationError,
-    BadRequestError,
-    BudgetExceededError,
-    ClientClosedError,
-    ConfigurationError,
-    ConnectionFailedError,
-    DecodeError,
-    DownloadError,
-    GenerationFailedError,
-    InvalidRequestError,
-    JobConflictError,
-    JobError,
-    KlingError,
-    NotFoundError,
-    OutOfCreditsError,
-    PermissionDeniedError,
-    Problem,
-    RateLimitError,
-    RequestTimeoutError,
-    ServerError,
-    SubmissionUncertainError,
-    TransportError,
-    WaitTimeoutError,
+    APIStatusError as APIStatusError,
+    AuthenticationError as AuthenticationError,
+    BadRequestError as BadRequestError,
+    BudgetExceededError as BudgetExceededError,
+    ClientClosedError as ClientClosedError,
+    ConfigurationError as ConfigurationError,
+    ConnectionFailedError as ConnectionFailedError,
+    DecodeError as DecodeError,
+    DownloadError as DownloadError,
+    GenerationFailedError as GenerationFailedError,
+    InvalidRequestError as InvalidRequestError,
+    JobConflictError as JobConflictError,
+    JobError as JobError,
+    KlingError as KlingError,
+    NotFoundError as NotFoundError,
+    OutOfCreditsError as OutOfCreditsError,
+    PermissionDeniedError as PermissionDeniedError,
+    Problem as Problem,
+    RateLimitError as RateLimitError,
+    RequestTimeoutError as RequestTimeoutError,
+    ServerError as ServerError,
+    SubmissionUncertainError as SubmissionUncertainError,
+    TransportError as TransportError,
+    WaitTimeoutError as WaitTimeoutError,
 )
-from kling_async._failures import RetryPolicy
-from kling_async._generation import Generation, GenerationError, Status, Video
+from kling_async._failures import RetryPolicy as RetryPolicy
+from kling_async._generation import (
+    Generation as Generation,
+    GenerationError as GenerationError,
+    Status as Status,
+    Video as Video,
+)
 from kling_async._hooks import (
-    CreatedEvent,
-    Hooks,
-    RequestEvent,
-    RetryEvent,
-    StatusEvent,
-    UncertainEvent,
+    CreatedEvent as CreatedEvent,
+    Hooks as Hooks,
+    RequestEvent as RequestEvent,
+    RetryEvent as RetryEvent,
+    StatusEvent as StatusEvent,
+    UncertainEvent as UncertainEvent,
 )
-from kling_async._polling.learned import Learned, load_learned, save_learned
+from kling_async._polling.learned import (
+    Learned as Learned,
+    load_learned as load_learned,
+    save_learned as save_learned,
+)
 from kling_async._polling.schedules import (
-    Completion,
-    Exponential,
-    Fixed,
-    LearningPolling,
-    Polling,
-    PollState,
+    Completion as Completion,
+    Exponential as Exponential,
+    Fixed as Fixed,
+    LearningPolling as LearningPolling,
+    Polling as Polling,
+    PollState as PollState,
 )
-from kling_async._requests.catalogue import Catalogue, load_catalogue
-from kling_async._requests.classes import Request
+from kling_async._requests.catalogue import (
+    Catalogue as Catalogue,
+    load_catalogue as load_catalogue,
+)
+from kling_async._requests.classes import Request as Request
 from kling_async._requests.kinds import (
-    Avatar,
-    Effects,
-    ImageToVideo,
-    MotionControl,
-    MultiImageToVideo,
-    ReferenceToVideo,
-    TextToVideo,
-    VideoToVideo,
+    Avatar as Avatar,
+    Effects as Effects,
+    ImageToVideo as ImageToVideo,
+    MotionControl as MotionControl,
+    MultiImageToVideo as MultiImageToVideo,
+    ReferenceToVideo as ReferenceToVideo,
+    TextToVideo as TextToVideo,
+    VideoToVideo as VideoToVideo,
 )
-
-__all__ = [
-    "APIStatusError",
-    "AsyncKling",
-    "AuthenticationError",
-    "Avatar",
-    "BadRequestError",
-    "Balance",
-    "Budget",
-    "BudgetExceededError",
-    "Catalogue",
-    "Check",
-    "ClientClosedError",
-    "Completion",
-    "ConfigurationError",
-    "ConnectionFailedError",
-    "CreatedEvent",
-    "DecodeError",
-    "Diagnosis",
-    "DownloadError",
-    "Effects",
-    "Exponential",
-    "Fixed",
-    "Generation",
-    "GenerationError",
-    "GenerationFailedError",
-    "Hooks",
-    "ImageToVideo",
-    "InvalidRequestError",
-    "JobConflictError",
-    "JobError",
-    "KlingError",
-    "Learned",
-    "LearningPolling",
-    "LogRow",
-    "MotionControl",
-    "MultiImageToVideo",
-    "NotFoundError",
-    "OutOfCreditsError",
-    "Outcome",
-    "PermissionDeniedError",
-    "PollState",
-    "Polling",
-    "Price",
-    "Problem",
-    "RateLimitError",
-    "ReferenceToVideo",
-    "Request",
-    "RequestEvent",
-    "RequestTimeoutError",
-    "RetryEvent",
-    "RetryPolicy",
-    "ServerError",
-    "Status",
-    "StatusEvent",
-    "SubmissionUncertainError",
-    "TextToVideo",
-    "Transaction",
-    "TransportError",
-    "UncertainEvent",
-    "Video",
-    "VideoToVideo",
-    "WaitTimeoutError",
-    "__version__",
-    "load_catalogue",
-    "load_learned",
-    "models",
-    "save_learned",
-]
 
 # Tracebacks, the docs and pickles are to show the names that users import.
-for _name in __all__:
-    if getattr(globals()[_name], "__module__", "").startswith("kling_async._"):
-        globals()[_name].__module__ = "kling_async"
+for _value in list(globals().values()):
+    if getattr(_value, "__module__", "").startswith("kling_async._"):
+        _value.__module__ = "kling_async"

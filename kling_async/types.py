@@ -7,53 +7,25 @@ it is written. Names and shapes are the wire's.
 from __future__ import annotations
 
 from kling_async._requests.params import (
-    AdvancedCameraControl,
-    CameraAxes,
-    CameraAxis,
-    CameraControl,
-    CameraMove,
-    DynamicMask,
-    EffectScene,
-    Element,
-    GenerationParams,
-    Media,
-    Point,
-    Provider,
-    Ratio,
-    Seconds,
-    Shot,
-    ShotType,
+    AdvancedCameraControl as AdvancedCameraControl,
+    CameraAxes as CameraAxes,
+    CameraAxis as CameraAxis,
+    CameraControl as CameraControl,
+    CameraMove as CameraMove,
+    DynamicMask as DynamicMask,
+    EffectScene as EffectScene,
+    Element as Element,
+    GenerationParams as GenerationParams,
+    Media as Media,
+    Point as Point,
+    Provider as Provider,
+    Ratio as Ratio,
+    Seconds as Seconds,
+    Shot as Shot,
+    ShotType as ShotType,
 )
 
-__all__ = [
-    "AdvancedCameraControl",
-    "CameraAxes",
-    "CameraAxis",
-    "CameraControl",
-    "CameraMove",
-    "DynamicMask",
-    "EffectScene",
-    "Element",
-    "GenerationParams",
-    "Media",
-    "Point",
-    "Provider",
-    "Ratio",
-    "Seconds",
-    "Shot",
-    "ShotType",
-]
-
-for _public in (
-    AdvancedCameraControl,
-    CameraAxes,
-    CameraControl,
-    DynamicMask,
-    Element,
-    GenerationParams,
-    Point,
-    Shot,
-):
-    # Tracebacks and the docs are to show the names that users import.
-    _public.__module__ = __name__
-del _public
+# Tracebacks and the docs are to show the names that users import.
+for _value in list(globals().values()):
+    if getattr(_value, "__module__", "") == "kling_async._requests.params":
+        _value.__module__ = __name__

@@ -549,11 +549,10 @@ class Watch:
         now = self.loop.limiter.loop.time() + CLOCK_TICK
         has_looked = self.loop.asked_at + CLOCK_TICK >= self.deadline
         if now >= self.deadline and (has_looked or now >= self.leaves_at):
+            failure = self.loop.failure
             raise WaitTimeoutError(
-                self.loop.generation_id,
-                timeout=self.timeout,
-                failure=self.loop.failure,
-            )
+                self.loop.generation_id, timeout=self.timeout, failure=failure
+            ) from failure
 
 
 def last_look(timeout: float) -> float:
