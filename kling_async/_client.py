@@ -280,7 +280,8 @@ class AsyncKling:
                 `pathlib.Path` or bytes.
 
         Returns:
-            The generation, usually queued. Its ``id`` is what not to lose.
+            The generation, usually queued. Store its ``id``: it identifies the paid
+            work.
 
         Raises:
             InvalidRequestError: The request cannot be right; nothing was sent.
@@ -323,7 +324,7 @@ class AsyncKling:
         Raises:
             InvalidRequestError: No generation can have this id.
             NotFoundError: The server knows no such generation.
-            KlingError: It could not be asked.
+            KlingError: The request failed.
         """
         known_id = require_generation_id(generation_id)
         transport = self._transport()
@@ -640,7 +641,7 @@ class AsyncKling:
         """Ask what the account holds.
 
         Raises:
-            KlingError: It could not be asked.
+            KlingError: The request failed.
         """
         return await self._billing().balance()
 
@@ -678,7 +679,7 @@ class AsyncKling:
 
         Raises:
             InvalidRequestError: No model is named.
-            KlingError: The vendor could not be asked.
+            KlingError: The request failed.
         """
         body = request.to_body() if isinstance(request, Request) else dict(request)
         if not isinstance(body.get("model"), str):
@@ -709,7 +710,7 @@ class AsyncKling:
 
         Raises:
             InvalidRequestError: A time without a zone, or too long a window.
-            KlingError: The vendor could not be asked.
+            KlingError: The request failed.
         """
         end = time_from("until", until or dt.timedelta())
         start = time_from("since", since, before=end)
@@ -740,7 +741,7 @@ class AsyncKling:
 
         Raises:
             InvalidRequestError: A time without a zone.
-            KlingError: The vendor could not be asked.
+            KlingError: The request failed.
         """
         times = {"from": since, "to": until}
         stamps = {

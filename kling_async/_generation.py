@@ -133,7 +133,7 @@ class Generation:
     """One generation, as the server last told it.
 
     Attributes:
-        id: The thing not to lose: it finds the paid work again.
+        id: Store it: it finds the paid work again.
         status: How far it is.
         video: The result, once there is one.
         error: Why it failed, if it did.

@@ -190,7 +190,7 @@ class BillingClient:
                 await self.shared.log_limiter.take()
             slot = await session.limiter.acquire(Kind.LOG, deadline)
         except TimeoutError as error:
-            message = "the request log could not be asked in time"
+            message = "the request log did not answer in time"
             raise RequestTimeoutError(message, request_sent=False) from error
         with slot:
             limit = max(deadline - anyio.current_time(), _LEAST)

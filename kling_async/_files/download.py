@@ -60,7 +60,7 @@ class DownloadTarget(Protocol):
 
         Raises:
             DownloadError: No video can be put there.
-            OSError: Likewise.
+            OSError: The disk refuses.
         """
         ...
 
@@ -69,7 +69,7 @@ class DownloadTarget(Protocol):
 
         Raises:
             DownloadError: It cannot be done; what was there before still is.
-            OSError: Likewise.
+            OSError: The disk refuses.
         """
         ...
 

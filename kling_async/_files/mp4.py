@@ -64,7 +64,7 @@ def _flaw_in(file: IO[bytes], size: int) -> str | None:
 
 
 def _boxes(file: IO[bytes], begin: int, end: int) -> Iterator[_Box]:
-    """Walk boxes side by side; a rest too short to be one is nobody's business."""
+    """Walk boxes side by side; trailing bytes too short for a header are ignored."""
     count = 0
     while end - begin >= HEAD:
         count += 1

@@ -39,7 +39,7 @@ _SEARCHED = 64 * 1024
 # No amount is greater; a sum or a product of greater ones could have no end.
 _MOST = 1e18
 
-# No answer has more in each other; comparing or pickling more overflows the stack.
+# Valid answers nest less deeply; comparing or pickling deeper ones overflows the stack.
 DEEPEST = 100
 
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
@@ -269,7 +269,7 @@ def _redact(value: object, answer: Response) -> object:
 
 
 def is_deep(value: object) -> bool:
-    """Whether lists and objects are in each other deeper than `DEEPEST`."""
+    """Whether lists and objects are nested deeper than `DEEPEST`."""
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [

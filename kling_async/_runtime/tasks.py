@@ -45,7 +45,7 @@ def _spawn(
 ) -> object:
     """Start a task of the loop itself; the result keeps it from collection."""
     loop = running_loop()
-    if context is None:  # an empty one is as false as none
+    if context is None:  # an empty Context is falsy, too
         context = contextvars.copy_context()
     if isinstance(loop, asyncio.AbstractEventLoop):
         task = loop.create_task(work(), context=context)

@@ -144,7 +144,7 @@ class Fault:
             true body inside another, or `body` in its place. ``"wrong_id"``: the
             true body with the id of another generation. ``"bad_utf8"``: a byte in
             it that is none. ``"bad_gzip"``: called packed, and it is not.
-            ``"deep"``: with 100,000 lists in each other. ``"bomb"``: packed, and
+            ``"deep"``: with 100,000 nested lists. ``"bomb"``: packed, and
             behind `size` spaces when unpacked. ``"huge"``: behind `size` spaces, or
             before them if it is no JSON, of a length that is not told.
             ``"trickle"``: a byte every `seconds`. A redirect is the ``"status"``
