@@ -21,6 +21,8 @@ if typing.TYPE_CHECKING:
     from kling_async._public import *  # noqa: F403 (all that has a public name)
     from kling_async._public import __version__ as __version__
 
+    __all__: list[str]
+
 else:
 
     def __getattr__(name: str) -> object:
