@@ -28,7 +28,8 @@ else:
     def __getattr__(name: str) -> object:
         """Load all public names (PEP 562): to import the package alone costs little."""
         public = vars(importlib.import_module("kling_async._public"))
-        shown = {it for it in public if not it.startswith("_")} - {"annotations"}
+        # Without what pytest puts into a plugin's modules, such as `@py_builtins`.
+        shown = {it for it in public if it[0].isalpha()} - {"annotations"}
         names = sorted({*shown, "__version__"})
         if name not in {*names, "__all__"} or "__version__" not in public:
             message = f"module {__name__!r} has no attribute {name!r}"
