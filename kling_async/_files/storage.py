@@ -61,8 +61,23 @@ _SIGNED_FOR = 24 * 60 * 60.0
 
 _RETRIES: dict[str, object] = {
     "max_retries": 10,
-    "retry_timeout": dt.timedelta(minutes=3),
+    "retry_timeout": dt.timedelta(minutes=15),
 }
+
+# Four parts at once over a slow line, or a large object that is put together.
+_CLIENT: dict[str, str] = {"timeout": "5 minutes"}
+
+# What else the environment may say of the client, after the name of a store; given one
+# option, obstore asks it for no other.
+_CLIENT_OPTIONS = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "proxy_url",
+    "timeout",
+)
 
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kling_async_storage")
 
@@ -150,14 +165,22 @@ class BucketObject:
                 content = source.read_bytes()
             else:
                 content = _pieces(source, is_abandoned)
-            obstore.put(
-                store,
-                name,
-                content,
-                attributes={"Content-Type": media_type},
-                chunk_size=_PART_SIZE,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
+            before = _seen(store, name) if not isinstance(content, bytes) else None
+            try:
+                obstore.put(
+                    store,
+                    name,
+                    content,
+                    attributes={"Content-Type": media_type},
+                    chunk_size=_PART_SIZE,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+            except FileNotFoundError:
+                # The end of an upload was sent again, after its answer was lost: the
+                # upload is no more, and the object is there.
+                after = None if isinstance(content, bytes) else _seen(store, name)
+                if after in (None, before) or after[0] != _length_of(source):
+                    raise
 
         await _call(put)
 
@@ -280,11 +303,29 @@ def _credentials() -> frozenset[tuple[str, str]]:
 
 
 @lru_cache(maxsize=64)
-def _open_store(url: str, _: frozenset[tuple[str, str]]) -> ObjectStore:
+def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStore:
     """Open a store once: it has connections, and takes a while to make."""
     with needs_extra("storage", "obstore"):
         from obstore.store import from_url  # noqa: PLC0415 (an extra)
-    return from_url(url, retry_config=_RETRIES)  # type: ignore[call-overload,no-any-return]
+    said = {name.partition("_")[2].lower(): value for name, value in environment}
+    client = _CLIENT | {it: said[it] for it in _CLIENT_OPTIONS if it in said}
+    options = {"retry_config": _RETRIES, "client_options": client}
+    return from_url(url, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def _seen(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
+    """Tell one state of an object from another."""
+    import obstore  # noqa: PLC0415 (an extra)
+
+    try:
+        found = obstore.head(store, name)
+    except Exception:  # noqa: BLE001 (what is wrong, the upload tells better)
+        return None
+    return found["size"], found["e_tag"], found["last_modified"]
+
+
+def _length_of(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _pieces(path: Path, is_abandoned: Callable[[], bool]) -> Iterator[bytes]:

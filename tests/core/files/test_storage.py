@@ -6,6 +6,7 @@ import base64
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
@@ -249,7 +250,47 @@ async def test_a_store_that_drops_every_request_once_gets_it_all(
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.base_url)
         await kling.download(video(server), f"{bucket.url}/scene.mp4")
     assert bucket.read("scene.mp4") == content
-    assert len(dropped) == (1 if content is FILM else 5)
+    assert len(dropped) == (1 if content is FILM else 6)
+
+
+@pytest.mark.parametrize(
+    "before", [None, LARGE[:-1], LARGE], ids=["new", "old", "same"]
+)
+async def test_an_upload_whose_last_answer_is_lost_is_there(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    """The store, asked to end it once more, no longer knows of the upload."""
+    if before is not None:
+        bucket.put("scene.mp4", before)
+    lost: list[RawRequest] = []
+
+    async def losing(request: RawRequest, peer: Peer) -> None:
+        if request.method == "POST" and "uploadId=" in request.target and not lost:
+            lost.append(request)
+            await relay(request, cast("Peer", Deaf()), bucket.endpoint)
+            peer.reset()
+            return
+        await relay(request, peer, bucket.endpoint)
+
+    async with (
+        RawServer(losing) as between,
+        RawServer(answering(answer(LARGE))) as server,
+        client() as kling,
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.base_url)
+        await kling.download(video(server), f"{bucket.url}/scene.mp4")
+    assert bucket.read("scene.mp4") == LARGE
+    assert lost
+
+
+class Deaf:
+    """Whoever is sent an answer and does not hear it."""
+
+    async def send(self, data: bytes) -> None:
+        """Lose it."""
+
+    def hang_up(self) -> None:
+        """Do nothing."""
 
 
 async def relay(request: RawRequest, peer: Peer, endpoint: str) -> None:
