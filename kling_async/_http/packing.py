@@ -51,7 +51,7 @@ class UnknownPackingError(Exception):
     """A body is packed in a way that nobody asked for."""
 
 
-class _Unpacker(Protocol):
+class _Inflater(Protocol):
     """What zlib unpacks one member with."""
 
     @property
@@ -75,7 +75,7 @@ class Unpacker:
     """
 
     is_whole: bool = False
-    _stream: _Unpacker | None = None
+    _stream: _Inflater | None = None
     _rest: bytes = b""
     _count: int = 0
 
@@ -94,7 +94,7 @@ class Unpacker:
                     return
                 if self._count and not left.startswith(GZIP_HEAD):
                     return  # padding, which gzip ignores, too
-                self._stream, self._count = _make_unpacker(left), self._count + 1
+                self._stream, self._count = _make_inflater(left), self._count + 1
             piece = self._stream.decompress(left, _PIECE)
             left = self._stream.unused_data or self._stream.unconsumed_tail
             self.is_whole = self._stream.eof
@@ -103,7 +103,7 @@ class Unpacker:
                 yield piece
 
 
-def _make_unpacker(head: bytes) -> _Unpacker:
+def _make_inflater(head: bytes) -> _Inflater:
     is_zlib = (
         head[0] & 0xF == _ZLIB_METHOD and int.from_bytes(head[:2]) % _ZLIB_CHECK == 0
     )

@@ -52,7 +52,12 @@ from kling_async.emulator._protocol import (
     timestamp,
 )
 from kling_async.emulator._store import GenerationStore, StoredGeneration
-from kling_async.emulator._traffic import Exchange, FastPolls, TraceMiddleware, Traffic
+from kling_async.emulator._traffic import (
+    FastPolls,
+    ServedExchange,
+    TraceMiddleware,
+    Traffic,
+)
 
 
 def admin_routes(
@@ -380,6 +385,6 @@ def _error(
         status=status,
         message=message,
         path=request.url.path,
-        request_id=Exchange.of(request).request_id,
+        request_id=ServedExchange.of(request).request_id,
     )
     return JSONResponse(body, status, dict(headers))

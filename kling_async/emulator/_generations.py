@@ -44,7 +44,7 @@ from kling_async.emulator._store import (
     is_well_formed,
     new_token,
 )
-from kling_async.emulator._traffic import Exchange, Traffic
+from kling_async.emulator._traffic import ServedExchange, Traffic
 from kling_async.emulator._video import (
     Picture,
     VideoCache,
@@ -177,14 +177,14 @@ class Generations:
         now = self.clock.now()
         if job is None or job.status_at(now) != Status.COMPLETED:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        Exchange.of(request).note(generation_id=job.id)
+        ServedExchange.of(request).note(generation_id=job.id)
         if now >= job.ends_at + self.expire_after:
             return Response(_EXPIRED, HTTPStatus.FORBIDDEN, media_type="text/xml")
         path = await self.videos.get(job.scene)
         return FileResponse(path, media_type="video/mp4", headers=_AS_IT_SAYS)
 
     async def _create(self, request: Request) -> Response:
-        exchange = Exchange.of(request)
+        exchange = ServedExchange.of(request)
         try:
             given = body = _parse_object(exchange.body)
             model = body.get("model")
@@ -217,7 +217,7 @@ class Generations:
         if is_local and not is_from_elsewhere(request):
             fetched = await fetch_pictures(addresses_in(body), self.videos.size)
         scene = await self.videos.finish(scene_of(body, self.videos.size, fetched))
-        exchange = Exchange.of(request)
+        exchange = ServedExchange.of(request)
         job = self.store.accept(
             truncate(given),
             scene,
@@ -229,12 +229,12 @@ class Generations:
         self._note(exchange, job)
         return job
 
-    def note_failure(self, exchange: Exchange) -> None:
+    def note_failure(self, exchange: ServedExchange) -> None:
         """Write a create that the server has failed into the vendor's log."""
         if exchange.record.method == "POST" and exchange.record.path in GENERATIONS:
             self._note(exchange, None)
 
-    def _note(self, exchange: Exchange, job: StoredGeneration | None) -> None:
+    def _note(self, exchange: ServedExchange, job: StoredGeneration | None) -> None:
         record = exchange.record
         if record.model is None:
             return  # it got no further than the door
@@ -253,7 +253,7 @@ class Generations:
         if not generation_id:
             problem = Problem("generation_id", "nothing", "a generation's id")
             raise Refusal.over([problem], part="Query")
-        Exchange.of(request).note(generation_id=generation_id)
+        ServedExchange.of(request).note(generation_id=generation_id)
         job = self.store.find(generation_id)
         if job is not None:
             now = self.clock.now()

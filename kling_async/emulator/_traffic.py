@@ -274,7 +274,7 @@ class RequestRecord:
 
 
 @define(kw_only=True)
-class Exchange:
+class ServedExchange:
     """One request under way: who asks, and what the endpoint found out about it.
 
     Attributes:
@@ -297,9 +297,9 @@ class Exchange:
         return self._request_id
 
     @staticmethod
-    def of(connection: HTTPConnection) -> Exchange:
+    def of(connection: HTTPConnection) -> ServedExchange:
         """Return the exchange that a request belongs to."""
-        exchange: Exchange = connection.scope[_IN_SCOPE]
+        exchange: ServedExchange = connection.scope[_IN_SCOPE]
         return exchange
 
     def note(
@@ -332,7 +332,7 @@ class Traffic:
         for scope in list(self._open):
             scope.cancel()
 
-    def begin(self, scope: Scope) -> Exchange:
+    def begin(self, scope: Scope) -> ServedExchange:
         """Open the exchange of a request."""
         headers = dict(scope["headers"])
         asked = headers.get(CLIENT_REQUEST_ID, b"").decode("latin-1")
@@ -343,7 +343,7 @@ class Traffic:
             client_request_id=asked if is_client_request_id(asked) else None,
         )
         authorization = headers.get(b"authorization", b"").decode("latin-1")
-        exchange = Exchange(
+        exchange = ServedExchange(
             record=record, authorization=authorization, chance=self.chance
         )
         scope[_IN_SCOPE] = exchange
@@ -379,7 +379,7 @@ class TraceMiddleware:
     traffic: Traffic
     faults: Faults
     polls: FastPolls
-    on_refused: Callable[[Exchange], None]
+    on_refused: Callable[[ServedExchange], None]
     clock: Clock
     catalogue: Catalogue
 
@@ -409,7 +409,7 @@ class TraceMiddleware:
             await answer(scope, receive, send_traced)
 
     async def _dispatch(
-        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+        self, exchange: ServedExchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
             await self.traffic.watch(self._answer, scope, receive, send)
@@ -427,7 +427,7 @@ class TraceMiddleware:
                 self.traffic.keep(exchange.record)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope[_IN_SCOPE]
+        exchange: ServedExchange = scope[_IN_SCOPE]
         if scope["method"] == "POST":
             exchange.body = await _body_from(receive)
         fault = self._fault_for(exchange) if len(self.faults) else None
@@ -450,12 +450,12 @@ class TraceMiddleware:
             fault, ForwardedRequest(self.app, scope, receive, send), error_body_of
         )
 
-    def _fault_for(self, exchange: Exchange) -> Fault | None:
+    def _fault_for(self, exchange: ServedExchange) -> Fault | None:
         record = exchange.record
         exchange.note(model=_model_in(exchange.body))
         return self.faults.strike(record.method, record.path, exchange.record.model)
 
-    def _close(self, exchange: Exchange, message: Message) -> None:
+    def _close(self, exchange: ServedExchange, message: Message) -> None:
         record = evolve(exchange.record, status=int(message["status"]))
         exchange.record = record
         self.traffic.keep(record)
@@ -489,7 +489,7 @@ def _model_in(body: bytes) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def internal_error(exchange: Exchange) -> JSONResponse:
+def internal_error(exchange: ServedExchange) -> JSONResponse:
     """RawAnswer as the vendor does when it has failed itself."""
     body = error_body(
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
