@@ -101,8 +101,8 @@ def open_transport(
     """Make a library's own transport, whose requests bring the slot they go out on."""
     limits = httpx.Limits(keepalive_expiry=keepalive_expiry)
     transport = library.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
-    lines = cast("httpcore.AsyncConnectionPool", _Lines(transport._pool))  # noqa: SLF001 (the point)
-    transport._pool = lines  # noqa: SLF001 (likewise)
+    lines = cast("httpcore.AsyncConnectionPool", _Lines(transport._pool))  # noqa: SLF001 (the point)  # pyright: ignore[reportPrivateUsage]
+    transport._pool = lines  # noqa: SLF001 (likewise)  # pyright: ignore[reportPrivateUsage]
     return transport
 
 
