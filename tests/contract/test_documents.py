@@ -137,6 +137,7 @@ async def test_every_code_block_runs(
 def test_every_block_names_a_language_that_is_run_or_shown(name: str) -> None:
     """No block escapes by a misspelt language."""
     shown = {"text", "console", "json", "toml", "ini", "html", "css", "javascript"}
+    shown |= {"powershell"}  # beside the same in bash
     languages = {block.language for block in blocks_in(DOCUMENTS[name])}
     directives = {it for it in languages if it.startswith("{")}
     assert languages - directives <= {PYTHON, SHELL} | shown

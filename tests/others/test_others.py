@@ -33,7 +33,7 @@ PATH = "/v2/video/generations"
 MODEL = "klingai/v2-master-text-to-video"
 
 
-def said(*command: str | Path, seconds: float = 600) -> str:
+def said(*command: str | Path, seconds: float = 850) -> str:
     """Run a program, and give what it prints."""
     ran = subprocess.run(
         [*map(str, command)],
@@ -114,6 +114,7 @@ def test_curl_works_on_the_emulator(emulator: str, tmp_path: Path) -> None:
     head = ("-H", "Content-Type: application/json")
     created = json.loads(said(*curl, *head, "-d", body, emulator + PATH))
     query = ("-G", "--data-urlencode", f"generation_id={created['id']}")
+    seen = created
     for _ in range(600):
         seen = json.loads(said(*curl, *query, emulator + PATH))
         if seen["status"] == "completed":

@@ -140,6 +140,7 @@ def test_a_link_tells_how_long_it_lives(query: str, until: str | None) -> None:
     """Where it is signed; else that it will not live for ever."""
     video = Video(url=f"https://cdn.example.com/output.mp4?{query}")
     done = Generation(id="g-1", status=Status.COMPLETED, video=video)
-    shown = done._repr_mimebundle_()["text/html"]
+    bundle = done._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
+    shown = bundle["text/html"]
     assert (f"lives until {until}" if until else "a link that expires") in shown
     assert (video.expires_at is None) == (until is None)
