@@ -26,7 +26,7 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 # They stand outside of all landmarks.
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, object] = {"top_of_page_buttons": []}
 html_title = f"kling_async {release}"
 html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
