@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -20,7 +20,7 @@ import httpx
 from attrs import evolve, frozen
 
 from kling_async import Generation, _batch, _client
-from kling_async._billing import budget, log_search, submission
+from kling_async._billing import log_search, submission
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._files import download
@@ -42,11 +42,13 @@ class Fault:
         name: A short one.
         harm: What users met.
         patches: What to put in the place of what: an object, a name in it, and that.
+        seed: What found it before.
     """
 
     name: str
     harm: str
     patches: tuple[Patch, ...]
+    seed: int = 0
 
     @contextmanager
     def put_back(self) -> Generator[None]:
@@ -57,21 +59,11 @@ class Fault:
             yield
 
 
-_decide = log_search.LostCreate._decide
 _may_repeat = submission.Submission._may_repeat
 _take = log_search.LostCreate.take
 _is_over = log_search.LostCreate.is_over
-_quote = budget.BudgetTracker._quote
 _due = watch.PollLoop._due
-_poll = watch.PollLoop._poll
 _acquire = limiter.Limiter.acquire
-
-
-def _believe_any_failed_row(lost: log_search.LostCreate, *, is_end: bool) -> None:
-    _decide(lost, is_end=is_end)
-    if is_end and lost._has_failed and lost.verdict == "missing":
-        lost.verdict = "failed"
-        lost.settled.set()
 
 
 def _send_again_what_failed(sent: submission.Submission, error: BaseException) -> bool:
@@ -95,13 +87,6 @@ def _trust_the_name(error: BaseException) -> bool:
     return is_ours and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
 
 
-async def _quote_the_last_charge(
-    spent: budget.BudgetTracker, body: Mapping[str, object]
-) -> float | None:
-    charged = spent._charged.get(budget._key(body))
-    return await _quote(spent, body) if charged is None else charged
-
-
 def _take_young_rows(
     lost: log_search.LostCreate,
     page: Page[LogRow],
@@ -123,15 +108,6 @@ def _is_first_sight(loop: watch.PollLoop, watcher: watch.Watch) -> float:
         return _due(loop, watcher)
     state = PollState(polls=0, elapsed=0.0, status=watcher.last.status)
     return min(loop._started + watcher.polling.delay(state), watcher.deadline)
-
-
-async def _look_no_last_time(loop: watch.PollLoop) -> None:
-    now = loop.limiter.loop.time()
-    if all(it.deadline <= now for it in loop._waiting):
-        loop.asked_at = now
-        loop._plan()
-    else:
-        await _poll(loop)
 
 
 def _hold_all_back_alike(
@@ -186,53 +162,43 @@ async def _sleep_on(_: session.Session, seconds: float) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
-        "reused id",
-        "an old row of a reused id proved a create failed that was billed",
-        (
-            (log_search.LostCreate, "_decide", _believe_any_failed_row),
-            (submission.Submission, "_may_repeat", _send_again_what_failed),
-        ),
-    ),
-    Fault(
         "forgotten hour",
         "a create in flight for an hour was told as failed without a look at the log",
         (
             (log_search.LostCreate, "is_over", property(_forget_after_an_hour)),
             (submission.Submission, "_may_repeat", _send_again_what_failed),
         ),
+        139,
     ),
     Fault(
         "hook's own error",
         "a hook that could not connect let an accepted create be sent again",
         ((transport, "is_unsent", _trust_httpcore_below),),
+        9,
     ),
     Fault(
         "foreign transport",
         "a transport that calls a lost answer a ConnectError had creates sent again",
         ((transport, "is_unsent", _trust_the_name),),
-    ),
-    Fault(
-        "budget by the last charge",
-        "a batch passed its budget: shots were no part of what a price hangs on",
-        (
-            (budget, "_PRICELESS", budget._PRICELESS | {"multi_prompt"}),
-            (budget.BudgetTracker, "_quote", _quote_the_last_charge),
-        ),
+        102,
     ),
     Fault(
         "fast clock",
         "a clock 15 min fast hid the row of a generation, and None was the answer",
         ((log_search.LostCreate, "take", _take_young_rows),),
+        502,
     ),
     Fault(
         "half-read log",
         "reconcile() said None for a log that it had not read to the end",
         ((log_search.LostCreate, "gap", None),),
+        85,
     ),
     Fault(
         "late wait",
         "wait() of a generation created long ago did not poll at once",
         ((watch.PollLoop, "_due", _is_first_sight),),
+        58,
     ),
     Fault(
         "herd",
@@ -241,21 +207,25 @@ FAULTS: tuple[Fault, ...] = (
             (limiter.Limiter, "_slow_down", _hold_all_back_alike),
             (limiter.Slot, "refuse", _refuse_without_excuse),
         ),
+        224,
     ),
     Fault(
         "close from inside",
         "aclose() called from a batch's own source never returned",
         ((tasks.ClientTasks, "_drain", _drain_all),),
+        490,
     ),
     Fault(
         "downloads without a gate",
         "more downloads at once than there are connections failed",
         ((limiter.Limiter, "acquire", _pass_the_gate),),
+        20,
     ),
     Fault(
         "drops in all",
         "a download that came on with each attempt was given up after a few drops",
         ((download.Download, "_has_progressed", _count_every_drop),),
+        20,
     ),
     Fault(
         "unguarded note",
@@ -264,20 +234,18 @@ FAULTS: tuple[Fault, ...] = (
             (_client, "notify", _note_unguarded),
             (watch, "_video_length", _length_of_any_number),
         ),
+        27,
     ),
     Fault(
         "concurrency",
         "an account that takes few at once failed most of a batch",
         ((_batch.Holdback, "create", _just_create),),
+        7,
     ),
     Fault(
         "deaf pause",
         "a create held back by a 429 heard of aclose() only when the pause was over",
         ((session.Session, "sleep", _sleep_on),),
-    ),
-    Fault(
-        "no last look",
-        "a wait missed what had ended between its last poll and its deadline",
-        ((watch.PollLoop, "_poll", _look_no_last_time),),
+        690,
     ),
 )

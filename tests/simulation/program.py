@@ -545,6 +545,7 @@ ACTIONS: tuple[Action, ...] = (
     watch_together,
     rush,
     try_again,
+    try_again,
     fetch_many,
     ask_oddly,
 )

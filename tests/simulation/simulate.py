@@ -153,7 +153,9 @@ def _left_over(process: Process) -> list[str]:
     lines = [
         f"connection {it.client}"
         for it in loop.net._connections
-        if it.client.host == process.host and not it.client._closed
+        if it.client.host == process.host
+        and not it.client._closed
+        and it.client.get_protocol() is not None  # else nobody was given it yet
     ]
     parts = [f"file {it.name}" for it in process.run.folder.glob(".*")]
     is_first = len(process.run.processes) == 1

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import detangle
 import pytest
+from faults import FAULTS, Fault
 from simulate import Stage, on_stage, play
 
 # Cut off at a step where anyio had not begun what it had made.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+
+SCHEDULES = 600
 
 Fingerprint = tuple[int, float, list[tuple[float, str, str]], list[str]]
 
@@ -65,3 +68,24 @@ def test_a_broken_promise_is_told_with_the_way_there(
     monkeypatch.setattr("simulate.check", never)
     with pytest.raises(detangle.BugFound, match="it rains"):
         play(stage, 0)
+
+
+def breaks_a_promise(stage: Stage, seed: int) -> bool:
+    """Play a seed, and tell whether it does."""
+    try:
+        play(stage, seed)
+    except detangle.BugFound:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda it: it.name)
+def test_a_known_fault_is_found_when_it_is_put_back(stage: Stage, fault: Fault) -> None:
+    """Within as many schedules as a minute has; without it the seed breaks nothing.
+
+    First is tried the seed that found it before.
+    """
+    seeds = (fault.seed, *range(SCHEDULES))
+    with fault.put_back():
+        found = next(it for it in seeds if breaks_a_promise(stage, it))
+    play(stage, found)

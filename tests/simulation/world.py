@@ -67,9 +67,9 @@ class Weather:
         faults = {
             detangle.choice(options)
             for options in kinds
-            for _ in range(detangle.randint(0, 3))
+            for _ in range(detangle.randint(0, len(options) // 3))
         }
-        faults |= {"late row"} if detangle.flip(0.4) else set()
+        faults |= {"late row"} if detangle.flip(0.5) else set()
         faults |= {"impatient"} if detangle.flip(0.15) else set()
         return cls(rate, frozenset(faults), lasts)
 
@@ -486,6 +486,7 @@ class Store:
         weather: What goes wrong.
         lines: The connections.
         most_at_once: How many requests were under way at the busiest moment.
+        cuts: How many answers it broke off.
         fruitless: How many requests in a row brought nothing new, by path.
         most_fruitless: The most of them, by path.
     """
@@ -493,6 +494,7 @@ class Store:
     weather: Weather
     lines: list[Line] = field(factory=list[Line])
     most_at_once: int = 0
+    cuts: int = 0
     fruitless: dict[str, int] = field(factory=dict[str, int])
     most_fruitless: dict[str, int] = field(factory=dict[str, int])
 
@@ -519,6 +521,7 @@ class Store:
                 headers["content-range"] = of
             status, content = (206, VIDEO[begin:]) if begin else (200, VIDEO)
             cut = 0.2 if fault == "cut" and len(content) > 10 else None
+            self.cuts += cut is not None
             line.answer(status, content, headers, after=0.5, cut=cut)
 
     def _count(self, path: str, *, is_fruitless: bool) -> None:
