@@ -232,15 +232,16 @@ def served_elsewhere() -> Generator[RawServer]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_loops_that_are_closed_by_hand_are_freed() -> None:
     """Though the client lives on, and nobody closed what was open there."""
-    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    def use_one() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(kling.get(ID)).id == ID
+        loop.close()
+        return weakref.ref(loop)
+
     with served_elsewhere() as server:
         kling = client(server.base_url)
-        for _ in range(20):
-            loop = asyncio.new_event_loop()
-            assert loop.run_until_complete(kling.get(ID)).id == ID
-            loop.close()
-            loops.append(weakref.ref(loop))
-        del loop
+        loops = [use_one() for _ in range(20)]
         gc.collect()
         assert [it for it in loops if it() is not None] == []
         asyncio.run(kling.aclose())
