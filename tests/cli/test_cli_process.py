@@ -191,7 +191,7 @@ def test_the_emulator_says_why_it_cannot_listen() -> None:
         ]
     assert [it.exit_code for it in results] == [2, 2]
     assert f"cannot listen on 127.0.0.1 port {port}" in errors_in(results[0])[0]
-    assert "speed is 0.0" in errors_in(results[1])[0]
+    assert "speed: given 0.0" in errors_in(results[1])[0]
 
 
 def test_without_its_extra_the_emulator_says_what_to_install(

@@ -26,11 +26,13 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def run(project: pytest.Pytester, test: str, mode: str = "strict") -> pytest.RunResult:
+def run(
+    project: pytest.Pytester, test: str, mode: str = "strict", *more: str
+) -> pytest.RunResult:
     """Run one test file in a process of its own."""
     project.makepyfile(test)
     return project.runpytest_subprocess(
-        f"--asyncio-mode={mode}", "-p", "no:cacheprovider"
+        f"--asyncio-mode={mode}", "-p", "no:cacheprovider", *more
     )
 
 
@@ -209,7 +211,9 @@ def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None
 
 def test_the_recipes_for_a_web_app_pass(project: pytest.Pytester) -> None:
     """With Starlette's client on the real clock, and on the one that jumps."""
-    result = run(project, "\n".join(recipes(": web app")))
+    # As the page says: a plain test leaves behind a loop that looptime made.
+    unclosed = ("-W", "ignore:unclosed:ResourceWarning")
+    result = run(project, "\n".join(recipes(": web app")), "strict", *unclosed)
     result.assert_outcomes(passed=2)
 
 

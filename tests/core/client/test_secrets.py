@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from attrs import frozen
@@ -325,7 +327,7 @@ async def test_the_emulator_keeps_and_shows_no_key(tmp_path: Path) -> None:
             async with visitor.stream("GET", "/_emulator/events") as events:
                 shown.append(await anext(events.aiter_text()))
         shown += [repr(emulator), repr(emulator.requests)]
-    save_learned(polling, learned)
+    await anyio.to_thread.run_sync(save_learned, polling, learned)
     assert PROMPT in "".join(shown)
     shown += [state.read_text("utf-8"), learned.read_text("utf-8")]
     assert MODEL in shown[-1]
