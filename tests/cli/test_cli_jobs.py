@@ -122,8 +122,8 @@ def test_only_what_is_settled_and_old_is_purged(scenes: Path) -> None:
 @pytest.mark.parametrize("name", ["-KX-uzGr3i1bmDCgCZ_hM", "-oX-uzGr3i1bmDCgCZ_hM"])
 @pytest.mark.parametrize("command", ["get", "watch", "wait", "download"])
 def test_an_id_that_begins_with_a_hyphen_is_an_id(command: str, name: str) -> None:
-    """One of 64 does; what the server says of it is told."""
-    with serving() as emulator:
+    """One of 64 does; the server, which refuses the key at once, is asked for it."""
+    with serving(api_keys=["another-key"]) as emulator:
         result = invoke(emulator, command, name)
         asked = [it.path for it in emulator.requests]
     assert result.exit_code == 1
