@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -180,10 +181,11 @@ def test_an_order_comes_back_as_it_was() -> None:
 
 
 @pytest.fixture
-def budget(tmp_path: Path) -> BudgetStore:
+def budget(tmp_path: Path) -> Iterator[BudgetStore]:
     """Open a ledger."""
     engine = Database.at(tmp_path / "jobs.db").prepare()
-    return BudgetStore(engine)
+    yield BudgetStore(engine)
+    engine.dispose()
 
 
 def test_money_is_set_aside_until_the_budget_is_reached(budget: BudgetStore) -> None:
