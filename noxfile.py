@@ -34,7 +34,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
     "lint",
     "types",
-    f"tests-{sys.version_info.major}.{sys.version_info.minor}",
+    "tests",
     "extras",
     "demo",
     "browser",
@@ -53,7 +53,12 @@ SPREAD = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Where another Python can make a difference: its event loop, processes, SQLite.
-ELSEWHERE = ("tests/core", "tests/cli", "tests/durable")
+ELSEWHERE = (
+    "tests/core/runtime",
+    "tests/core/http",
+    "tests/cli/test_cli_process.py",
+    "tests/durable",
+)
 EXTRAS = ("none", "cli", "emulator", "durable", "web", "pytest")
 
 
@@ -93,7 +98,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests, and hold the coverage of the library to its bound.
 
-    On another Python than nox's own: the parts where it can make a difference.
+    On another Python than nox's own, if there is one: the parts where it can make a
+    difference; ``-- tests/core tests/cli tests/durable`` for more.
     """
     install(session, "test")
     if session.python != THIS:
