@@ -201,16 +201,16 @@ def waits_end_in_time(run: Run) -> None:
 
 
 def _longest(run: Run, act: Act) -> float:
+    if isinstance(act, Call):
+        is_bad_for = max(0.0, run.world.weather.ends_at - act.began)
+        batch = 6 * SOON if act.batch is not None else 0.0
+        return is_bad_for + SOON + act.timeout + batch
     if isinstance(act, Wait):
         look = min(5.0, max(1.0, act.timeout * 0.05))
         return act.timeout + look + EXCHANGE
     if isinstance(act, Search):
         return act.timeout + 10 + act.process.timeout + EXCHANGE
-    if isinstance(act, Fetch):
-        return act.timeout + EXCHANGE + 1
-    is_bad_for = max(0.0, run.world.weather.ends_at - act.began)
-    batch = 6 * SOON if act.batch is not None else 0.0
-    return is_bad_for + SOON + act.waits + batch
+    return act.timeout + EXCHANGE + 1  # a download
 
 
 def closing_is_heard(run: Run) -> None:

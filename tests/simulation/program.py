@@ -43,82 +43,64 @@ LEFT = "left"
 """What became of a call whose caller was cancelled, or whose process died."""
 
 
-@define(eq=False)
-class Call:
+@define(eq=False, kw_only=True)
+class Act:
+    """What a process began, and what became of it.
+
+    Attributes:
+        process: Whose it is.
+        timeout: How long it would wait; 0 if for no end.
+        began: When, on the loop's clock.
+        ended: Likewise.
+        outcome: What it got: a generation, an error, or `LEFT`.
+    """
+
+    process: Process
+    timeout: float = 0.0
+    began: float = field(factory=detangle.now)
+    ended: float = math.inf
+    outcome: object = None
+
+
+@define(eq=False, kw_only=True)
+class Call(Act):
     """One video that a program asked for.
 
     Attributes:
         number: Which; its prompt says so.
-        process: Who asked.
         body: What for.
         client_request_id: Its own id for it, if it gave one.
         batch: Of which batch it is.
         asked_at: When, by the process's wall clock.
-        began: When, on the loop's clock.
-        ended: Likewise.
-        waits: How long it would wait for the end; 0 if for the create alone.
-        outcome: What it got: a generation, an error, or `LEFT`.
     """
 
     number: int
-    process: Process
     body: Mapping[str, object]
     client_request_id: str | None
     batch: int | None
     asked_at: dt.datetime
-    began: float = field(factory=detangle.now)
-    ended: float = math.inf
-    waits: float = 0.0
-    outcome: object = None
 
 
-@define(eq=False)
-class Wait:
-    """One wait for a generation, or a watch of it.
-
-    Attributes:
-        generation_id: Of which.
-        timeout: For how long.
-        process: Who waits.
-        began: When, on the loop's clock.
-        ended: Likewise.
-        outcome: What it got: a generation, an error, or `LEFT`.
-    """
+@define(eq=False, kw_only=True)
+class Wait(Act):
+    """One wait for a generation, or a watch of it."""
 
     generation_id: str
-    timeout: float
-    process: Process
-    began: float = field(factory=detangle.now)
-    ended: float = math.inf
-    outcome: object = None
 
 
-@define(eq=False)
-class Fetch:
+@define(eq=False, kw_only=True)
+class Fetch(Act):
     """One download."""
 
     path: Path
     url_path: str
-    process: Process
-    timeout: float
-    began: float = field(factory=detangle.now)
-    ended: float = math.inf
-    outcome: object = None
 
 
-@define(eq=False)
-class Search:
+@define(eq=False, kw_only=True)
+class Search(Act):
     """One `reconcile`."""
 
     client_request_id: str
-    process: Process
-    timeout: float
-    began: float = field(factory=detangle.now)
-    ended: float = math.inf
-    outcome: object = None
-
-
-Act = Call | Wait | Fetch | Search
 
 
 PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("PROCESS")
@@ -321,7 +303,7 @@ class Run:
         *,
         batch: int | None = None,
         client_request_id: str | None = None,
-        waits: float = 0.0,
+        timeout: float = 0.0,
     ) -> Call:
         """Note a call, before it is made."""
         number = len(self.all(Call))
@@ -332,7 +314,7 @@ class Run:
             client_request_id=client_request_id,
             batch=batch,
             asked_at=WALL_CLOCK.now(dt.UTC),
-            waits=waits,
+            timeout=timeout,
         )
         self.acts.append(call)
         return call
@@ -379,7 +361,7 @@ async def create(process: Process, **options: str) -> Generation:
 async def wait(process: Process, what: Generation | str, timeout: float) -> Generation:
     """Wait for one."""
     generation_id = what if isinstance(what, str) else what.id
-    noted = Wait(generation_id, timeout, process)
+    noted = Wait(generation_id=generation_id, timeout=timeout, process=process)
     process.run.acts.append(noted)
     return await _noting(noted, process.kling.wait(what, timeout=timeout))
 
@@ -388,7 +370,9 @@ async def search(
     process: Process, client_request_id: str, since: dt.datetime, timeout: float
 ) -> Generation | None:
     """Look for one."""
-    noted = Search(client_request_id, process, timeout)
+    noted = Search(
+        client_request_id=client_request_id, process=process, timeout=timeout
+    )
     process.run.acts.append(noted)
     found = process.kling.reconcile(client_request_id, since=since, timeout=timeout)
     return await _noting(noted, found)
@@ -419,7 +403,7 @@ async def fetch(process: Process, done: Generation) -> None:
     """Download a video."""
     number = len(process.run.all(Fetch))
     path = process.run.folder / f"{number}.mp4"
-    noted = Fetch(path, f"/{done.id}.mp4", process, timeout=200.0)
+    noted = Fetch(path=path, url_path=f"/{done.id}.mp4", process=process, timeout=200.0)
     process.run.acts.append(noted)
     await _noting(noted, process.kling.download(done, path, timeout=noted.timeout))
 
@@ -441,7 +425,7 @@ async def _fetch_of_many(process: Process, other: Generation) -> None:
     path = process.run.folder / f"{number}.mp4"
     assert other.video is not None
     url_path = other.video.url.removeprefix(f"http://{STORE}")
-    noted = Fetch(path, url_path, process, timeout=200.0)
+    noted = Fetch(path=path, url_path=url_path, process=process, timeout=200.0)
     process.run.acts.append(noted)
     await _noting(noted, process.kling.download(other.video, path, timeout=200.0))
 
@@ -463,7 +447,7 @@ async def try_again(process: Process) -> None:
 async def generate(process: Process) -> None:
     """Create and wait in one."""
     timeout = detangle.choice([120.0, 20.0])
-    call = process.run.new_call(process, waits=timeout)
+    call = process.run.new_call(process, timeout=timeout)
     made = process.kling.generate(timeout=timeout, **call.body)  # type: ignore[arg-type]
     await _noting(call, made)
 
@@ -483,7 +467,7 @@ async def batch(process: Process) -> None:
             if index == closes_at:
                 run.is_disturbed = True
                 await process.close()
-            call = run.new_call(process, batch=number, waits=120.0)
+            call = run.new_call(process, batch=number, timeout=120.0)
             call.outcome = LEFT
             calls.append(call)
             yield call.body
