@@ -1,6 +1,6 @@
 """Many generations at once: outcomes in order of completion.
 
-The work runs in the client's scope, not in the generator: an async generator
+The work runs in the client's tasks, not in the generator: an async generator
 must not hold a task group across a ``yield`` (PEP 789).
 """
 
@@ -164,7 +164,7 @@ class Batch(Generic[RequestT]):
             )
 
     async def outcomes(
-        self, scope: ClientTasks
+        self, tasks: ClientTasks
     ) -> AsyncGenerator[Outcome[RequestT], None]:
         """Yield each outcome as it comes; leaving early stops the rest."""
         arrivals = _Arrivals[RequestT]()
@@ -176,27 +176,27 @@ class Batch(Generic[RequestT]):
             task_status.started()
             arrivals.add(await self._outcome(index, request))
 
-        async def feed(tasks: TaskGroup) -> None:
+        async def feed(group: TaskGroup) -> None:
             async with aclosing(_each(self.requests)) as source:
                 await places.acquire()
                 index = 0
                 async for request in source:
                     # Begun one after another: trio would begin them in any order.
-                    await tasks.start(one, index, request)
+                    await group.start(one, index, request)
                     index += 1
                     await places.acquire()
 
         async def pump() -> None:
             failure: Exception | None = None
-            async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as group:
                 try:
-                    await feed(tasks)
+                    await feed(group)
                 except Exception as error:  # noqa: BLE001 (raised once all is done)
                     failure = error
             if failure is not None:
                 raise failure
 
-        job = scope.start(pump, at_end=arrivals.end)
+        job = tasks.start(pump, at_end=arrivals.end)
         async with AsyncExitStack() as stack:
             stack.callback(self._tell_untaken, arrivals)
             stack.push_async_callback(_await_shielded, job.wait)

@@ -200,8 +200,8 @@ class AsyncKling:
             raise error.with_traceback(None) from None
         lent = cast("httpx.AsyncClient | None", http_client)  # all has the same name
         self._connections = Connections(max_connections, lent, transport)
-        self._origins = CreationIndex()
-        self._poll_loops = PollLoops(self._origins)
+        self._creations = CreationIndex()
+        self._poll_loops = PollLoops(self._creations)
         self._billing_clients = BillingClients()
         self._parent: AsyncKling | None = None
         self._is_closed = False
@@ -256,7 +256,7 @@ class AsyncKling:
             del overrides  # as in the constructor
             raise error.with_traceback(None) from None
         other._open_transport = Transport(other._settings, self._connections)  # noqa: SLF001 (its own)
-        other._poll_loops = PollLoops(self._origins)  # noqa: SLF001 (its own)
+        other._poll_loops = PollLoops(self._creations)  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
@@ -312,10 +312,10 @@ class AsyncKling:
             client_request_id=str(request_id),
             is_unique=isinstance(request_id, DrawnId),
         )
-        scope = transport.connections.current_session().scope
+        tasks = transport.connections.current_session().tasks
         created = await submission.run()
         # Nothing is to stand between a paid answer and its return.
-        notify(partial(self._origins.note, created.id, body), scope)
+        notify(partial(self._creations.note, created.id, body), tasks)
         return created
 
     async def get(self, generation_id: str) -> Generation:
@@ -385,7 +385,7 @@ class AsyncKling:
                 generation_id,
                 ask=transport.ask,
                 limiter=session.limiter,
-                scope=session.scope,
+                tasks=session.tasks,
                 retry=self._settings.retry,
                 reporter=self._settings.reporter,
             )
@@ -518,8 +518,8 @@ class AsyncKling:
             return await (spending.run(built.to_body(), work) if spending else work())
 
         batch = Batch(requests, generate, warn_abandoned, max_in_flight)
-        scope = account.transport.connections.current_session().scope
-        async with aclosing(batch.outcomes(scope)) as outcomes:
+        tasks = account.transport.connections.current_session().tasks
+        async with aclosing(batch.outcomes(tasks)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
@@ -630,7 +630,7 @@ class AsyncKling:
             fresh_url=fresh_url,
         )
         session = transport.connections.current_session()
-        job = session.scope.start(lambda: download.run(session))
+        job = session.tasks.start(lambda: download.run(session))
         try:
             await job.result()
         finally:

@@ -173,7 +173,7 @@ class BillingClient:
     async def read_log_page(
         self, session: Session, hours: int, offset: int, left: float
     ) -> Page[LogRow]:
-        """Ask once for a page of the newest rows; to be called in the scope.
+        """Ask once for a page of the newest rows; to be called in the client's tasks.
 
         Args:
             session: Where to ask.

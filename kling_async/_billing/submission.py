@@ -125,7 +125,7 @@ async def find(
             client_request_id=client_request_id, since=since, reason=lost.gap
         )
 
-    job = session.scope.start(look)
+    job = session.tasks.start(look)
     try:
         return await job.result()
     finally:
@@ -189,7 +189,7 @@ class Submission:
 
     async def _attempt(self) -> Generation:
         try:
-            return await self.account.transport.in_scope(self._send, self._resolve)
+            return await self.account.transport.in_own_task(self._send, self._resolve)
         except anyio.get_cancelled_exc_class():
             self._is_caller_gone = True
             if self._made is not None:  # the answer is there already

@@ -1,4 +1,4 @@
-"""A client's connections: one limiter and scope for each event loop.
+"""A client's connections: one limiter and set of tasks for each event loop.
 
 Sockets, locks and tasks belong to the loop they were made in. A client that is
 used from a second loop gets a second set; nothing is ever carried across.
@@ -52,7 +52,7 @@ class Session:
         files: Brings videos, from other hosts, and never sees the key.
         loop: The event loop.
         limiter: When an exchange may begin, and on which connection.
-        scope: The tasks.
+        tasks: What runs for the client in this loop.
         closing: Closes `http` and `files`, at the latest when the loop ends;
             None where they belong to the user.
     """
@@ -61,7 +61,7 @@ class Session:
     files: httpx.AsyncClient
     loop: Loop
     limiter: Limiter
-    scope: ClientTasks = field(factory=ClientTasks)
+    tasks: ClientTasks = field(factory=ClientTasks)
     closing: AsyncGenerator[None, None] | None = None
     _exchanges: dict[Exchange, None] = field(factory=dict["Exchange", None], init=False)
     _left: Signal = field(init=False)
@@ -86,13 +86,13 @@ class Session:
             ClientClosedError: It was.
         """
         signal = self.loop.signal()
-        self.scope.listeners[signal] = None
+        self.tasks.listeners[signal] = None
         try:
             await anyio.lowlevel.checkpoint()
             if not self.limiter.is_closed:
                 await signal.wait(self.loop.time() + seconds)
         finally:
-            self.scope.listeners.pop(signal, None)
+            self.tasks.listeners.pop(signal, None)
         if self.limiter.is_closed:
             raise ClientClosedError(CLOSED)
 
@@ -106,7 +106,7 @@ class Session:
         for exchange in others:
             exchange.cut()
         try:
-            await self.scope.aclose(patience)
+            await self.tasks.aclose(patience)
             while any(it in self._exchanges for it in others):
                 await self._left.wait()
         finally:

@@ -166,7 +166,7 @@ class Transport:
                 self._require_excuse(session, slot, number, error)
         raise AssertionError  # for the type checkers: the loop has no end
 
-    async def in_scope(
+    async def in_own_task(
         self,
         work: Callable[[Session, Slot], Awaitable[T]],
         on_error: Callable[[Session, KlingError], Awaitable[T]],
@@ -191,7 +191,7 @@ class Transport:
         for number in itertools.count(1):
             slot = await session.limiter.acquire(Kind.CREATE)
             try:
-                job = session.scope.start(
+                job = session.tasks.start(
                     partial(send_or_resolve, slot),
                     wait_on_close=True,
                     at_end=slot.release,

@@ -50,39 +50,39 @@ class CreationInfo:
     Attributes:
         model: The id of its model.
         video_length: The length of its video, in seconds, if it has one to choose.
-        scope: The client's tasks in the event loop whose clock tells `created`.
+        tasks: The client's tasks in the event loop whose clock tells `created`.
         created: When its create was answered, on that clock.
     """
 
     model: str
     video_length: float | None
-    scope: ClientTasks
+    tasks: ClientTasks
     created: float = field(factory=anyio.current_time)
 
 
 @define(eq=False)
 class CreationIndex:
-    """The origins of one client's generations, by id."""
+    """What one client knows of its creates, by the generation's id."""
 
     _known: dict[str, CreationInfo] = field(factory=dict[str, CreationInfo], init=False)
 
     def note(
-        self, generation_id: str, body: Mapping[str, object], scope: ClientTasks
+        self, generation_id: str, body: Mapping[str, object], tasks: ClientTasks
     ) -> None:
         """Take note that a create with this body was just answered."""
         model = str(body["model"])
         length = _video_length(model, body.get("duration"))
-        self._known[generation_id] = CreationInfo(model, length, scope)
+        self._known[generation_id] = CreationInfo(model, length, tasks)
         if len(self._known) > KEPT:
             del self._known[next(iter(self._known))]
 
-    def of(self, generation_id: str, scope: ClientTasks) -> CreationInfo | None:
-        """Give an origin, if it is known and its clock is that of the scope."""
-        origin = self._known.get(generation_id)
-        return origin if origin is not None and origin.scope is scope else None
+    def of(self, generation_id: str, tasks: ClientTasks) -> CreationInfo | None:
+        """Give a creation, if it is known and its clock is that of the tasks."""
+        creation = self._known.get(generation_id)
+        return creation if creation is not None and creation.tasks is tasks else None
 
     def forget(self, generation_id: str) -> None:
-        """Let an origin go whose generation has ended."""
+        """Let a creation go whose generation has ended."""
         self._known.pop(generation_id, None)
 
 
@@ -132,10 +132,10 @@ class PollLoop:
         generation_id: What is watched.
         ask: How to poll.
         limiter: Whose turn it is.
-        scope: Where the task runs.
+        tasks: Where the task runs.
         retry: How often and how soon to ask again after a failure.
         reporter: Who is told, once for all watchers.
-        origins: Where the generation may be known from.
+        creations: Where the generation may be known from.
         chance: Where jitter comes from: numbers in [0, 1).
         last: What was seen last.
         error: Why there will be no more polls, if it ended so.
@@ -147,10 +147,10 @@ class PollLoop:
     generation_id: str
     ask: Ask
     limiter: Limiter
-    scope: ClientTasks
+    tasks: ClientTasks
     retry: RetryPolicy
     reporter: Reporter
-    origins: CreationIndex
+    creations: CreationIndex
     chance: Callable[[], float] = random.random
     last: Generation | None = None
     error: KlingError | None = None
@@ -173,14 +173,16 @@ class PollLoop:
     _told: Generation | None = field(default=None, init=False)
     _is_untold: bool = field(default=False, init=False)
     _refused_since: float = field(default=math.inf, init=False)
-    _origin: CreationInfo | None = field(init=False)
+    _creation: CreationInfo | None = field(init=False)
     _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._signal = self.limiter.loop.signal()
         self._started = self.limiter.loop.time()
-        self._origin = self.origins.of(self.generation_id, self.scope)
-        self._unfinished_at = self._origin.created if self._origin else self._started
+        self._creation = self.creations.of(self.generation_id, self.tasks)
+        self._unfinished_at = (
+            self._creation.created if self._creation else self._started
+        )
         self._polled_at = self._unfinished_at
         self._chance = self.chance()
 
@@ -207,13 +209,13 @@ class PollLoop:
             ConfigurationError: The watcher's schedule is not one.
             ClientClosedError: The client was closed.
         """
-        if self.scope.is_closed:
+        if self.tasks.is_closed:
             raise ClientClosedError(CLOSED)
         watch.due = self._due(watch)
         self._waiting[watch] = None
         try:
             if self._task is None:
-                self._task = self.scope.start(
+                self._task = self.tasks.start(
                     self._run,
                     at_end=self._wake_all,
                     context=self._context,
@@ -302,18 +304,18 @@ class PollLoop:
         One that knows nothing wants it now, and so does one whose knowledge is of
         unknown age. All look once more when their time is up.
         """
-        knows = watch.last is not None and self._origin is not None
+        knows = watch.last is not None and self._creation is not None
         if not self._polls and not knows:
             return self._started
-        origin, last = self._origin, self.last or watch.last
+        creation, last = self._creation, self.last or watch.last
         state = PollState(
             polls=self._polls,
             elapsed=max(0.0, self._polled_at - self._started),
             status=last.status if last else None,
             chance=self._chance,
-            age=self._polled_at - origin.created if origin else None,
-            model=origin.model if origin else None,
-            video_length=origin.video_length if origin else None,
+            age=self._polled_at - creation.created if creation else None,
+            model=creation.model if creation else None,
+            video_length=creation.video_length if creation else None,
         )
         due = self._polled_at + next_delay(watch.polling, state)
         return min(self._soon, due, watch.deadline)
@@ -374,15 +376,15 @@ class PollLoop:
 
     def _record_completion(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
-        origin = self._origin
-        self.origins.forget(self.generation_id)
-        if origin is None or not ended.succeeded:
+        creation = self._creation
+        self.creations.forget(self.generation_id)
+        if creation is None or not ended.succeeded:
             return
         completion = Completion(
-            model=origin.model,
-            video_length=origin.video_length,
-            after=self._unfinished_at - origin.created,
-            by=self.limiter.loop.time() - origin.created,
+            model=creation.model,
+            video_length=creation.video_length,
+            after=self._unfinished_at - creation.created,
+            by=self.limiter.loop.time() - creation.created,
         )
         for polling in {id(it.polling): it.polling for it in self._waiting}.values():
             if isinstance(polling, LearningPolling):
@@ -415,7 +417,7 @@ class PollLoops:
     A loop lives as long as somebody watches; then it is forgotten.
     """
 
-    _origins: CreationIndex
+    _creations: CreationIndex
     _loops: weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop] = field(
         factory=weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop],
         init=False,
@@ -427,22 +429,22 @@ class PollLoops:
         *,
         ask: Ask,
         limiter: Limiter,
-        scope: ClientTasks,
+        tasks: ClientTasks,
         retry: RetryPolicy,
         reporter: Reporter,
     ) -> PollLoop:
         """Give the loop of an id, a new one if there is none that goes on."""
-        key = scope, generation_id
+        key = tasks, generation_id
         loop = self._loops.get(key)
         if loop is None or loop.is_over:
             loop = self._loops[key] = PollLoop(
                 generation_id=generation_id,
                 ask=ask,
                 limiter=limiter,
-                scope=scope,
+                tasks=tasks,
                 retry=retry,
                 reporter=reporter,
-                origins=self._origins,
+                creations=self._creations,
             )
         return loop
 

@@ -34,7 +34,7 @@ def is_asyncio() -> bool:
 
 
 def is_in_job() -> bool:
-    """Whether the code that runs is part of a job, which its scope ends."""
+    """Whether the code that runs is part of a job, which the client ends."""
     return bool(_within.get())
 
 
@@ -78,11 +78,11 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
 
 @define(eq=False)
 class BackgroundTask(Generic[T]):
-    """One piece of work in a scope, and what became of it."""
+    """One piece of work in a client's tasks, and what became of it."""
 
     _work: Callable[[], Awaitable[T]]
     wait_on_close: bool
-    _scope: ClientTasks
+    _owner: ClientTasks
     _at_end: Callable[[], None] | None
     _cancelled: anyio.CancelScope | None
     _done: anyio.Event | None = None
@@ -106,7 +106,7 @@ class BackgroundTask(Generic[T]):
 
     def end(self, _: object = None) -> None:
         """Let those who wait see what became of it."""
-        if self._scope.forget(self):
+        if self._owner.forget(self):
             if self._done is not None:
                 self._done.set()
             if self._at_end is not None:
@@ -123,7 +123,7 @@ class BackgroundTask(Generic[T]):
         """Wait for the end of the work, however it ends."""
         if self._done is None:
             self._done = anyio.Event()
-            if not self._scope.has(self):
+            if not self._owner.has(self):
                 self._done.set()
         return self._done.wait()
 
@@ -133,7 +133,7 @@ class BackgroundTask(Generic[T]):
         A caller that is cancelled here leaves; the work goes on.
 
         Raises:
-            ClientClosedError: The scope was closed before the work ended.
+            ClientClosedError: The client was closed before the work ended.
         """
         await self.wait()
         if self._error is not None:
@@ -147,7 +147,7 @@ class BackgroundTask(Generic[T]):
 
 
 class _Ending(Protocol):
-    """What a scope needs of a job, whatever it brings."""
+    """What a client's tasks need of a job, whatever it brings."""
 
     @property
     def wait_on_close(self) -> bool: ...
@@ -200,7 +200,7 @@ class ClientTasks:
                 one: a cancel scope of its own is most of what a small task costs.
 
         Raises:
-            ClientClosedError: The scope is closed.
+            ClientClosedError: The client is closed.
         """
         if self.is_closed:
             raise ClientClosedError(CLOSED)

@@ -256,7 +256,7 @@ def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
         ID,
         ask=ask,
         limiter=limiter,
-        scope=ClientTasks(),
+        tasks=ClientTasks(),
         retry=ONCE,
         reporter=Reporter(),
     )
@@ -526,7 +526,7 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
             ID,
             ask=transport.ask,
             limiter=session.limiter,
-            scope=session.scope,
+            tasks=session.tasks,
             retry=ONCE,
             reporter=Reporter(),
         )
