@@ -126,9 +126,8 @@ class BucketObject:
             await _call(self._place)
         except StorageError as error:
             raise DownloadError(f"cannot write {self}: {error}") from error
-        return Path(
-            await _call(tempfile.gettempdir)
-        )  # tries at first where it may write
+        # In a thread: the first time it tries where it may write.
+        return Path(await _call(tempfile.gettempdir))
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
         """Upload it, whole or not at all.
@@ -270,12 +269,12 @@ class BucketObject:
         Raises:
             StorageError: There is nothing to sign with.
         """
-        sign_url = await self.sign_url()
-        if sign_url is None or self.reach is None:
-            return sign_url
-        at = urlsplit(sign_url)
+        link = await self.sign_url()
+        if link is None or self.reach is None:
+            return link
+        at = urlsplit(link)
         port = at.port or (443 if at.scheme == "https" else 80)
-        return None if self.reach.forbids_host(at.hostname or "", port) else sign_url
+        return None if self.reach.forbids_host(at.hostname or "", port) else link
 
     def _place(self) -> tuple[ObjectStore, str]:
         """Give the store, and the name within it."""
@@ -349,9 +348,8 @@ async def _call(work: Callable[[], T]) -> T:
     except (KlingError, StorageError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever obstore raises)
-        raise _describe_error(
-            error
-        ) from None  # what obstore adds is for who debugs obstore
+        # What obstore adds is for who debugs obstore.
+        raise _describe_error(error) from None
 
 
 def _describe_error(error: Exception) -> StorageError:

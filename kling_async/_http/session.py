@@ -101,8 +101,9 @@ class Session:
         closing, self.closing = self.closing, None
         self.limiter.close()
         here = self.loop.task()
-        others = [it for it in self._exchanges if it.task is not here]
-        others = [it for it in others if not it.is_in_job]
+        others = [
+            it for it in self._exchanges if it.task is not here and not it.is_in_job
+        ]
         for exchange in others:
             exchange.cut()
         try:
@@ -262,9 +263,9 @@ class Connections:
     async def aclose(self, patience: float) -> None:
         """Close what belongs to the running loop; forget what was elsewhere."""
         self.is_closed = True
-        current_session = _sessions_of(running_loop()).pop(self, None)
+        here = _sessions_of(running_loop()).pop(self, None)
         for session in list(self._sessions):
-            if session is current_session:
+            if session is here:
                 await session.aclose(patience)
             elif session.loop.is_running():
                 logger.warning(
