@@ -16,10 +16,9 @@ from kling_async._billing.money import Budget, Price, credits_of
 from kling_async._errors import (
     BudgetExceededError,
     ConfigurationError,
-    GenerationFailedError,
     KlingError,
-    SubmissionUncertainError,
 )
+from kling_async._failures import may_be_accepted
 from kling_async._generation import Generation, Status
 from kling_async._hooks import logger
 
@@ -182,10 +181,9 @@ def _shape(value: object) -> str:
 
 def _charge_after(error: KlingError, cost: float | None) -> float | None:
     """What was charged for work that has no video: nothing, unless it goes on."""
-    if isinstance(error, GenerationFailedError) and error.generation is not None:
-        is_paid = error.generation.status == Status.COMPLETED  # its video is unreadable
-        return error.generation.credits_used or (cost if is_paid else 0.0)
-    goes_on = error.generation_id is not None and not error.is_settled
-    if goes_on or isinstance(error, SubmissionUncertainError):
-        return cost
-    return 0.0
+    generation = error.generation
+    if generation is not None and generation.is_terminal:
+        is_paid = generation.status == Status.COMPLETED  # its video is unreadable
+        return generation.credits_used or (cost if is_paid else 0.0)
+    may_exist = error.generation_id is not None or may_be_accepted(error)
+    return cost if may_exist else 0.0
