@@ -312,7 +312,7 @@ class AsyncKling:
             client_request_id=str(request_id),
             is_unique=isinstance(request_id, DrawnId),
         )
-        tasks = transport.connections.current_session().tasks
+        tasks = transport.session.tasks
         created = await submission.run()
         # Nothing is to stand between a paid answer and its return.
         notify(partial(self._creations.note, created.id, body), tasks)
@@ -380,7 +380,7 @@ class AsyncKling:
             if timeout is not None:
                 require_timeout("timeout", timeout)
             transport = self._transport()
-            session = transport.connections.current_session()
+            session = transport.session
             loop = self._poll_loops.join(
                 generation_id,
                 ask=transport.ask,
@@ -518,7 +518,7 @@ class AsyncKling:
             return await (spending.run(built.to_body(), work) if spending else work())
 
         batch = Batch(requests, generate, warn_abandoned, max_in_flight)
-        tasks = account.transport.connections.current_session().tasks
+        tasks = account.transport.session.tasks
         async with aclosing(batch.outcomes(tasks)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
@@ -629,7 +629,7 @@ class AsyncKling:
             reporter=settings.reporter,
             fresh_url=fresh_url,
         )
-        session = transport.connections.current_session()
+        session = transport.session
         job = session.tasks.start(lambda: download.run(session))
         try:
             await job.result()

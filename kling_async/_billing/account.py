@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
@@ -20,7 +21,9 @@ from kling_async._billing.log_search import (
     LOG_CALLS,
     LOG_WINDOW,
     GivenIds,
+    LostCreate,
     RequestLogSearch,
+    Verdict,
 )
 from kling_async._billing.money import Balance, LogRow, Price, PriceList, Transaction
 from kling_async._billing.rows import (
@@ -82,7 +85,7 @@ class BillingClients:
     def of(self, transport: Transport) -> BillingClient:
         """Give the account that a transport's key is for."""
         settings = transport.settings
-        known = self._shared.setdefault(transport.connections.current_session(), {})
+        known = self._shared.setdefault(transport.session, {})
         key = (settings.base_url, settings.api_key.reveal())
         if key not in known:
             known[key] = Shared(_share_given_ids(transport, key))
@@ -170,6 +173,11 @@ class BillingClient:
                 return
             cursor = {"cursor": page.next_cursor}
 
+    def search_log(self, session: Session, lost: LostCreate) -> Awaitable[Verdict]:
+        """Look for a create in the log; to be called in the client's tasks."""
+        read_page = partial(self.read_log_page, session)
+        return self.shared.search.look_for(lost, read_page)
+
     async def read_log_page(
         self, session: Session, hours: int, offset: int, left: float
     ) -> Page[LogRow]:
@@ -215,7 +223,8 @@ class BillingClient:
         kind = Kind.LOG if is_log else Kind.AWAITED
 
         async def get(session: Session, slot: Slot) -> T:
-            return await self._get(session, slot, path, read, limit, headers)
+            with slot:
+                return await self._get(session, slot, path, read, limit, headers)
 
         async def attempt() -> T:
             if is_log:

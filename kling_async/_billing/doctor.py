@@ -221,7 +221,7 @@ class Doctor:
         raise _WrongError("no finished video of the last day", "", "skipped")
 
     async def _first_byte(self, url: str) -> str:
-        session = self.account.transport.connections.current_session()
+        session = self.account.transport.session
         host = urlsplit(url).hostname
         try:
             async with session.files.stream(

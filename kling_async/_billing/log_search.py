@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Literal
@@ -51,35 +51,25 @@ class GivenIds:
 
     Such an id may be used again, in another client or event loop of this process too,
     so a row with it may be another create's.
+
+    Attributes:
+        in_flight: How many creates an id has whose answer is awaited or looked for.
+        answered: The generations that the last of them were answered with.
     """
 
-    _in_flight: Counter[str] = field(factory=Counter[str])
-    _answered: dict[str, None] = field(factory=dict[str, None])
+    in_flight: Counter[str] = field(factory=Counter[str])
+    answered: deque[str] = field(factory=lambda: deque[str](maxlen=_KEPT))
 
     @contextmanager
     def use(self, client_request_id: str) -> Generator[None]:
-        """Count a create under an id while its answer is awaited or looked for."""
-        self._in_flight[client_request_id] += 1
+        """Count a create under an id until it is known what became of it."""
+        self.in_flight[client_request_id] += 1
         try:
             yield
         finally:
-            self._in_flight[client_request_id] -= 1
-            if not self._in_flight[client_request_id]:
-                del self._in_flight[client_request_id]
-
-    def add_answered(self, generation_id: str) -> None:
-        """Note the generation that one of them was answered with."""
-        self._answered[generation_id] = None
-        if len(self._answered) > _KEPT:
-            del self._answered[next(iter(self._answered))]
-
-    def is_shared(self, client_request_id: str) -> bool:
-        """Whether several creates under an id are in flight."""
-        return self._in_flight[client_request_id] > 1
-
-    def has_answered(self, generation_id: str | None) -> bool:
-        """Whether a generation is already somebody's."""
-        return generation_id in self._answered
+            self.in_flight[client_request_id] -= 1
+            if not self.in_flight[client_request_id]:
+                del self.in_flight[client_request_id]
 
 
 @define(eq=False, kw_only=True)
@@ -232,7 +222,7 @@ class LostCreate:
     def _decide(self, *, is_end: bool) -> None:
         """Settle it by the rows seen so far, which at the end are all there are."""
         own = [it for it, row in self._rows.items() if self._may_be_own(row)]
-        is_shared = self.given_ids.is_shared(self.client_request_id)
+        is_shared = self.given_ids.in_flight[self.client_request_id] > 1
         is_only = is_end and len(own) == 1 and not is_shared
         if own and (self.is_unique or self._is_of_crash or is_only):
             self.verdict, self.generation_id = "found", own[0]
@@ -251,7 +241,7 @@ class LostCreate:
             return came - least >= self._reach
         is_early = came - least < self.sent_at - _EARLY
         is_late = came - most > self.lost_at + _LATE
-        is_taken = self.given_ids.has_answered(row.inference_id)
+        is_taken = row.inference_id in self.given_ids.answered
         return not (is_early or is_late or is_taken)
 
     def _is_past(self, row: LogRow) -> bool:

@@ -7,13 +7,12 @@ The billing rule at work. Knows no HTTP; which failure means what is decided in
 from __future__ import annotations
 
 import datetime as dt
-from functools import partial
 
 import anyio
 from attrs import define, evolve, field
 
 from kling_async._billing.account import BillingClient
-from kling_async._billing.log_search import LostCreate, Verdict
+from kling_async._billing.log_search import LostCreate
 from kling_async._checks import is_drawn
 from kling_async._config import Settings
 from kling_async._errors import (
@@ -21,12 +20,13 @@ from kling_async._errors import (
     KlingError,
     NotFoundError,
     SubmissionUncertainError,
-    TransportError,
 )
 from kling_async._failures import (
+    Fate,
     may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
+    meaning_of,
 )
 from kling_async._generation import Generation, Status
 from kling_async._hooks import (
@@ -36,7 +36,7 @@ from kling_async._hooks import (
     warn_abandoned,
 )
 from kling_async._http.session import Session
-from kling_async._http.wire import decode_created, same_generation
+from kling_async._http.wire import same_generation
 from kling_async._runtime.limiter import Kind, Slot
 
 # How long to ask for the status of what was found; its id is safe by then.
@@ -56,33 +56,31 @@ def placeholder(generation_id: str, client_request_id: str) -> Generation:
     )
 
 
-async def search(account: BillingClient, session: Session, lost: LostCreate) -> Verdict:
-    """Look for a create in the log; to be called in the client's tasks."""
-    read_page = partial(account.read_log_page, session)
-    return await account.shared.search.look_for(lost, read_page)
-
-
 async def refresh(
-    account: BillingClient, session: Session, known: Generation
+    account: BillingClient,
+    session: Session,
+    known: Generation,
+    if_unknown: Generation | None = None,
 ) -> Generation:
-    """Ask once how a generation is; the very same one if the server does not tell.
+    """Ask once how a generation is that may have been paid for.
 
-    To be called in the client's tasks.
+    To be called in the client's tasks, outside of a slot.
+
+    Args:
+        account: Whose it is.
+        session: Where to ask.
+        known: The generation; the very same is returned if the server does not tell.
+        if_unknown: What to return in its place where the server knows no such id.
     """
     until = anyio.current_time() + _STATUS_LIMIT
+    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
     try:
         with await session.limiter.acquire(Kind.AWAITED, until) as slot:
-            return await _poll(account, session, slot, known)
-    except (KlingError, TimeoutError):
+            told = await account.transport.poll(session, slot, known.id, limit)
+    except NotFoundError:
+        return if_unknown or known
+    except Exception:  # noqa: BLE001 (nothing stands between a paid id and its caller)
         return known
-
-
-async def _poll(
-    account: BillingClient, session: Session, slot: Slot, known: Generation
-) -> Generation:
-    """Ask once how a generation is that has just been created."""
-    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
-    told = await account.transport.poll(session, slot, known.id, limit)
     return evolve(told, id=known.id, client_request_id=known.client_request_id)
 
 
@@ -99,7 +97,7 @@ async def find(
         KlingError: The log of the whole time could not be read, or lists what may be
             another create's.
     """
-    session = account.transport.connections.current_session()
+    session = account.transport.session
     now = anyio.current_time()
     age = (dt.datetime.now(dt.UTC) - since).total_seconds()
     lost = LostCreate(
@@ -112,7 +110,7 @@ async def find(
     )
 
     async def look() -> Generation | None:
-        await search(account, session, lost)
+        await account.search_log(session, lost)
         if lost.generation_id is not None:
             found = placeholder(lost.generation_id, client_request_id)
             return await refresh(account, session, found)
@@ -152,7 +150,7 @@ class Submission:
     is_unique: bool
     since: dt.datetime = field(init=False)
     _sent_at: float = 0.0
-    _posts: int = 0
+    _was_refused: bool = False
     _is_caller_gone: bool = False
     _made: Generation | None = None
     _lost: SubmissionUncertainError | None = None
@@ -172,7 +170,7 @@ class Submission:
         """
         try:
             return await self.account.transport.repeat(self._attempt, self._may_repeat)
-        except KlingError as error:
+        except Exception as error:
             if self._made is not None:  # known, though the client was closed since
                 return self._made
             if self._lost is None or self._lost is error:
@@ -189,84 +187,68 @@ class Submission:
 
     async def _attempt(self) -> Generation:
         try:
-            return await self.account.transport.in_own_task(self._send, self._resolve)
+            return await self.account.transport.in_own_task(self._send_or_resolve)
         except anyio.get_cancelled_exc_class():
             self._is_caller_gone = True
             if self._made is not None:  # the answer is there already
                 warn_abandoned(self._made)
             raise
 
-    async def _send(self, session: Session, slot: Slot) -> Generation:
-        """Exchange once, in the client's own task: the caller may be gone."""
-        self._posts += 1
-        self.since, self._sent_at = dt.datetime.now(dt.UTC), anyio.current_time()
-        before, self._lost = self._lost, self._uncertain()  # until there is an answer
+    async def _send_or_resolve(self, session: Session, slot: Slot) -> Generation:
+        """Create once, in the client's own task: the caller may be gone."""
         with self.account.shared.given_ids.use(self.client_request_id):
             try:
-                generation = await self._exchange(session, slot)
+                with slot:
+                    told = await self._send(session, slot)
             except KlingError as error:
-                if not may_be_accepted(error):
-                    self._lost = before
-                if isinstance(error, TransportError) and not error.request_sent:
-                    self._posts -= 1
-                raise
-            except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise ConnectionFailedError(what, request_sent=True) from error
-            except BaseException:
-                self._tell("lost")
-                raise
-            return await self._record_traced(session, slot, generation)
+                return await self._resolve(session, error)
+            return await self._record_traced(session, told)
 
-    async def _exchange(self, session: Session, slot: Slot) -> Generation:
+    async def _send(self, session: Session, slot: Slot) -> Generation:
+        self.since, self._sent_at = dt.datetime.now(dt.UTC), anyio.current_time()
+        before, self._lost = self._lost, self._uncertain()  # until there is an answer
         transport = self.account.transport
-        call = transport.call(
-            "POST",
-            transport.settings.timeout,
-            content=self.content,
-            headers={
-                "content-type": "application/json",
-                "x-client-request-id": self.client_request_id,
-            },
-        )
-        answer = await transport.exchange(session, slot, call)
-        return decode_created(answer, self.client_request_id)
+        try:
+            return await transport.create(
+                session, slot, self.content, self.client_request_id
+            )
+        except KlingError as error:
+            if not may_be_accepted(error):
+                self._lost = before
+                self._was_refused |= meaning_of(error).fate is Fate.REFUSED
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ConnectionFailedError(what, request_sent=True) from error
+        except BaseException:
+            self._tell("lost")
+            raise
 
-    async def _record_traced(
-        self, session: Session, slot: Slot, told: Generation
-    ) -> Generation:
-        """Prefer the header's id, which the log lists, unless there is none such.
-
-        A poll that fails otherwise says nothing about it.
-        """
+    async def _record_traced(self, session: Session, told: Generation) -> Generation:
+        """Prefer the header's id, which the log lists, unless there is none such."""
         generation, traced = told, told.inference_id or told.id
         try:
             if not same_generation(told.id, traced):
                 generation = evolve(told, id=traced)
-                generation = await _poll(self.account, session, slot, generation)
-        except NotFoundError:
-            generation = told
-        except KlingError:
-            pass
+                generation = await refresh(self.account, session, generation, told)
         finally:  # however this ends: it is paid for
             self._record_created(generation)
         return generation
 
     async def _resolve(self, session: Session, error: KlingError) -> Generation:
-        """Find out what became of it, in the client's own task too."""
+        """Find out what became of it."""
         if not may_be_accepted(error):
             raise error
         self._lost = self._uncertain(error)
         self._tell("lost")
         if self._settings.retry.uncertain != "reconcile":
             raise self._lost
-        with self.account.shared.given_ids.use(self.client_request_id):
-            if error.generation_id is not None:  # told by a header of the failure
-                known = placeholder(error.generation_id, self.client_request_id)
-                told = await refresh(self.account, session, known)
-                if told is not known:
-                    return self._adopt(told)
-            return await self._look_up(session, error)
+        if error.generation_id is not None:  # told by a header of the failure
+            known = placeholder(error.generation_id, self.client_request_id)
+            told = await refresh(self.account, session, known)
+            if told is not known:
+                return self._adopt(told)
+        return await self._look_up(session, error)
 
     async def _look_up(self, session: Session, error: KlingError) -> Generation:
         """Give what the log lists, or raise what it says; nothing is sent again."""
@@ -278,11 +260,11 @@ class Submission:
             lost_at=now,
             deadline=now + retry.reconcile_timeout,
             is_unique=self.is_unique,
-            is_single=self._posts == 1,
+            is_single=not self._was_refused,
             given_ids=self.account.shared.given_ids,
             max_retry_after=retry.max_retry_after,
         )
-        verdict = await search(self.account, session, lost)
+        verdict = await self.account.search_log(session, lost)
         self.since = lost.sent
         if lost.generation_id is not None:
             found = placeholder(lost.generation_id, self.client_request_id)
@@ -302,7 +284,7 @@ class Submission:
     def _record_created(self, generation: Generation) -> None:
         if not self.is_unique:
             traced = generation.inference_id or generation.id
-            self.account.shared.given_ids.add_answered(traced)
+            self.account.shared.given_ids.answered.append(traced)
         event = CreatedEvent(generation=generation, model=self.model)
         self._settings.reporter.emit(event)
         self._made, self._lost = generation, None

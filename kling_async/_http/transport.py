@@ -42,7 +42,12 @@ from kling_async._http.sender import (
 )
 from kling_async._http.session import Connections, Exchange, Session
 from kling_async._http.unsent import is_unsent
-from kling_async._http.wire import Response, decode_error, decode_polled
+from kling_async._http.wire import (
+    Response,
+    decode_created,
+    decode_error,
+    decode_polled,
+)
 from kling_async._runtime.limiter import Kind, Slot
 from kling_async._runtime.tasks import CLOSED
 
@@ -90,20 +95,29 @@ class Transport:
     settings: Settings
     connections: Connections
 
+    @property
+    def session(self) -> Session:
+        """What is open in the running event loop.
+
+        Raises:
+            ClientClosedError: The client was closed.
+        """
+        return self.connections.current_session()
+
     def fetch(self, generation_id: str) -> Awaitable[Generation]:
         """Ask for one generation, patiently."""
         limit = self.settings.timeout
 
         async def poll(session: Session, slot: Slot) -> Generation:
-            return await self.poll(session, slot, generation_id, limit)
+            with slot:
+                return await self.poll(session, slot, generation_id, limit)
 
         return self.repeat(lambda: self.in_slot(Kind.AWAITED, poll), may_repeat_get)
 
     async def ask(self, slot: Slot, generation_id: str, limit: float) -> Generation:
         """Ask for one generation once, in a slot; the settings bound it, too."""
-        session = self.connections.current_session()
         limit = min(limit, self.settings.timeout)
-        return await self.poll(session, slot, generation_id, limit)
+        return await self.poll(self.session, slot, generation_id, limit)
 
     async def poll(
         self, session: Session, slot: Slot, generation_id: str, limit: float
@@ -113,6 +127,19 @@ class Transport:
         call = self.call("GET", limit, query=query)
         answer = await self.exchange(session, slot, call)
         return decode_polled(answer, generation_id)
+
+    async def create(
+        self, session: Session, slot: Slot, content: bytes, client_request_id: str
+    ) -> Generation:
+        """Send a create once, in a slot."""
+        headers = {
+            "content-type": "application/json",
+            "x-client-request-id": client_request_id,
+        }
+        limit = self.settings.timeout
+        call = self.call("POST", limit, content=content, headers=headers)
+        answer = await self.exchange(session, slot, call)
+        return decode_created(answer, client_request_id)
 
     def repeat(
         self,
@@ -135,12 +162,12 @@ class Transport:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        await self.connections.current_session().sleep(seconds)
+        await self.session.sleep(seconds)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
         """Keep every call back after a 429, and tell of another attempt."""
         if isinstance(error, RateLimitError):
-            self.connections.current_session().limiter.pause(delay)
+            self.session.limiter.pause(delay)
         self._tell(number, delay, error)
 
     def _tell(self, number: int, delay: float, error: KlingError) -> None:
@@ -154,64 +181,39 @@ class Transport:
 
         Args:
             kind: What for.
-            work: What to do, once there is a slot.
+            work: What to do, once there is a slot, which it gives back.
         """
-        session = self.connections.current_session()
+        session = self.session
         for number in itertools.count(1):
             slot = await session.limiter.acquire(kind)
             try:
-                with slot:
-                    return await work(session, slot)
+                return await work(session, slot)
             except RateLimitError as error:
-                self._require_excuse(session, slot, number, error)
+                if not slot.is_excused:
+                    raise
+                # Too many were in flight at once, which is no fault of this one's.
+                self._tell(number, session.limiter.pause_left, error)
         raise AssertionError  # for the type checkers: the loop has no end
 
-    async def in_own_task(
-        self,
-        work: Callable[[Session, Slot], Awaitable[T]],
-        on_error: Callable[[Session, KlingError], Awaitable[T]],
-    ) -> T:
+    def in_own_task(
+        self, work: Callable[[Session, Slot], Awaitable[T]]
+    ) -> Awaitable[T]:
         """Create in a slot, in the client's own task: a cancelled caller leaves.
 
         Closing the client waits for it.
-
-        Args:
-            work: What to do, once there is a slot.
-            on_error: What to make of its error, when the slot is given back.
         """
-        session = self.connections.current_session()
 
-        async def send_or_resolve(slot: Slot) -> T:
-            try:
-                with slot:
-                    return await work(session, slot)
-            except KlingError as error:
-                return await on_error(session, error)
-
-        for number in itertools.count(1):
-            slot = await session.limiter.acquire(Kind.CREATE)
+        def start(session: Session, slot: Slot) -> Awaitable[T]:
             try:
                 job = session.tasks.start(
-                    partial(send_or_resolve, slot),
-                    wait_on_close=True,
-                    at_end=slot.release,
+                    lambda: work(session, slot), wait_on_close=True, at_end=slot.release
                 )
             except BaseException:
                 slot.release()
                 raise
-            try:
-                return await job.result()
-            except RateLimitError as error:
-                self._require_excuse(session, slot, number, error)
-        raise AssertionError  # for the type checkers: the loop has no end
+            return job.result()
 
-    def _require_excuse(
-        self, session: Session, slot: Slot, number: int, error: RateLimitError
-    ) -> None:
-        """Raise a refusal that counts; tell of one that met too many at once."""
-        if not slot.is_excused:
-            raise error
-        self._tell(number, session.limiter.pause_left, error)
+        return self.in_slot(Kind.CREATE, start)
 
     def call(
         self,

@@ -285,7 +285,7 @@ async def test_a_failure_proves_nothing_of_an_id_that_may_be_used_again() -> Non
 async def test_a_generation_that_answered_another_create_is_not_taken() -> None:
     """However closely the two follow each other."""
     ids, log = GivenIds(), Log([(0, row("r-1", "g-1")), (15, row("r-1", "g-2"))])
-    ids.add_answered("g-1")
+    ids.answered.append("g-1")
     trace = lost(is_unique=False, ids=ids)
     assert await looked_for(log, trace) == ["found"]
     assert trace.generation_id == "g-2"
@@ -313,7 +313,7 @@ async def test_while_two_creates_of_one_id_are_in_flight_none_is_settled() -> No
         with ids.use("r-1"):
             await anyio.sleep(10)
             assert not verdicts
-            ids.add_answered("g-1")
+            ids.answered.append("g-1")
     assert verdicts == ["found"]
     assert trace.generation_id == "g-2"
 
