@@ -23,6 +23,9 @@ pytest_plugins = ["no_blocking"]
 # Else looptime, looking for a loop before the first test, makes one that nobody closes.
 asyncio.set_event_loop(None)
 
+# One authority, not a hundred that each client reads anew: no test goes out.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support/nobody.pem")
+
 # A shell's background jobs ignore SIGINT, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -175,9 +175,9 @@ class Catalogue(Mapping[str, Model]):
         retired: Ids that the vendor refuses, and what it says of them.
     """
 
-    _models: Mapping[str, Model]
+    _models: Mapping[str, Model] = field(repr=lambda it: f"<{len(it)} models>")
     retired: Mapping[str, str] = field(factory=dict[str, str])
-    _aliases: Mapping[str, str] = field(init=False)
+    _aliases: Mapping[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         ids = {alias: it.id for it in self._models.values() for alias in it.aliases}

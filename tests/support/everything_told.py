@@ -43,12 +43,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _with_locals(error: BaseException, but: Collection[str]) -> Iterator[str]:
-    """Show every frame of every error as the standard library and rich do."""
+    """Show what every frame of every error holds as the standard library and rich do.
+
+    Once each: most frames hold the same client, which holds the whole catalogue.
+    """
+    shown: dict[int, object] = {}  # kept, that no other takes the place of one
     for it in _chain(error):
         for frame, _ in traceback.walk_tb(it.__traceback__):
             for name, value in frame.f_locals.items():
-                if name in but:
+                if name in but or id(value) in shown:
                     continue
+                shown[id(value)] = value
                 with contextlib.suppress(AttributeError):  # it was not made wholly
                     yield repr(value)
                 yield pretty_repr(value, max_width=500, max_length=20, max_depth=4)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
-import httpx
 import pytest
 from attrs import define, field
 from cancelling import Counted, Strike, counting_the_clients_own
@@ -64,11 +63,9 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _made_once() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
-    """Load the certificates once, and look into the request log at once."""
-    context = httpx.create_ssl_context()
+def _looked_at_once() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]  # pytest uses it
+    """Look into the request log at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx, "create_ssl_context", lambda: context)
         patch.setattr("kling_async._billing.log_search._SOONEST", 0.001)
         yield
     gc.collect()  # what was left open is told now
