@@ -13,7 +13,7 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, MutableSet
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import TypeVar
@@ -24,6 +24,7 @@ import anyio.lowlevel
 import detangle
 import httpcore._backends.anyio
 import httpx
+import sniffio
 from anyio._backends import _asyncio
 from attrs import define
 
@@ -63,30 +64,20 @@ class _Datetime(dt.datetime, metaclass=_Kind):
         return WALL_CLOCK.now(tz)
 
 
-class _InOrder(MutableSet[T]):
+class _InOrder(dict[T, None]):
     """A set that is walked in the order of its making, not of addresses in memory."""
 
-    def __init__(self) -> None:
-        self._items: dict[T, None] = {}
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._items
-
     def __iter__(self) -> Iterator[T]:
-        return iter(list(self._items))
-
-    def __len__(self) -> int:
-        return len(self._items)
+        return iter(list(self.keys()))
 
     def add(self, value: T) -> None:
-        self._items[value] = None
+        self[value] = None
+
+    def remove(self, value: T) -> None:
+        del self[value]
 
     def discard(self, value: T) -> None:
-        self._items.pop(value, None)
-
-    def update(self, values: Iterator[T]) -> None:
-        for value in values:
-            self.add(value)
+        self.pop(value, None)
 
 
 _init = _asyncio.CancelScope.__init__
@@ -141,6 +132,17 @@ def _draw_uuid() -> uuid.UUID:
 
 
 @contextmanager
+def virtual_time() -> Generator[None]:
+    """Leave the loop's clock in `time` between steps: not set, and reset, at each."""
+    patched = asyncio.get_running_loop()._time_patch  # type: ignore[attr-defined]
+    patched.enter()
+    try:
+        yield
+    finally:
+        patched.exit()
+
+
+@contextmanager
 def repeatable() -> Generator[None]:
     """Take nothing from the real machine until the end of the block."""
     threads: object = classmethod(_run_in_lane)
@@ -152,6 +154,7 @@ def repeatable() -> Generator[None]:
             (httpcore._backends.anyio, "is_socket_readable", _is_readable),
             (_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", threads),
             (_asyncio.CancelScope, "__init__", _init_in_order),
+            (sniffio.thread_local, "name", "asyncio"),  # else it is asked at each step
         ):
             stack.enter_context(patch.object(place, name, stand_in))
         yield

@@ -12,21 +12,25 @@ import argparse
 import asyncio
 import gc
 import itertools
+import math
+import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import detangle
-from attrs import define, field
+from attrs import astuple, define, field, frozen
 from detangle.strategies import LaneLike
 from faults import FAULTS, Fault
 from invariants import check
-from machine import WALL_CLOCK, repeatable
+from machine import WALL_CLOCK, repeatable, virtual_time
 from program import (
     BAD_WEATHER,
     Process,
@@ -69,6 +73,10 @@ class Stage:
 
     async def play(self) -> None:
         """Play one run, whatever it is by the seed, and check what came of it."""
+        with virtual_time():
+            await self._play()
+
+    async def _play(self) -> None:
         WALL_CLOCK.skew = detangle.choice([0.0, 0.0, 900.0, -7200.0])
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -191,7 +199,12 @@ def strategy_of(seed: int) -> detangle.Strategy:
 @contextmanager
 def on_stage() -> Generator[Stage]:
     """Set up what all runs share."""
-    with tempfile.TemporaryDirectory() as folder, repeatable(), listening():
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(dir=memory) as folder,
+        repeatable(),
+        listening(),
+    ):
         gc.collect()
         gc.freeze()
         try:
@@ -221,18 +234,39 @@ def play(stage: Stage, seed: int, *, shrink: bool = False) -> detangle.ExploreSt
         gc.collect(1)
 
 
-def _seeds(given: argparse.Namespace) -> Iterator[int]:
-    """Give one seed after another until the number, or the time, is over."""
-    until = time.monotonic() + given.seconds
-    for seed in itertools.count(given.first if given.seed is None else given.seed):
-        yield seed
-        is_over = (
-            seed - given.first + 1 >= given.runs
-            if given.runs
-            else time.monotonic() > until
-        )
-        if is_over or given.seed is not None:
-            return
+@frozen
+class Tally:
+    """How much was played, and what broke a promise."""
+
+    schedules: int = 0
+    steps: int = 0
+    broken: int = 0
+
+
+def _play_share(given: argparse.Namespace, share: int) -> Tally:
+    """Play a process's share of the seeds, until they or the time are over."""
+    done = steps = broken = 0
+    fault = next((it for it in FAULTS if it.name == given.fault), Fault("none", "", ()))
+    last = math.inf if given.runs is None else given.first + given.runs
+    until = math.inf if given.runs is not None else time.monotonic() + given.seconds
+    with on_stage() as stage, fault.put_back():
+        for seed in itertools.count(given.first + share, given.processes):
+            if seed >= last or time.monotonic() > until or _over.is_set():
+                break
+            done += 1
+            try:
+                steps += play(stage, seed, shrink=not given.go_on).total_steps
+            except detangle.BugFound as bug:
+                broken += 1
+                told = bug.report.failure.message if given.go_on else bug
+                print(f"seed {seed}: {told}", flush=True)
+                if not given.go_on:
+                    _over.set()
+    return Tally(done, steps, broken)
+
+
+_processes = multiprocessing.get_context("fork")  # all is imported, once
+_over = _processes.Event()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,23 +277,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, help="how many; else by the time")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--go-on", action="store_true", help="name all that break one")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
     names = [it.name for it in FAULTS]
     parser.add_argument("--fault", choices=names, help="a known one to put back first")
     given = parser.parse_args(arguments)
-    fault = next((it for it in FAULTS if it.name == given.fault), Fault("none", "", ()))
-    began, done, steps, broken = time.monotonic(), 0, 0, 0
-    with on_stage() as stage, fault.put_back():
-        for seed in _seeds(given):
-            done += 1
-            try:
-                steps += play(stage, seed, shrink=not given.go_on).total_steps
-            except detangle.BugFound as bug:
-                broken += 1
-                told = bug.report.failure.message if given.go_on else bug
-                print(f"seed {seed}: {told}", flush=True)
-                if not given.go_on:
-                    break
+    if given.seed is not None:
+        given.first, given.runs, given.processes = given.seed, 1, 1
+    began = time.monotonic()
+    with ProcessPoolExecutor(given.processes, _processes) as pool:
+        shares = list(pool.map(partial(_play_share, given), range(given.processes)))
     spent = time.monotonic() - began
+    done, steps, broken = (sum(it) for it in zip(*map(astuple, shares), strict=True))
     rate = f"{done / spent:.1f} a second"
     print(f"{done} schedules, {steps} steps in {spent:.0f} s: {rate}")
     print(f"{broken} broke a promise")
