@@ -335,6 +335,17 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the library in one place after another: does a test notice?
+
+    ``-- --sample N --seed S`` for others; broken off, it goes on where it was.
+    """
+    install(session, "mutants")
+    folder = ("--folder", str(Path(session.create_tmp()) / "mutants"))
+    session.run("python", "tests/mutants/mutants.py", *folder, *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Let coverage guide a million odd answers, and a million of strangers' texts."""
     install(session, "fuzz")
