@@ -10,12 +10,16 @@ import ipaddress
 import os
 import re
 import ssl
+from functools import lru_cache
 from pathlib import Path
 
 import httpx
 
 from kling_async._errors import ConfigurationError
-from kling_async._http.library import HTTPLibrary
+from kling_async._http.library import HTTPLibrary, library_named
+
+# What httpx and OpenSSL read of whom to trust, and where to write keys.
+_TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -24,27 +28,34 @@ _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def create_ssl_context(library: HTTPLibrary) -> ssl.SSLContext:
-    """Make what all our connections trust servers by, as a library does.
+    """Give what all our connections trust servers by, made as a library makes it.
+
+    Clients share it: to read the certificates takes longer than all else of a client.
 
     Raises:
         ConfigurationError: A variable names what is not there, or no certificates.
     """
-    name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+    file, folders, keys = (os.environ.get(name, "") for name in _TRUST)
+    name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
     try:
-        if os.environ.get("SSL_CERT_FILE"):
-            ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
-        elif folders := os.environ.get("SSL_CERT_DIR"):
+        if folders and not file:
             _require_certificates(folders)
-        name = "SSLKEYLOGFILE"
-        return library.create_ssl_context()
+        changed = Path(file).stat().st_mtime_ns if file else 0
+        return _read_certificates(library.__name__, file, folders, keys, changed)
     except OSError as error:  # as ssl.SSLError is
-        keys = os.environ.get("SSLKEYLOGFILE")
-        if name != "SSLKEYLOGFILE" and keys and error.filename == keys:
+        if keys and error.filename == keys:
             name = "SSLKEYLOGFILE"
+        if name not in os.environ:
+            raise
         raise ConfigurationError(
-            f"the environment variable {name} is {os.environ.get(name)!r}, which "
+            f"the environment variable {name} is {os.environ[name]!r}, which "
             f"cannot be used: {error.strerror or error}. Correct it, or leave it unset",
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _read_certificates(library: str, *_: object) -> ssl.SSLContext:
+    return library_named(library).create_ssl_context()
 
 
 def _require_certificates(folders: str) -> None:

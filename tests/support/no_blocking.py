@@ -24,6 +24,8 @@ EMULATOR = [
     (f"emulator/{it.name}", EveryFunction())
     for it in (Path(kling_async.__file__).parent / "emulator").glob("*.py")
 ]
+# Whether the certificates have changed is asked once for each client.
+CERTIFICATES = ("_http/environment.py", {"create_ssl_context"})
 # What it forgot is removed whenever the garbage collector comes by.
 CLEANING = ("weakref.py", EveryFunction())
 
@@ -38,6 +40,6 @@ def no_blocking_call(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with blockbuster_ctx("kling_async") as guard:
         for function in guard.functions.values():
-            for place in (IMPORTS, CLEANING, *EMULATOR):
+            for place in (IMPORTS, CERTIFICATES, CLEANING, *EMULATOR):
                 function.can_block_in(*place)
         yield

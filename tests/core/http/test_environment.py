@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from pathlib import Path
 
@@ -51,6 +52,33 @@ def test_what_is_right_is_taken(
     monkeypatch.setenv("SSL_CERT_FILE", certifi.where() or bundle)
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
     assert not AsyncKling("any-key").is_closed
+
+
+def test_certificates_are_read_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients share them; a file that was renewed or broken meanwhile is read anew."""
+    import certifi  # noqa: PLC0415 (httpx brings it)
+
+    bundle, read = tmp_path / "bundle.pem", list[None]()
+    make = httpx.create_ssl_context
+
+    def count() -> ssl.SSLContext:
+        read.append(None)
+        return make()
+
+    monkeypatch.setattr(httpx, "create_ssl_context", count)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    bundle.write_text(Path(certifi.where()).read_text("utf-8"), "utf-8")
+    AsyncKling("any-key")
+    AsyncKling("another-key")
+    assert len(read) == 1
+    os.utime(bundle, (0, 0))
+    AsyncKling("any-key")
+    assert len(read) == 2
+    bundle.write_text("no certificate")
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        AsyncKling("any-key")
 
 
 @pytest.mark.parametrize(
