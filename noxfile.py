@@ -31,16 +31,10 @@ nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = [
-    "lint",
-    "types",
-    "tests",
-    "extras",
-    "demo",
-    "browser",
-    "simulate",
-    "docs",
-]
+nox.options.sessions = ["check"]
+
+# What goes on beside the tests, one after the other.
+BESIDE = ("lint", "types", "extras", "demo", "browser", "simulate", "docs")
 
 # Tests start a hundred commands: each starts faster from what the first one compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -57,7 +51,7 @@ ELSEWHERE = (
     "tests/core/runtime",
     "tests/core/http",
     "tests/cli/test_cli_process.py",
-    "tests/durable",
+    "tests/durable/test_durable.py",
 )
 EXTRAS = ("none", "cli", "emulator", "durable", "web", "pytest")
 
@@ -74,6 +68,21 @@ def together(session: nox.Session, *commands: tuple[str, ...]) -> None:
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(session.run, *command) for command in commands]:
             done.result()
+
+
+@nox.session(venv_backend="none")
+def check(session: nox.Session) -> None:
+    """Run all that has to pass: the tests, and beside them the rest, shown at its end.
+
+    Each of the two waits much, for a server, a browser, a process.
+    """
+    sessions = (sys.executable, "-m", "nox", "-s")
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(session.run, *sessions, *BESIDE, silent=True)
+        try:
+            session.run(*sessions, "tests")
+        finally:
+            session.log(beside.result())
 
 
 @nox.session
@@ -99,7 +108,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests, and hold the coverage of the library to its bound.
 
     On another Python than nox's own, if there is one: the parts where it can make a
-    difference; ``-- tests/core tests/cli tests/durable`` for more.
+    difference; ``-- tests`` for all.
     """
     install(session, "test")
     if session.python != THIS:
