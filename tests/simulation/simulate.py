@@ -231,7 +231,7 @@ def play(stage: Stage, seed: int, *, shrink: bool = False) -> detangle.ExploreSt
         )
     finally:
         gc.enable()
-        gc.collect(1)
+        gc.collect()  # all else is frozen
 
 
 @frozen
