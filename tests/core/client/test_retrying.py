@@ -37,11 +37,14 @@ from kling_async._errors import (
     WaitTimeoutError,
 )
 from kling_async._failures import (
+    Fate,
+    Healing,
     RetryPolicy,
     may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
     may_repeat_get,
+    meaning_of,
 )
 from kling_async._generation import Generation, Status
 
@@ -171,6 +174,45 @@ def test_at_ones_own_risk_lost_answers_are_repeated_too(row: Decision) -> None:
     """``uncertain="retry"`` adds exactly the uncertain submission."""
     expected = row.create or row.error is LOST
     assert may_repeat_create_at_own_risk(row.error) is expected
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_gateways_page_is_read_again_and_the_vendors_own_word_is_not(
+    status: int,
+) -> None:
+    """A challenge, a login or a missing route may be gone in a moment."""
+    page = APIStatusError("Who are you?", status_code=status, from_vendor=False)
+    assert may_repeat_get(page)
+    assert not may_repeat_create(page)
+    assert not may_repeat_get(answered(APIStatusError, status))
+
+
+@pytest.mark.parametrize("status", [400, 402, 405, 409, 422])
+def test_what_a_gateway_says_of_the_request_is_final(status: int) -> None:
+    """The same request would be answered the same."""
+    page = APIStatusError("No.", status_code=status, from_vendor=False)
+    assert not may_repeat_get(page)
+
+
+@pytest.mark.parametrize(
+    "healing, statuses",
+    [
+        (Healing.SOMEBODY, [401, 402, 403, 407]),
+        (Healing.TIME, [408, 425, 429, *range(500, 600)]),
+        (Healing.NOTHING, [302, 303, 400, 404, 405, 406, 409, 410, 413, 418, 422, 426]),
+    ],
+)
+def test_what_heals_a_failure_is_known_by_its_status(
+    healing: Healing, statuses: list[int]
+) -> None:
+    """A job waits for somebody who can help; it fails where nothing will."""
+    assert {meaning_of(it).healing for it in statuses} == {healing}
+
+
+def test_a_proxy_that_wants_a_password_has_sent_nothing_on() -> None:
+    """So that a job may go again once it has one."""
+    assert meaning_of(407).fate is Fate.UNSENT
+    assert meaning_of(403).fate is Fate.REFUSED
 
 
 def test_the_default_policy_never_risks_a_second_bill() -> None:
