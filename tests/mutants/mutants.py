@@ -28,6 +28,7 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
+from itertools import accumulate, islice, takewhile, zip_longest
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -59,7 +60,7 @@ TESTS = [
     if path.stem != "test_polling_simulation"
 ]
 ALONE = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=0")
-FIRST = 60  # so many of the tests that see a line are run first
+FIRST, SECONDS = 60, 20.0  # so many tests are run first, then what takes so long
 
 # What a mutant may take, beside what its tests took without it.
 CPU_SECONDS, CPU_TIMES = 20, 5
@@ -100,16 +101,16 @@ class Mutant:
 
 
 def draw_mutants(count: int, seed: int) -> list[Mutant]:
-    """Draw as many of each part: first the place, then what becomes of it."""
-    mutants: list[Mutant] = []
+    """Draw as many of each part, in turn: the place, then what becomes of it."""
+    parts: list[list[Mutant]] = []
     for index, (part, paths) in enumerate(PARTS.items()):
         rng = random.Random(f"{seed} {part}")
         places = [place for path in paths for place in _list_places(path)]
         rng.shuffle(places)
         wanted = count // len(PARTS) + (index < count % len(PARTS))
         drawn = (_mutate(part, *rng.choice(place)) for place in places)
-        mutants += [it for it, _ in zip((it for it in drawn if it), range(wanted))]  # noqa: B905 (fewer, if there are)
-    return mutants
+        parts.append(list(islice((it for it in drawn if it), wanted)))
+    return [it for turn in zip_longest(*parts) for it in turn if it]
 
 
 def _list_places(path: Path) -> Iterator[list[tuple[Path, str, int, int]]]:
@@ -320,7 +321,10 @@ def judge(mutant: Mutant, sight: Sight, log: Path) -> str:
     tests = sight.of(mutant)
     if not tests:
         return "unseen"
-    rounds = (tests[:FIRST], tests[FIRST:])
+    first, rest = tests[:FIRST], tests[FIRST:]
+    costs = accumulate(sight.tests[it].cost for it in rest)
+    few = sum(1 for _ in takewhile(lambda it: it < SECONDS, costs))
+    rounds = (first, rest[:few])
     killed = any(is_killed(mutant, it, sight, log) for it in rounds if it)
     return "killed" if killed else "survived"
 
