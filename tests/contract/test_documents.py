@@ -9,22 +9,21 @@ says that it never ends or is run elsewhere.
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import logging
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import CodeType
 
-import anyio
 import pytest
-from anyio import to_thread
 from attrs import frozen
 from markdown_it import MarkdownIt
 from PIL import Image
+from shell import invoke, serving
 
 import kling_async
 from kling_async import types
@@ -80,25 +79,26 @@ def compiled(block: Block, path: Path) -> CodeType:
     return done
 
 
-async def run_python(block: Block, path: Path, names: dict[str, object]) -> None:
-    """Run a block: a program in a thread, a notebook's cell on this event loop."""
+def run_python(
+    block: Block, path: Path, names: dict[str, object], notebook: asyncio.Runner
+) -> None:
+    """Run a block: a notebook's cell on its event loop, all else as a program."""
     code = compiled(block, path)
     if code.co_flags & inspect.CO_COROUTINE:
-        await eval(code, names)
-    elif any(start in block.code for start in ("asyncio.run", "trio.run")):
-        await to_thread.run_sync(exec, code, names)
+        notebook.run(eval(code, names))
     else:
         exec(code, names)
 
 
-async def run_shell(block: Block) -> None:
+def run_shell(block: Block, emulator: Emulator) -> None:
     """Run each command of a block that is ours; it has to succeed."""
     for command in block.code.replace("\\\n", "").splitlines():
         words = shlex.split(command, comments=True)
         if not words:
             continue
         assert words[0] == "kling-async", f"mark it as not run: {command}"
-        await anyio.run_process([sys.executable, "-m", "kling_async", *words[1:]])
+        result = invoke(emulator, *words[1:])
+        assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
 @pytest.fixture
@@ -117,20 +117,18 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 @pytest.mark.usefixtures("desk")
-async def test_every_code_block_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_code_block_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader who copies it gets what the text promises."""
     path = DOCUMENTS[name]
     names: dict[str, object] = {"__name__": "__main__"}
-    async with Emulator(speed=SPEED, size=64) as emulator:
+    with serving(speed=SPEED) as emulator, asyncio.Runner() as notebook:
         monkeypatch.setenv("AIMLAPI_BASE_URL", emulator.base_url)
         monkeypatch.setenv("AIMLAPI_KEY", "any-key")
         for block in blocks_in(path):
             if block.language == PYTHON:
-                await run_python(block, path, names)
+                run_python(block, path, names, notebook)
             elif block.language == SHELL:
-                await run_shell(block)
+                run_shell(block, emulator)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
