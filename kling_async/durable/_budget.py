@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from attrs import define, field, frozen
@@ -39,6 +40,8 @@ class BudgetStore:
     _entries: sa.Table = field(init=False)
     _folders: sa.Table = field(init=False)
     _upsert: sa.Insert = field(init=False)
+    _budget_of: sa.Select[Any] = field(init=False)
+    _folder_of: sa.Select[Any] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         schema = None if self._is_sqlite else SCHEMA
@@ -64,7 +67,11 @@ class BudgetStore:
         )
         insert = sqlite.insert if self._is_sqlite else postgresql.insert
         put = insert(self._entries)
-        # Made once, which takes longer than to carry it out.
+        # Made once, which takes longer than to carry them out.
+        self._budget_of, self._folder_of = (
+            sa.select(column).where(column.table.c.batch == sa.bindparam("batch"))
+            for column in (self._budgets.c.credits, self._folders.c.folder)
+        )
         self._upsert = put.on_conflict_do_update(
             index_elements=["workflow_id"], set_={"credits": put.excluded.credits}
         )
@@ -80,10 +87,8 @@ class BudgetStore:
 
     def folder(self, batch: str) -> Path | None:
         """Tell where the files of a batch go that are named relatively."""
-        table = self._folders
-        query = sa.select(table.c.folder).where(table.c.batch == batch)
         with self.engine.connect() as connection:
-            folder = connection.execute(query).scalar()
+            folder = connection.execute(self._folder_of, {"batch": batch}).scalar()
         return None if folder is None else self._home / folder
 
     def set_folder(self, batch: str, folder: Path) -> None:
@@ -115,17 +120,10 @@ class BudgetStore:
         with self.engine.begin() as connection:
             return self._read_account(connection, batch)
 
-    def open_entry(self, batch: str, workflow_id: str) -> bool:
-        """Open an attempt's entry, unless the batch has a budget: tell which.
-
-        What it costs is then entered at its end.
-        """
-        with self.engine.begin() as connection:
-            self._lock_batch(connection, batch)
-            if self._read_budget(connection, batch) is not None:
-                return False
-            self._put(connection, batch, workflow_id, 0.0)
-            return True
+    def is_bounded(self, batch: str) -> bool:
+        """Tell whether a batch has a budget; what costs nothing is not set aside."""
+        with self.engine.connect() as connection:
+            return self._read_budget(connection, batch) is not None
 
     def reserve(self, batch: str, workflow_id: str, price: float) -> Account | None:
         """Set a price aside, unless it does not fit: then tell how it stands.
@@ -190,9 +188,8 @@ class BudgetStore:
         )
 
     def _read_budget(self, connection: sa.Connection, batch: str) -> float | None:
-        budgets = self._budgets
-        bound = sa.select(budgets.c.credits).where(budgets.c.batch == batch)
-        credits_: float | None = connection.execute(bound).scalar()
+        found = connection.execute(self._budget_of, {"batch": batch})
+        credits_: float | None = found.scalar()
         return credits_
 
     def _lock_batch(self, connection: sa.Connection, batch: str) -> None:

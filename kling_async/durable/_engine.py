@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -253,9 +253,14 @@ class Engine:
         _refuse_second()
         await to_thread.run_sync(self._locks.acquire)
         CONTEXTS.append(context)
-        MESSENGERS.append(Messenger(context.worker.webhook, context.portal))
+        queues, webhook = [QUEUE], context.worker.webhook
+        if self.limits.creates_per_minute is not None:
+            queues.append(PERMITS)
+        if webhook is not None:
+            queues.append(EVENTS)
+            MESSENGERS.append(Messenger(webhook, context.portal))
         try:
-            await to_thread.run_sync(self._launch)
+            await to_thread.run_sync(self._launch, queues)
         except BaseException:
             await self.stop(context)
             raise
@@ -318,7 +323,7 @@ class Engine:
                 jobs = recover_pending_workflows(_get_dbos_instance(), [other])
                 logger.warning("worker %s is gone; took over %d jobs", other, len(jobs))
 
-    def _launch(self) -> None:
+    def _launch(self, queues: Sequence[str]) -> None:
         DBOS(
             config={
                 "name": APPLICATION,
@@ -336,6 +341,7 @@ class Engine:
         _run_only_ours()
         # Before the launch: the engine looks for new queues only now and then.
         self._register_queues()
+        DBOS.listen_queues(queues)  # each that is listened to is asked all the time
         DBOS.launch()
 
     def _register_queues(self) -> None:

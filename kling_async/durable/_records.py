@@ -153,6 +153,7 @@ class AttemptResult:
         intent: The create that it hangs on, where its answer was lost.
         unsent: Whether a create certainly did not reach the server, so that it
             may be sent again.
+        is_delivered: Whether its video is in its place.
     """
 
     state: JobState
@@ -162,6 +163,7 @@ class AttemptResult:
     generation: Generation | None = None
     intent: Intent | None = None
     unsent: bool = False
+    is_delivered: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Give it as JSON."""
@@ -175,6 +177,7 @@ class AttemptResult:
             "client_request_id": seen.client_request_id if seen else None,
             "intent": self.intent.to_json() if self.intent else None,
             "unsent": self.unsent,
+            "delivered": self.is_delivered,
         }
 
     @classmethod
@@ -188,6 +191,7 @@ class AttemptResult:
             generation=_generation(value),
             intent=_intent(value.get("intent")),
             unsent=value.get("unsent") is True,
+            is_delivered=value.get("delivered") is True,
         )
 
 

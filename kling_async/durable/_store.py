@@ -149,8 +149,12 @@ class Store:
     def attempts(self) -> sa.TableClause:
         """The engine's table of attempts."""
         schema = None if self.engine.dialect.name == "sqlite" else SCHEMA
-        columns = ("workflow_uuid", "name", "created_at")
-        return sa.table("workflow_status", *map(sa.column, columns), schema=schema)
+        return sa.table(
+            "workflow_status",
+            *(sa.column(it) for it in ("workflow_uuid", "name", "created_at")),
+            sa.column("attributes", sa.JSON),
+            schema=schema,
+        )
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with self.engine.connect() as connection:
@@ -205,8 +209,7 @@ class Store:
 
     async def output_of(self, workflow_id: str) -> str | None:
         """Give where an attempt is to write its video: it may have been changed."""
-        rows = await self._list(workflow_ids=[workflow_id], load_output=False)
-        return _attribute(rows[0], "output") if rows else None
+        return await self._attribute_of(workflow_id, "output")
 
     async def set_output(self, status: JobStatus, output: str) -> None:
         """Let an attempt write its video elsewhere."""
@@ -259,8 +262,15 @@ class Store:
 
     async def recorded_id(self, workflow_id: str) -> str | None:
         """Give the generation that was recorded for an attempt."""
-        rows = await self._list(workflow_ids=[workflow_id], load_output=False)
-        return _attribute(rows[0], "generation_id") if rows else None
+        return await self._attribute_of(workflow_id, "generation_id")
+
+    async def _attribute_of(self, workflow_id: str, name: str) -> str | None:
+        table = self.attempts
+        query = sa.select(table.c.attributes).where(
+            table.c.workflow_uuid == workflow_id
+        )
+        rows = await persist(self._read, query)
+        return _text(rows[0][0], name) if rows else None
 
 
 # A key has this many attempts, before it is asked whether it has more.
@@ -367,7 +377,10 @@ def attempt_beside(beside: str) -> str:
 
 
 def _attribute(row: WorkflowStatus, name: str) -> str | None:
-    attributes: object = row.attributes
+    return _text(row.attributes, name)
+
+
+def _text(attributes: object, name: str) -> str | None:
     value = attributes.get(name) if isinstance(attributes, Mapping) else None
     return value if isinstance(value, str) else None
 

@@ -95,11 +95,11 @@ class Messenger:
     """What deliveries of this process run with.
 
     Attributes:
-        webhook: Where they go; None where this worker was given none.
+        webhook: Where they go.
         portal: The way to the client's event loop.
     """
 
-    webhook: Webhook | None
+    webhook: Webhook
     portal: BlockingPortal
 
     async def post(self, message_id: str, body: str) -> str:
@@ -108,8 +108,6 @@ class Messenger:
         return await asyncio.wrap_future(future)
 
     async def _post(self, message_id: str, body: str) -> str:
-        if self.webhook is None:
-            return "the worker that has it was started without a webhook"
         try:
             with anyio.fail_after(_LIMIT):
                 return await _post(self.webhook, message_id, body)

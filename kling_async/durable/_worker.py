@@ -130,8 +130,13 @@ class Worker:
     async def follow(
         self, job_input: JobInput, created: AttemptResult
     ) -> AttemptResult:
-        """Wait for the end of a generation."""
-        return await self._interruptible(lambda: self._follow(job_input, created))
+        """Wait for the end of a generation, and write its video to its file."""
+
+        async def follow() -> AttemptResult:
+            result = await self._follow(job_input, created)
+            return await self._deliver(job_input, result)
+
+        return await self._interruptible(follow)
 
     async def deliver(
         self, job_input: JobInput, result: AttemptResult
@@ -176,7 +181,7 @@ class Worker:
 
     async def _reserve(self, job_input: JobInput) -> Account | None:
         batch, workflow_id = job_input.batch, job_input.workflow_id
-        if await persist(self.budget.open_entry, batch, workflow_id):
+        if not await persist(self.budget.is_bounded, batch):
             return None
         price = await self._price(job_input)
         return await persist(self.budget.reserve, batch, workflow_id, price)
@@ -291,7 +296,8 @@ class Worker:
         self, job_input: JobInput, result: AttemptResult
     ) -> AttemptResult:
         generation = result.generation
-        if generation is None:
+        is_due = result.state is JobState.DONE and job_input.output
+        if generation is None or not is_due:
             return result
         named = await self.store.output_of(job_input.workflow_id) or job_input.output
         folder = await persist(self.budget.folder, job_input.batch)
@@ -310,7 +316,7 @@ class Worker:
             )
         except KlingError as error:
             return _end(JobState.HELD, error, generation.id, generation)
-        return result
+        return evolve(result, is_delivered=True)
 
 
 def _hold(why: str, error: Exception | None = None) -> AttemptResult:
@@ -435,10 +441,8 @@ async def _run(context: WorkerContext, job_input: JobInput) -> AttemptResult:
         result = await _step(
             "follow", context, context.worker.follow, job_input, result
         )
-    if result.state is JobState.DONE and job_input.output:
-        result = await _step(
-            "deliver", context, context.worker.deliver, job_input, result
-        )
+        if not result.is_delivered:  # version 0.1 wrote this down before it was
+            result = await context.do(context.worker.deliver, job_input, result)
     if context.worker.webhook is not None:
         # Before the job is told as ended: killed in between, it does so again.
         await _step("report", context, context.worker.report, job_input, result)

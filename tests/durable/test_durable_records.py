@@ -230,11 +230,11 @@ def test_an_attempt_that_goes_on_with_another_is_one_bill(budget: BudgetStore) -
 
 
 def test_without_a_budget_nobody_is_asked_for_prices(budget: BudgetStore) -> None:
-    """An entry is opened all the same, for what will have been spent."""
-    assert budget.open_entry("b", "1")
+    """What was spent by then counts as soon as there is one."""
+    assert not budget.is_bounded("b")
     budget.settle("b", "1", 4)
     budget.set_limit("b", 10)
-    assert not budget.open_entry("b", "2")
+    assert budget.is_bounded("b")
     assert budget.account("b").committed == 4
 
 
