@@ -17,6 +17,7 @@ from typing import Protocol, cast
 
 import anyio
 import httpx
+from anyio import to_thread
 from attrs import define, field, frozen
 
 from kling_async._addresses import AddressPolicy
@@ -89,22 +90,25 @@ class LocalFile:
 
     async def folder(self) -> Path:
         """Give the folder that it is in: a file is renamed within one."""
-        target = anyio.Path(self.path)
-        if await target.is_dir():
+        return await to_thread.run_sync(self._folder)
+
+    def _folder(self) -> Path:
+        folder = self.path.parent
+        if self.path.is_dir():
             raise DownloadError(
                 f"cannot write {self.path}: it is a directory; give a file name, "
                 f"such as {self.path / 'video.mp4'}",
             )
-        if not await target.parent.is_dir():
+        if not folder.is_dir():
             raise DownloadError(
-                f"cannot write {self.path}: there is no directory {target.parent}; "
+                f"cannot write {self.path}: there is no directory {folder}; "
                 "make it first",
             )
-        return self.path.parent
+        return folder
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:  # noqa: ARG002 (it is done at once)
-        """Take the place of what is there: of a link, not of what it leads to."""
-        await anyio.Path(part.path).replace(self.path)
+        """Take the place of what is there."""
+        await part.move(self.path)
 
 
 def path_from(given: object) -> Path:

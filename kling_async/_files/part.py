@@ -13,6 +13,7 @@ import secrets
 import zlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import IO
 
 import anyio
 from anyio import to_thread
@@ -118,7 +119,8 @@ class Part:
             raise
         self._exists = True
         async with file:
-            await file.seek(self._written)
+            if self._written:
+                await file.seek(self._written)
             self._file = file
             try:
                 yield
@@ -133,9 +135,9 @@ class Part:
 
     async def begin(self, encoding: str, media_type: str) -> None:
         """Begin anew, with a body that is said to be packed and typed so."""
-        file = self._opened
-        await file.seek(0)
-        await file.truncate()
+        if self._written:
+            await self._opened.seek(0)
+            await self._opened.truncate()
         self.received = self._written = 0
         self._head.clear()
         self._pending.clear()
@@ -170,18 +172,21 @@ class Part:
             await self._look()
         if self._unpacker is not None and not self._unpacker.is_whole:
             raise InterruptionError(f"{self.url} ends in the middle")
-        await self.flush()
-        if self.is_mp4:
-            flaw = await to_thread.run_sync(flaw_in, self._opened.wrapped)
-            if flaw is not None:
-                raise InterruptionError(self._no_mp4(flaw), "take_any_format")
-
-    async def flush(self) -> None:
-        """Bring it to the disk: one that is full or failing may tell only now."""
-        file = self._opened
         await self._write()
-        await file.flush()
-        await to_thread.run_sync(os.fsync, file.wrapped.fileno())
+        flaw = await to_thread.run_sync(self._flush, self._opened.wrapped)
+        if flaw is not None:
+            raise InterruptionError(self._no_mp4(flaw), "take_any_format")
+
+    def _flush(self, file: IO[bytes]) -> str | None:
+        """Bring it to the disk, which may fail, and tell why it does not open."""
+        file.flush()
+        os.fsync(file.fileno())
+        return flaw_in(file) if self.is_mp4 else None
+
+    async def move(self, path: Path) -> None:
+        """Take the place of what is there: of a link, not of what it leads to."""
+        await anyio.Path(self.path).replace(path)
+        self._exists = False
 
     async def discard(self) -> None:
         """Remove the file, if there is one."""

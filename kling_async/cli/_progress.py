@@ -28,7 +28,7 @@ from kling_async._text import safe_line
 from kling_async.cli._output import clock, cost_in_words, in_words
 
 if TYPE_CHECKING:
-    from kling_async.durable import JobStatus
+    from kling_async.durable import JobState, JobStatus
 
 
 @define(eq=False)
@@ -317,12 +317,16 @@ class BatchProgress:
     Attributes:
         console: Where.
         keys: Which they are.
+        statuses: How each of them is, as far as that is known.
+        others: How the other jobs of the batch are.
+        counts: How many of them are in each state.
     """
 
     console: Console
     keys: Collection[str]
     statuses: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
     others: dict[str, JobStatus] = field(factory=dict[str, "JobStatus"], init=False)
+    counts: Counter[JobState] = field(factory=Counter["JobState"], init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _pace_began: float = field(default=math.inf, init=False)
     _ended_before: int = field(default=0, init=False)
@@ -354,6 +358,9 @@ class BatchProgress:
             return
         before = self.statuses.get(status.key)
         self.statuses[status.key] = status
+        self.counts[status.state] += 1
+        if before is not None:
+            self.counts[before.state] -= 1
         is_news = before is not None and before.state is not status.state
         if is_news and status.state.is_final:
             self._tell(status)
@@ -371,12 +378,10 @@ class BatchProgress:
     @property
     def ended(self) -> int:
         """How many have ended."""
-        return sum(it.state.is_final for it in self.statuses.values())
+        return sum(count for it, count in self._counted() if it.is_final)
 
-    @property
-    def counts(self) -> Counter[str]:
-        """How many are in each state."""
-        return Counter[str](it.state for it in self.statuses.values())
+    def _counted(self) -> list[tuple[JobState, int]]:
+        return list(self.counts.items())  # a copy: this may be another thread
 
     @property
     def credits_used(self) -> float:
@@ -394,8 +399,8 @@ class BatchProgress:
 
     def in_words(self) -> str:
         """Return the counts and the cost as one line."""
-        counts = self.counts
-        told = [f"{counts[state]} {state}" for state in STYLES if counts[state]]
+        counts = {str(it): count for it, count in self._counted()}
+        told = [f"{counts[it]} {it}" for it in STYLES if counts.get(it)]
         return ", ".join([*told, cost_in_words(self.credits_used)])
 
     def _tell(self, status: JobStatus) -> None:

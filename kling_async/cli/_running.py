@@ -7,6 +7,7 @@ command that continues them.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -152,6 +153,7 @@ def until_interrupted(
     work: Callable[[], Awaitable[Exit]], *, screen: Screen, generations: SeenGenerations
 ) -> Exit:
     """Do some work in an event loop until it ends, fails, or a signal ends it."""
+    gc.freeze()  # what was loaded stays, and need not be looked through again
     with _interrupt_on_sigterm() as terminated:
         try:
             return anyio.run(work)

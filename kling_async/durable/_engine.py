@@ -199,10 +199,8 @@ LOOK_OUT: Final = 5.0
 
 _THREADS = 16
 
-_QUEUE_POLL = 0.25
-
 # A look costs as much as a job does: where nobody waits for it, it is taken less often.
-_CALM_POLL = 1.0
+_QUEUE_POLL, _CALM_POLL = 0.5, 1.0
 
 _MINUTE = 60.0
 
