@@ -29,7 +29,14 @@ from kling_async._http.library import HTTPLibrary, is_async_client, library_name
 from kling_async._http.pool import ProxyRoutingTransport, close_line, open_transport
 from kling_async._http.sender import ClientSender, Sender, TransportSender, phase_limits
 from kling_async._runtime.limiter import Limiter
-from kling_async._runtime.loop import Bound, Loop, Signal, loop_here, running_loop
+from kling_async._runtime.loop import (
+    Bound,
+    Loop,
+    Wakeup,
+    loop_here,
+    running_loop,
+    wake,
+)
 from kling_async._runtime.tasks import CLOSED, ClientTasks, at_loop_end, is_in_job
 
 # Below the 5 s after which common servers (uvicorn, Node.js) drop an idle
@@ -64,10 +71,7 @@ class Session:
     tasks: ClientTasks = field(factory=ClientTasks)
     closing: AsyncGenerator[None, None] | None = None
     _exchanges: dict[Exchange, None] = field(factory=dict["Exchange", None], init=False)
-    _left: Signal = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._left = self.loop.signal()
+    _left: Wakeup | None = field(default=None, init=False)
 
     def begin(self, exchange: Exchange) -> None:
         """Take note of an exchange, which closing cuts."""
@@ -76,8 +80,8 @@ class Session:
     def end(self, exchange: Exchange) -> None:
         """Let go of an exchange."""
         del self._exchanges[exchange]
-        if self.limiter.is_closed:
-            self._left.set()
+        if self._left is not None:
+            wake(self._left)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the client is closed meanwhile.
@@ -85,14 +89,16 @@ class Session:
         Raises:
             ClientClosedError: It was.
         """
-        signal = self.loop.signal()
-        self.tasks.listeners[signal] = None
+        wakeup = self.loop.wakeup()
+        self.tasks.listeners[wakeup] = None
+        timer = self.loop.call_at(self.loop.time() + seconds, partial(wake, wakeup))
         try:
             await anyio.lowlevel.checkpoint()
             if not self.limiter.is_closed:
-                await signal.wait(self.loop.time() + seconds)
+                await wakeup
         finally:
-            self.tasks.listeners.pop(signal, None)
+            timer.cancel()
+            del self.tasks.listeners[wakeup]
         if self.limiter.is_closed:
             raise ClientClosedError(CLOSED)
 
@@ -109,7 +115,8 @@ class Session:
         try:
             await self.tasks.aclose(patience)
             while any(it in self._exchanges for it in others):
-                await self._left.wait()
+                self._left = self.loop.wakeup()
+                await self._left
         finally:
             self.limiter.stop()
             if closing is not None:

@@ -11,6 +11,7 @@ import math
 import random
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Self
 
 import anyio
@@ -35,9 +36,9 @@ from kling_async._polling.schedules import (
     PollState,
 )
 from kling_async._requests.catalogue import catalogue_in_use
-from kling_async._runtime.limiter import Kind, Limiter, Slot
-from kling_async._runtime.loop import CLOCK_TICK, Signal
-from kling_async._runtime.tasks import CLOSED, BackgroundTask, ClientTasks
+from kling_async._runtime.limiter import Kind, Limiter, Slot, Waiter
+from kling_async._runtime.loop import CLOCK_TICK, Timer, Wakeup, wake
+from kling_async._runtime.tasks import CLOSED, ClientTasks
 
 # Creations kept; the oldest make room.
 KEPT = 100_000
@@ -110,7 +111,7 @@ Ask = Callable[[Slot, str, float], Awaitable[Generation]]
 """Asks the server for one generation, once: in which slot, and for how many seconds."""
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class HistoryNode:
     """Where one stands in the chain of news; each watcher follows at its own pace.
 
@@ -122,21 +123,44 @@ class HistoryNode:
 
 
 @define(eq=False, kw_only=True)
-class PollLoop:
-    """The polls of one generation, for one or a thousand watchers: one task.
+class PollSetup:
+    """What the poll loops of one client in one event loop have in common.
 
-    The task sleeps until the next poll is due, takes a slot, polls, and wakes those
-    for whom there is news. It lives while somebody waits.
+    Attributes:
+        ask: How to poll.
+        limiter: Whose turn it is.
+        tasks: Where polls run.
+        retry: How often and how soon to ask again after a failure.
+        reporter: Who is told, once for all watchers.
+        creations: Where a generation may be known from.
+        chance: Where jitter comes from: numbers in [0, 1).
+        loops: By the id of their generation; one lives as long as somebody watches.
+    """
+
+    ask: Ask
+    limiter: Limiter
+    tasks: ClientTasks
+    retry: RetryPolicy
+    reporter: Reporter
+    creations: CreationIndex
+    chance: Callable[[], float] = random.random
+    loops: weakref.WeakValueDictionary[str, PollLoop] = field(
+        factory=weakref.WeakValueDictionary[str, "PollLoop"], init=False
+    )
+
+
+@define(eq=False, kw_only=True)
+class PollLoop:
+    """The polls of one generation, for one or a thousand watchers.
+
+    While somebody waits, one timer runs until the next poll is due. Then it queues for
+    a slot, polls in a task of the client's, and wakes those for whom there is news. The
+    same timer lets a watcher leave in time while that goes on. A task that slept would
+    be half of what a watch holds.
 
     Attributes:
         generation_id: What is watched.
-        ask: How to poll.
-        limiter: Whose turn it is.
-        tasks: Where the task runs.
-        retry: How often and how soon to ask again after a failure.
-        reporter: Who is told, once for all watchers.
-        creations: Where the generation may be known from.
-        chance: Where jitter comes from: numbers in [0, 1).
+        setup: How.
         last: What was seen last.
         error: Why there will be no more polls, if it ended so.
         failure: What the last poll met, if it failed.
@@ -145,25 +169,18 @@ class PollLoop:
     """
 
     generation_id: str
-    ask: Ask
-    limiter: Limiter
-    tasks: ClientTasks
-    retry: RetryPolicy
-    reporter: Reporter
-    creations: CreationIndex
-    chance: Callable[[], float] = random.random
+    setup: PollSetup
     last: Generation | None = None
     error: KlingError | None = None
     failure: KlingError | None = None
     asked_at: float = field(default=-math.inf, init=False)
     client_request_id: str | None = None
     _end: HistoryNode = field(factory=HistoryNode, init=False)
-    _waiting: dict[Watch, None] = field(factory=dict["Watch", None], init=False)
+    _waiting: list[Watch] = field(factory=list["Watch"], init=False)
     _context: contextvars.Context = field(factory=contextvars.copy_context, init=False)
-    _task: BackgroundTask[None] | None = field(default=None, init=False)
-    _signal: Signal = field(init=False)
-    _wakes_at: float = field(default=math.inf, init=False)
-    _is_queued: bool = field(default=False, init=False)
+    _timer: Timer | None = field(default=None, init=False)
+    _rings_at: float = field(default=math.inf, init=False)
+    _turn: Waiter | None = field(default=None, init=False)
     _polls: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _soon: float = field(default=math.inf, init=False)
@@ -177,14 +194,13 @@ class PollLoop:
     _unfinished_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._signal = self.limiter.loop.signal()
-        self._started = self.limiter.loop.time()
-        self._creation = self.creations.of(self.generation_id, self.tasks)
+        self._started = self.setup.limiter.loop.time()
+        self._creation = self.setup.creations.of(self.generation_id, self.setup.tasks)
         self._unfinished_at = (
             self._creation.created if self._creation else self._started
         )
         self._polled_at = self._unfinished_at
-        self._chance = self.chance()
+        self._chance = self.setup.chance()
 
     @property
     def is_over(self) -> bool:
@@ -202,101 +218,137 @@ class PollLoop:
             return HistoryNode((self.last, self._end))
         return self._end
 
-    async def wait(self, watch: Watch) -> None:
-        """Wait for news, or until the watcher has to look again.
+    def enter(self, watch: Watch) -> Wakeup:
+        """Let a watcher wait for news, or until it has to look again, and then `leave`.
 
         Raises:
             ConfigurationError: The watcher's schedule is not one.
             ClientClosedError: The client was closed.
         """
-        if self.tasks.is_closed:
+        if self.setup.tasks.is_closed:
             raise ClientClosedError(CLOSED)
         watch.due = self._due(watch)
-        self._waiting[watch] = None
-        try:
-            if self._task is None:
-                self._task = self.tasks.start(
-                    self._run,
-                    at_end=self._wake_all,
-                    context=self._context,
-                    is_plain=True,
-                )
-            elif watch.due < self._wakes_at:
-                self._signal.set()
-            await watch.signal.wait()
-        finally:
-            del self._waiting[watch]
-            if not self._waiting:
-                self._stop_if_unwanted()
+        watch.wakeup = wakeup = self.setup.limiter.loop.wakeup()
+        self.setup.tasks.listeners[wakeup] = None
+        self._waiting.append(watch)
+        if self._turn is None:
+            self._poll_by(watch.due)
+        else:
+            self._ring_by(watch.leaves_at)
+        return wakeup
 
-    def _stop_if_unwanted(self) -> None:
-        """Stop when nobody waits, without tearing what is under way."""
-        if self._task is not None and self._is_queued:
-            self._task.cancel()
-        self._signal.set()
-
-    def _wake_all(self) -> None:
-        """Let those who wait see for themselves, however the task ended."""
-        self._task = None
-        self._wake(self._waiting)
+    def leave(self, watch: Watch) -> None:
+        """Let a watcher go; the last one ends what waits, not what is under way."""
+        self._waiting.remove(watch)
+        del self.setup.tasks.listeners[watch.wakeup]
+        if self._waiting:
+            return
+        self._silence()
+        if self._turn is not None and self._turn.slot is None:
+            self.setup.limiter.leave(self._turn)
+            self._turn = None
 
     def _wake(self, watches: Iterable[Watch]) -> None:
         for watch in watches:
-            watch.signal.set()
+            wake(watch.wakeup)
 
-    async def _run(self) -> None:
-        loop = self.limiter.loop
-        while self._waiting and not self.is_over:
-            due = min(it.due for it in self._waiting)
-            if due <= loop.time() + CLOCK_TICK:
-                self._wakes_at = -math.inf
-                await self._poll()
-            else:
-                self._wakes_at = due
-                await self._signal.wait(due)
+    def _poll_by(self, due: float) -> None:
+        """Poll when it is due, in a slot of the limiter."""
+        if due > self.setup.limiter.loop.time() + CLOCK_TICK:
+            self._ring_by(due)
+            return
+        self._silence()
+        self._ring_by(min(it.leaves_at for it in self._waiting))
+        self._turn = self.setup.limiter.enqueue(Kind.POLL, self._begin)
 
-    async def _poll(self) -> None:
-        """Poll once, and tell whoever there is news for; plan the next poll."""
-        loop = self.limiter.loop
-        until = max(it.leaves_at for it in self._waiting)
-        # Nobody waits past their own time for the sake of another.
-        first = min(it.leaves_at for it in self._waiting)
-        timer = loop.call_at(first, self._release) if first < until else None
+    def _ring_by(self, when: float) -> None:
+        if when < self._rings_at:
+            self._silence()
+            self._rings_at = when
+            self._timer = self.setup.limiter.loop.call_at(when, self._ring)
+
+    def _silence(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._rings_at = None, math.inf
+
+    def _ring(self) -> None:
+        """Poll if it is time; nobody waits past their own for the sake of another."""
+        self._timer, self._rings_at = None, math.inf
+        if self._turn is None:
+            self._poll_by(min(it.due for it in self._waiting))
+            return
+        now = self.setup.limiter.loop.time() + CLOCK_TICK
+        others = [it.leaves_at for it in self._waiting if it.leaves_at > now]
+        if others or self._turn.slot is None:  # else the poll ends now, and tells why
+            self._wake(it for it in self._waiting if it.leaves_at <= now)
+            self._ring_by(min(others, default=math.inf))
+
+    def _begin(self, turn: Waiter) -> None:
+        """Poll in a task, for there is a slot; where there is none, all know why."""
+        if turn.slot is None or self.setup.limiter.is_closed:
+            return
+        self.setup.tasks.start(
+            partial(self._poll, turn),
+            at_end=partial(self._end_turn, turn),
+            context=self._context,
+            is_plain=True,
+        )
+
+    def _end_turn(self, turn: Waiter) -> None:
+        """Let all see for themselves where a task ended and planned no other poll."""
+        if turn.slot is not None:
+            turn.slot.release()
+        if self._turn is turn:
+            self._turn = None
+            self._silence()
+        if self._turn is None and self._timer is None:
+            self._wake(self._waiting)
+
+    async def _poll(self, turn: Waiter) -> None:
+        """Ask once; what fails in a way that may heal is only noted."""
+        loop = self.setup.limiter.loop
+        until = max((it.leaves_at for it in self._waiting), default=-math.inf)
+        if turn.slot is None or not self._waiting:
+            return
+        self.asked_at = asked_at = loop.time()
         try:
-            self._is_queued = True
-            slot = await self.limiter.acquire(Kind.POLL, until)
-            self._is_queued = False
-            with slot:
-                self.asked_at = loop.time()
-                await self._ask(slot, until)
-        except TimeoutError:
-            self.asked_at = loop.time()
-        finally:
-            self._is_queued = False
-            if timer is not None:
-                timer.cancel()
+            with turn.slot as slot:
+                seen = await self.setup.ask(slot, self.generation_id, until - asked_at)
+        except Exception as error:  # noqa: BLE001 (told to all who watch)
+            self._record_failure(_as_ours(error))
+        else:
+            self._failures, self._soon, self._refused_since = 0, math.inf, math.inf
+            self.failure = None
+            if seen.is_terminal:
+                self._record_completion(seen)
+            else:
+                self._unfinished_at = asked_at
+            self._see(seen)
+        self._polls += 1
+        self._polled_at = loop.time()
+        self._chance = self.setup.chance()
         self._plan()
-
-    def _release(self) -> None:
-        """Wake those whose time is up though a poll is still under way."""
-        now = self.limiter.loop.time() + CLOCK_TICK
-        self._wake(it for it in self._waiting if it.leaves_at <= now)
 
     def _plan(self) -> None:
         """Plan the next poll; nobody is woken for what is no news."""
-        if self.last is not None and self.last.is_terminal:
+        if self.is_over:
             return
-        now = self.limiter.loop.time() + CLOCK_TICK
+        now = self.setup.limiter.loop.time() + CLOCK_TICK
         for watch in self._waiting:
             try:
                 watch.due = self._due(watch)
             except ConfigurationError:  # it asks for itself, and is told
                 watch.due = math.inf
-                watch.signal.set()
+                wake(watch.wakeup)
             if watch.deadline <= self.asked_at + CLOCK_TICK or watch.leaves_at <= now:
                 watch.due = math.inf
-                watch.signal.set()
-        self._report_failure(min((it.due for it in self._waiting), default=math.inf))
+                wake(watch.wakeup)
+        due = min((it.due for it in self._waiting), default=math.inf)
+        self._report_failure(due)
+        self._turn = None
+        self._silence()
+        self._poll_by(due)
 
     def _due(self, watch: Watch) -> float:
         """When a watcher wants the next poll.
@@ -324,39 +376,19 @@ class PollLoop:
         if self._is_untold and self.failure is not None and due < math.inf:
             event = RetryEvent(
                 attempt=self._polls,
-                delay=max(0.0, due - self.limiter.loop.time()),
+                delay=max(0.0, due - self.setup.limiter.loop.time()),
                 error=self.failure,
             )
-            self.reporter.emit(event)
+            self.setup.reporter.emit(event)
         self._is_untold = False
-
-    async def _ask(self, slot: Slot, until: float) -> None:
-        """Ask once; what fails in a way that may heal is only noted."""
-        loop = self.limiter.loop
-        asked_at = self.asked_at
-        try:
-            seen = await self.ask(slot, self.generation_id, until - asked_at)
-        except Exception as error:  # noqa: BLE001 (told to all who watch)
-            self._record_failure(_as_ours(error))
-        else:
-            self._failures, self._soon, self._refused_since = 0, math.inf, math.inf
-            self.failure = None
-            if seen.is_terminal:
-                self._record_completion(seen)
-            else:
-                self._unfinished_at = asked_at
-            self._see(seen)
-        self._polls += 1
-        self._polled_at = loop.time()
-        self._chance = self.chance()
 
     def _record_failure(self, error: KlingError) -> None:
         """Take note of a failure; if it is the last, all hear of it."""
         self._failures += 1
         self._classify_failure(error)
-        if self._failures < self.retry.attempts and may_repeat_get(error):
-            wait = wait_after(error, self._failures, self.retry)
-            self._soon = self.limiter.loop.time() + wait
+        if self._failures < self.setup.retry.attempts and may_repeat_get(error):
+            wait = wait_after(error, self._failures, self.setup.retry)
+            self._soon = self.setup.limiter.loop.time() + wait
         else:
             self._soon = math.inf
         if self.error is not None:
@@ -377,14 +409,14 @@ class PollLoop:
     def _record_completion(self, ended: Generation) -> None:
         """Tell the schedules that learn how long the video took."""
         creation = self._creation
-        self.creations.forget(self.generation_id)
+        self.setup.creations.forget(self.generation_id)
         if creation is None or not ended.succeeded:
             return
         completion = Completion(
             model=creation.model,
             video_length=creation.video_length,
             after=self._unfinished_at - creation.created,
-            by=self.limiter.loop.time() - creation.created,
+            by=self.setup.limiter.loop.time() - creation.created,
         )
         for polling in {id(it.polling): it.polling for it in self._waiting}.values():
             if isinstance(polling, LearningPolling):
@@ -397,7 +429,7 @@ class PollLoop:
         if may_repeat_get(error):
             self._refused_since = math.inf
             return
-        now = self.limiter.loop.time()
+        now = self.setup.limiter.loop.time()
         self._refused_since = min(self._refused_since, now)
         is_final = isinstance(error, AuthenticationError | PermissionDeniedError)
         lasted = now - self._refused_since >= REFUSAL_GRACE
@@ -407,20 +439,16 @@ class PollLoop:
     def _emit_status(self, seen: Generation) -> None:
         if is_change(self._told, seen):
             self._told = seen
-            self.reporter.emit(StatusEvent(generation=seen))
+            self.setup.reporter.emit(StatusEvent(generation=seen))
 
 
 @define(eq=False)
 class PollLoops:
-    """The poll loops of one client: one for each id in each event loop.
-
-    A loop lives as long as somebody watches; then it is forgotten.
-    """
+    """The poll loops of one client: one for each id in each event loop."""
 
     _creations: CreationIndex
-    _loops: weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop] = field(
-        factory=weakref.WeakValueDictionary[tuple[ClientTasks, str], PollLoop],
-        init=False,
+    _setups: weakref.WeakValueDictionary[ClientTasks, PollSetup] = field(
+        factory=weakref.WeakValueDictionary[ClientTasks, PollSetup], init=False
     )
 
     def join(
@@ -434,11 +462,9 @@ class PollLoops:
         reporter: Reporter,
     ) -> PollLoop:
         """Give the loop of an id, a new one if there is none that goes on."""
-        key = tasks, generation_id
-        loop = self._loops.get(key)
-        if loop is None or loop.is_over:
-            loop = self._loops[key] = PollLoop(
-                generation_id=generation_id,
+        setup = self._setups.get(tasks)
+        if setup is None:
+            setup = self._setups[tasks] = PollSetup(
                 ask=ask,
                 limiter=limiter,
                 tasks=tasks,
@@ -446,6 +472,10 @@ class PollLoops:
                 reporter=reporter,
                 creations=self._creations,
             )
+        loop = setup.loops.get(generation_id)
+        if loop is None or loop.is_over:
+            loop = PollLoop(generation_id=generation_id, setup=setup)
+            setup.loops[generation_id] = loop
         return loop
 
 
@@ -489,7 +519,7 @@ def _as_ours(error: Exception) -> KlingError:
     return ours
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, weakref_slot=False)
 class Watch:
     """An iterator over what is new; between two steps it holds nothing open.
 
@@ -499,9 +529,8 @@ class Watch:
         timeout: How long to go on, in seconds from now.
         last: What has been seen last; it is not given again.
         deadline: When the time is up, on the event loop's clock.
-        leaves_at: When it leaves, whatever became of its last look.
         due: When it wants the next poll, on the same clock.
-        signal: Set to let it look again.
+        wakeup: Lets it look again, while it waits.
     """
 
     loop: PollLoop
@@ -509,17 +538,18 @@ class Watch:
     timeout: float
     last: Generation | None = None
     deadline: float = field(init=False)
-    leaves_at: float = field(init=False)
     due: float = field(default=math.inf, init=False)
-    signal: Signal = field(init=False)
+    wakeup: Wakeup = field(init=False)
     _place: HistoryNode = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        loop = self.loop.limiter.loop
-        self.signal = loop.signal()
-        self.deadline = loop.time() + self.timeout
-        self.leaves_at = self.deadline + last_look(self.timeout)
+        self.deadline = self.loop.setup.limiter.loop.time() + self.timeout
         self._place = self.loop.subscribe(self.last)
+
+    @property
+    def leaves_at(self) -> float:
+        """When it leaves, whatever became of its last look."""
+        return self.deadline + last_look(self.timeout)
 
     def __aiter__(self) -> Self:
         return self
@@ -535,7 +565,11 @@ class Watch:
             while self.last is None or not self.last.is_terminal:
                 while self._place.next is None:
                     self._raise_if_ended()
-                    await self.loop.wait(self)
+                    wakeup = self.loop.enter(self)
+                    try:
+                        await wakeup
+                    finally:
+                        self.loop.leave(self)
                 seen, self._place = self._place.next
                 if is_change(self.last, seen):
                     self.last = seen
@@ -548,7 +582,7 @@ class Watch:
     def _raise_if_ended(self) -> None:
         if self.loop.error is not None:
             raise _copy_for_raise(self.loop.error)
-        now = self.loop.limiter.loop.time() + CLOCK_TICK
+        now = self.loop.setup.limiter.loop.time() + CLOCK_TICK
         has_looked = self.loop.asked_at + CLOCK_TICK >= self.deadline
         if now >= self.deadline and (has_looked or now >= self.leaves_at):
             failure = self.loop.failure

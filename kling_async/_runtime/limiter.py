@@ -13,15 +13,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from attrs import define, field
 
 from kling_async._errors import ClientClosedError
-from kling_async._runtime.loop import CLOCK_TICK, Loop, Signal, Timer
+from kling_async._runtime.loop import CLOCK_TICK, Loop, Timer, wake
 from kling_async._runtime.tasks import CLOSED, is_in_job
 
 # Every so many slots go to whoever has waited longest.
@@ -120,12 +121,21 @@ class Slot:
         limiter._slow_down(pause, is_news=is_news)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
 
-@define(eq=False)
-class _Waiter:
-    """One who waits for a slot."""
+@define(eq=False, weakref_slot=False)
+class Waiter:
+    """One who waits for a slot.
+
+    Attributes:
+        number: The how manieth to wait.
+        notify: Called when it has its slot, or when none comes: the client closed.
+        may_stay: Whether it gets one though it was closed.
+        slot: Its slot, once it has it.
+        is_gone: Whether it waits no more.
+    """
 
     number: int
-    signal: Signal
+    notify: Callable[[Waiter], None]
+    may_stay: bool = False
     slot: Slot | None = None
     is_gone: bool = False
 
@@ -151,8 +161,8 @@ class Limiter:
     is_closed: bool = field(default=False, init=False)
     _busy: int = field(default=0, init=False)
     _under_way: list[int] = field(factory=lambda: [0] * len(Kind), init=False)
-    _queues: list[deque[_Waiter]] = field(
-        factory=lambda: [deque[_Waiter]() for _ in Kind], init=False
+    _queues: list[deque[Waiter]] = field(
+        factory=lambda: [deque[Waiter]() for _ in Kind], init=False
     )
     _waiting: int = field(default=0, init=False)
     _numbers: Iterator[int] = field(factory=itertools.count, init=False)
@@ -190,28 +200,50 @@ class Limiter:
             raise ClientClosedError(CLOSED)
         if not self._waiting and self._ready_at(kind) <= 0:
             return self._begin(kind)
-        waiter = _Waiter(next(self._numbers), self.loop.signal())
+        wakeup = self.loop.wakeup()
+        timer = None
+        if until < math.inf:
+            timer = self.loop.call_at(until, partial(wake, wakeup))
+        waiter = self.enqueue(kind, lambda _: wake(wakeup), may_stay=may_stay)
+        try:
+            await wakeup
+        except BaseException:
+            self.leave(waiter)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        is_open = may_stay or not self.is_closed
+        if waiter.slot is not None and is_open:
+            return waiter.slot
+        self.leave(waiter)
+        if is_open:
+            raise TimeoutError("no slot came free in time")
+        raise ClientClosedError(CLOSED)
+
+    def enqueue(
+        self, kind: Kind, notify: Callable[[Waiter], None], *, may_stay: bool = False
+    ) -> Waiter:
+        """Queue for a slot; there may be one at once.
+
+        Args:
+            kind: What for.
+            notify: Called when there is one, also when that is before this returns.
+            may_stay: Whether to wait on when the client closes.
+        """
+        waiter = Waiter(next(self._numbers), notify, may_stay)
         self._queues[kind].append(waiter)
         self._waiting += 1
         self._serve()
-        try:
-            await self._await_grant(waiter, until, may_stay=may_stay)
-        except BaseException:
-            self._leave(waiter)
-            raise
-        assert waiter.slot is not None  # noqa: S101 (what was waited for)
-        return waiter.slot
+        return waiter
 
-    async def _await_grant(
-        self, waiter: _Waiter, until: float, *, may_stay: bool
-    ) -> None:
-        while waiter.slot is None:
-            await waiter.signal.wait(until)
-            if self.is_closed and not may_stay:
-                raise ClientClosedError(CLOSED)
-            is_late = self.loop.time() + CLOCK_TICK >= until
-            if is_late and waiter.slot is None:
-                raise TimeoutError("no slot came free in time")
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no more, and give back what it was given."""
+        waiter.is_gone = True
+        if waiter.slot is not None:
+            waiter.slot.release()
+        else:
+            self._waiting -= 1
 
     def pause(self, seconds: float) -> None:
         """Hold back whatever has not begun, for so long."""
@@ -226,8 +258,9 @@ class Limiter:
         """Let nothing begin any more; all who wait hear of it at once."""
         self.is_closed = True
         for queue in self._queues:
-            for waiter in queue:
-                waiter.signal.set()
+            for waiter in list(queue):
+                if not waiter.may_stay:
+                    waiter.notify(waiter)
 
     def stop(self) -> None:
         """Look at the clock no more: nobody waits."""
@@ -238,13 +271,6 @@ class Limiter:
         """Give the connections that no slot uses, to be closed."""
         idle, self._connections = self._connections, []
         return idle
-
-    def _leave(self, waiter: _Waiter) -> None:
-        waiter.is_gone = True
-        if waiter.slot is not None:
-            waiter.slot.release()
-        else:
-            self._waiting -= 1
 
     def _begin(self, kind: Kind) -> Slot:
         self._busy += 1
@@ -350,7 +376,7 @@ class Limiter:
             waiter = self._queues[kind].popleft()
             self._waiting -= 1
             waiter.slot = self._begin(kind)
-            waiter.signal.set()
+            waiter.notify(waiter)
             if kind is Kind.POLL and self._poll_gap:
                 now = self.loop.time()
                 self._next_poll_at = now + self._poll_gap

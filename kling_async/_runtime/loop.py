@@ -1,16 +1,17 @@
 """The one seam between asyncio, used plainly, and any other event loop.
 
 What runs for each exchange of thousands is written twice here, and nowhere else: over
-asyncio's own futures and timers, and over anyio. A timer, a signal and a bound are all
+asyncio's own futures and timers, and over anyio. A timer, a wakeup and a bound are all
 that the limiter, the watches and an exchange need of a loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Protocol, Self, cast
 
@@ -29,16 +30,20 @@ class Timer(Protocol):
         ...
 
 
-class Signal(Protocol):
-    """Wakes the one task that waits for it, or the next one that will."""
+class Wakeup(Protocol):
+    """What one task awaits, once; in asyncio a plain future. See `wake`."""
 
-    def set(self) -> None:
-        """Wake it."""
-        ...
+    def done(self) -> bool: ...
 
-    async def wait(self, until: float = math.inf) -> None:
-        """Wait for the signal, or until a time of the loop's clock."""
-        ...
+    def set_result(self, result: None, /) -> None: ...
+
+    def __await__(self) -> Generator[object, None, None]: ...
+
+
+def wake(wakeup: Wakeup) -> None:
+    """Wake whoever awaits it; a second time does nothing."""
+    if not wakeup.done():
+        wakeup.set_result(None)
 
 
 class Bound(Protocol):
@@ -75,8 +80,8 @@ class Loop(Protocol):
         """Call at a time."""
         ...
 
-    def signal(self) -> Signal:
-        """Make a signal."""
+    def wakeup(self) -> Wakeup:
+        """Make what a task can wait for."""
         ...
 
     def bound(self, deadline: float) -> Bound:
@@ -114,6 +119,8 @@ class AsyncioLoop:
     """asyncio, plainly: futures, timers and `Task.cancel`."""
 
     _loop: asyncio.AbstractEventLoop
+    # One for all timers: each would copy what its maker sees, which none reads.
+    _context: contextvars.Context = field(factory=contextvars.Context, init=False)
     _bounds: dict[_AsyncioBound, None] = field(
         factory=dict["_AsyncioBound", None], init=False
     )
@@ -124,10 +131,10 @@ class AsyncioLoop:
         return self._loop.time()
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        return self._loop.call_at(when, call)
+        return self._loop.call_at(when, call, context=self._context)
 
-    def signal(self) -> Signal:
-        return _AsyncioSignal(self._loop)
+    def wakeup(self) -> Wakeup:
+        return self._loop.create_future()
 
     def bound(self, deadline: float) -> Bound:
         return _AsyncioBound(self, self._loop, deadline)
@@ -149,7 +156,7 @@ class AsyncioLoop:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = when
-            self._timer = self._loop.call_at(when, self._cut_late)
+            self._timer = self.call_at(when, self._cut_late)
 
     def _cut_late(self) -> None:
         self._timer, self._timer_at = None, math.inf
@@ -165,37 +172,6 @@ class AsyncioLoop:
 
     def is_running(self) -> bool:
         return self._loop.is_running()
-
-
-@define(eq=False)
-class _AsyncioSignal:
-    _loop: asyncio.AbstractEventLoop
-    _future: asyncio.Future[None] | None = None
-    _is_set: bool = False
-
-    def set(self) -> None:
-        if self._future is None:
-            self._is_set = True
-        else:
-            _wake(self._future)
-
-    async def wait(self, until: float = math.inf) -> None:
-        if self._is_set:
-            self._is_set = False
-            return
-        future = self._future = self._loop.create_future()
-        timer = self._loop.call_at(until, _wake, future) if until < math.inf else None
-        try:
-            await future
-        finally:
-            self._future = None
-            if timer is not None:
-                timer.cancel()
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 @define(eq=False)
@@ -250,13 +226,14 @@ class Trio:
         async def wait() -> None:
             with scope:
                 await anyio.sleep_until(when)
-                call()
+                if not scope.cancel_called:  # since the sleep ended
+                    call()
 
         trio.lowlevel.spawn_system_task(wait)
         return scope
 
-    def signal(self) -> Signal:
-        return _AnyioSignal()
+    def wakeup(self) -> Wakeup:
+        return _AnyioWakeup()
 
     def bound(self, deadline: float) -> Bound:
         return _AnyioBound(deadline)
@@ -269,16 +246,17 @@ class Trio:
 
 
 @define(eq=False)
-class _AnyioSignal:
+class _AnyioWakeup:
     _event: anyio.Event = field(factory=anyio.Event)
 
-    def set(self) -> None:
+    def done(self) -> bool:
+        return self._event.is_set()
+
+    def set_result(self, _: None, /) -> None:
         self._event.set()
 
-    async def wait(self, until: float = math.inf) -> None:
-        with anyio.CancelScope(deadline=until):
-            await self._event.wait()
-        self._event = anyio.Event()
+    def __await__(self) -> Generator[object, None, None]:
+        return self._event.wait().__await__()
 
 
 @define(eq=False)

@@ -16,7 +16,7 @@ import anyio
 from attrs import define, field
 
 from kling_async._errors import ClientClosedError
-from kling_async._runtime.loop import Signal, running_loop
+from kling_async._runtime.loop import Wakeup, running_loop, wake
 
 T = TypeVar("T")
 
@@ -54,7 +54,8 @@ def _spawn(
         return task
     import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
 
-    return trio.lowlevel.spawn_system_task(work, context=context)
+    # A copy: to start in it, trio enters it, which may be what runs.
+    return trio.lowlevel.spawn_system_task(work, context=context.copy())
 
 
 def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
@@ -171,11 +172,11 @@ class ClientTasks:
 
     Attributes:
         is_closed: Whether nothing starts here any more.
-        listeners: Set when it closes: those who wait in tasks of their own hear of it.
+        listeners: Woken when it closes: who waits in a task of its own hears of it.
     """
 
     # In the order of their beginning: the same run ends in the same order each time.
-    listeners: dict[Signal, None] = field(factory=dict[Signal, None], init=False)
+    listeners: dict[Wakeup, None] = field(factory=dict[Wakeup, None], init=False)
     _jobs: dict[_Ending, None] = field(factory=dict["_Ending", None])
     is_closed: bool = False
 
@@ -228,7 +229,7 @@ class ClientTasks:
         """
         self.is_closed = True
         for listener in self.listeners:
-            listener.set()
+            wake(listener)
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.wait_on_close:
