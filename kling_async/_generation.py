@@ -38,7 +38,7 @@ class Status(str):
     @property
     def is_known(self) -> bool:
         """Whether the vendor documents this status."""
-        return self in _KNOWN
+        return self in KNOWN_STATUSES
 
     def __repr__(self) -> str:
         return f"Status({str(self)!r})"
@@ -62,7 +62,10 @@ _PENDING = frozenset(
     {Status.QUEUED, Status.WAITING, Status.ACTIVE, Status.GENERATING},
 )
 
-_KNOWN = _PENDING | {Status.COMPLETED, Status.ERROR}
+# The one object of each, by its text.
+KNOWN_STATUSES: Mapping[str, Status] = {
+    it: it for it in _PENDING | {Status.COMPLETED, Status.ERROR}
+}
 
 
 # Who signs links with a date and a span: S3 and all that speak like it, Google, Aliyun.

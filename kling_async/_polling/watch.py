@@ -9,6 +9,7 @@ import contextvars
 import copy
 import math
 import random
+import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -27,7 +28,7 @@ from kling_async._errors import (
     WaitTimeoutError,
 )
 from kling_async._failures import RetryPolicy, may_repeat_get, wait_after
-from kling_async._generation import Generation
+from kling_async._generation import KNOWN_STATUSES, Generation
 from kling_async._hooks import Reporter, RetryEvent, StatusEvent, notify
 from kling_async._polling.schedules import (
     Completion,
@@ -398,8 +399,14 @@ class PollLoop:
         views = [self.last, *(it.last for it in self._waiting)]
         if not any(is_change(view, seen) for view in views):
             return
-        if seen.client_request_id is None and self.client_request_id is not None:
-            seen = evolve(seen, client_request_id=self.client_request_id)
+        # Thousands are kept: none has a copy of its own of what all have.
+        mine, raw = self.generation_id, seen.raw.items()
+        seen = evolve(
+            seen,
+            status=KNOWN_STATUSES.get(seen.status, seen.status),
+            client_request_id=seen.client_request_id or self.client_request_id,
+            raw={sys.intern(name): mine if it == mine else it for name, it in raw},
+        )
         self._emit_status(seen)
         self.last = seen
         self._end.next = (seen, end := HistoryNode())
