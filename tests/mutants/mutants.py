@@ -6,7 +6,8 @@ A change is one of cosmic-ray's: another operator, a number that is one off, a `
 loop that never runs, a decorator less. No file is changed: each mutant is a process in
 which its module is imported so, and which runs the tests that go through the changed
 line, the most special first. It is killed by a test that fails, or by never ending.
-What is known already is kept in a folder: broken off, it goes on where it was.
+What is known already is kept in a folder: broken off, it goes on where it was, until
+the library or its tests change.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import json
 import os
 import random
 import resource
-import shutil
+import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.abc import MetaPathFinder
@@ -34,7 +37,7 @@ from types import CodeType, ModuleType
 
 import coverage
 import pytest
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
@@ -59,7 +62,7 @@ TESTS = [
     for path in sorted(Path("tests/core").glob(f"{pattern}.py"))
     if path.stem != "test_polling_simulation"
 ]
-ALONE = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=0")
+ALONE = ("-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist")
 FIRST, SECONDS = 60, 20.0  # so many tests are run first, then what takes so long
 
 # What a mutant may take, beside what its tests took without it.
@@ -245,15 +248,45 @@ class _Watcher:
         return result
 
 
+def import_others(told: Path) -> None:
+    """Import once what is neither the library's nor a test's, not in each mutant."""
+    if not told.exists() and _has_failed(partial(_list_others, told)):
+        sys.exit("the tests cannot be collected")
+    for name in json.loads(told.read_text("utf-8")):
+        with suppress(Exception):
+            import_module(name)
+
+
+def _list_others(told: Path) -> int:
+    code = pytest.main([*ALONE, "--collect-only", *TESTS])
+    ours = [str(Path(it).resolve()) for it in ("kling_async", "tests")]
+    files = {name: getattr(it, "__file__", None) for name, it in sys.modules.items()}
+    others = [name for name, it in files.items() if it and not it.startswith((*ours,))]
+    told.write_text(json.dumps(others), "utf-8")
+    return int(code)
+
+
+def _fork(work: Callable[[], int]) -> int:
+    """Do work in a process of its own, and give its id."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def _has_failed(work: Callable[[], int]) -> bool:
+    """Do work in a process of its own, and tell how it went."""
+    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1]) != 0
+
+
 def learn(folder: Path) -> Sight:
     """Run all tests once, and write down which see which line."""
     paths = {folder / f"sight-{Path(it).stem}.json": it for it in TESTS}
     for path, tests in paths.items():
-        if path.exists():
-            continue
-        if (pid := os.fork()) == 0:
-            os._exit(_learn(path, tests))
-        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        if not path.exists() and _has_failed(partial(_learn, path, tests)):
             sys.exit(f"{tests} fails without a mutant")
     return Sight.load(paths)
 
@@ -294,26 +327,28 @@ class _Chosen:
 def is_killed(mutant: Mutant, tests: Sequence[str], sight: Sight, log: Path) -> bool:
     """Run tests on a mutant, and tell whether one of them fails."""
     usual = sum(sight.tests[it].cost for it in tests)
-    if (pid := os.fork()) == 0:
-        most = int(CPU_SECONDS + CPU_TIMES * usual)
-        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.meta_path.insert(0, _Finder(mutant))
-        files = sorted({it.partition("::")[0] for it in tests})
-        code = pytest.main([*ALONE, "-x", *files], plugins=[_Chosen(tests)])
-        os._exit(code)
+    most = int(CPU_SECONDS + CPU_TIMES * usual)
     until = time.monotonic() + PATIENCE
+    pid = _fork(partial(_try, mutant, tests, most, log))
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status) != 0
         if time.monotonic() > until:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return True
         time.sleep(0.02)
+
+
+def _try(mutant: Mutant, tests: Sequence[str], seconds: int, log: Path) -> int:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.meta_path.insert(0, _Finder(mutant))
+    files = sorted({it.partition("::")[0] for it in tests})
+    return pytest.main([*ALONE, "-x", *files], plugins=[_Chosen(tests)])
 
 
 def judge(mutant: Mutant, sight: Sight, log: Path) -> str:
@@ -338,24 +373,32 @@ def _drawn(folder: Path, count: int, seed: int) -> list[Mutant]:
     return [Mutant(**row) for row in json.loads(told.read_text("utf-8"))]
 
 
+def _digest() -> str:
+    """Tell the library and its tests of today from those of another day."""
+    paths = [*Path("kling_async").rglob("*.py"), *Path("tests").rglob("*.py")]
+    return sha256(b"".join(it.read_bytes() for it in sorted(paths))).hexdigest()[:16]
+
+
 def main() -> int:
     """Judge a sample, and name what survived."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path(".mutants"))
-    parser.add_argument("--anew", action="store_true", help="forget what is known")
     given = parser.parse_args()
-    if given.anew:
-        shutil.rmtree(given.folder, ignore_errors=True)
-    given.folder.mkdir(exist_ok=True)
-    import_module("httpx")  # once, not by each mutant
-    known, seen = given.folder / "known.json", learn(given.folder)
+    folder = given.folder / _digest()
+    folder.mkdir(parents=True, exist_ok=True)
+    import_others(folder / "others.json")
+    known, seen = folder / "known.json", learn(folder)
     verdicts = json.loads(known.read_text("utf-8")) if known.exists() else {}
     counts = defaultdict[str, Counter[str]](Counter)
-    for mutant in _drawn(given.folder, given.sample, given.seed):
+    for mutant in _drawn(folder, given.sample, given.seed):
+        if not counts[mutant.part]:  # whatever kills this one as well says nothing
+            unchanged = evolve(mutant, source=mutant.path.read_text("utf-8"))
+            if judge(unchanged, seen, folder / "unchanged.log") == "killed":
+                sys.exit("the tests fail without a mutant")
         if mutant.key not in verdicts:
-            verdict = judge(mutant, seen, given.folder / f"{mutant.key}.log")
+            verdict = judge(mutant, seen, folder / f"{mutant.key}.log")
             verdicts[mutant.key] = verdict
             known.write_text(json.dumps(verdicts), "utf-8")
         verdict = verdicts[mutant.key]
