@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -51,6 +52,15 @@ GAPS = {
 }
 
 
+@cache
+def required_by(name: str) -> list[Requirement]:
+    """Read what a package wants; nothing, where it is not installed."""
+    try:
+        return [*map(Requirement, requires(name) or [])]
+    except PackageNotFoundError:  # of another system
+        return []
+
+
 def brought_by(extra: str, machine: str, python: tuple[int, int]) -> set[str]:
     """Name all that an extra installs on a machine, as far as it is installed here."""
     (sys_platform, platform_system, os_name), platform_machine, _ = MACHINES[machine]
@@ -64,11 +74,7 @@ def brought_by(extra: str, machine: str, python: tuple[int, int]) -> set[str]:
     }
 
     def wanted(requirement: Requirement) -> Iterator[Requirement]:
-        try:
-            texts = requires(requirement.name) or []
-        except PackageNotFoundError:  # of another system
-            return
-        for each in map(Requirement, texts):
+        for each in required_by(requirement.name):
             for it in requirement.extras or {""}:
                 if not each.marker or each.marker.evaluate(
                     {**environment, "extra": it}
