@@ -19,10 +19,10 @@ from anyio import to_thread
 from attrs import define, field
 from rich.table import Table
 
-from kling_async import AsyncKling, KlingError, Price
+from kling_async import AsyncKling, ConfigurationError, KlingError, Price
 from kling_async._config import WhenUncertain
 from kling_async._files.storage import StorageError, is_url
-from kling_async._text import safe_line
+from kling_async._text import pluralize, safe_line
 from kling_async.cli._manifest import JOBS, OWN_FILES, Manifest, RowPlan
 from kling_async.cli._output import Exit, Screen, cost_in_words
 from kling_async.cli._place import LocalPlace, Place, has_video
@@ -70,6 +70,8 @@ class BatchRun:
     Attributes:
         screen: Where it is told.
         name: What the batch is called.
+        is_named: Whether somebody chose that, or the folder: else both come from the
+            name of the manifest.
         folder: Where the jobs are kept, and where results go by default.
         place: Where videos and results go.
         inputs: As for `DurableKling`.
@@ -88,6 +90,7 @@ class BatchRun:
 
     screen: Screen
     name: str
+    is_named: bool
     folder: Path
     place: Place
     inputs: str | None
@@ -106,6 +109,7 @@ class BatchRun:
 
     async def work_off(self, rows: Sequence[RowPlan]) -> Exit:
         """Work it off as far as it goes, and write what became of it."""
+        await self._find_name()
         if self.database is None:
             await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
         await self.place.prepare()
@@ -124,6 +128,29 @@ class BatchRun:
                     await self._write(rows, progress)
         self._explain_decisions(progress)
         return self._code(progress)
+
+    async def _find_name(self) -> None:
+        """Go on with the batch of a folder that was renamed: it is paid for.
+
+        Raises:
+            ConfigurationError: The folder holds another one.
+        """
+        file = self.folder / JOBS
+        if self.database is not None or not await anyio.Path(file).exists():
+            return
+        async with DurableKling(file) as jobs:
+            there = await jobs.batches()
+        is_new = self.is_named and not isinstance(self.place, LocalPlace)
+        if not there or self.name in there or is_new:
+            return
+        if self.is_named or len(there) > 1:
+            raise ConfigurationError(
+                f"{self.folder} has the files of {', '.join(map(repr, there))}, not of "
+                f"{self.name!r}: --name goes on with one of them; a new batch needs "
+                "an --output-dir of its own"
+            )
+        self.name = there[0]
+        self.screen.note(f"{self.folder} holds batch {self.name!r}: it goes on", "")
 
     def _jobs(self, kling: AsyncKling | None = None) -> DurableKling:
         return DurableKling(
@@ -172,7 +199,7 @@ class BatchRun:
             "no longer there": len(found.absent),
         }
         told = ", ".join(f"{count} {word}" for word, count in counts.items())
-        self.screen.note(f"{len(rows)} rows: {told}", "")
+        self.screen.note(f"{pluralize(len(rows), 'row')}: {told}", "")
         for row in rows:
             if fields := found.conflicts.get(row.key):
                 self.screen.error(
@@ -325,6 +352,7 @@ class BatchRun:
 
     async def estimate(self, rows: Sequence[RowPlan]) -> Exit:
         """Tell what this run would do and cost, as far as the vendor quotes it."""
+        await self._find_name()
         found, account = Comparison(new=[it.key for it in rows]), None
         if await to_thread.run_sync(self._has_database):
             async with self._jobs() as jobs:
@@ -382,8 +410,7 @@ class BatchRun:
             self.screen.show(table)
         total = sum(known.values())
         but = f", and {unknown} whose price nobody quotes" if unknown else ""
-        plural = "" if counts.total() == 1 else "s"
-        jobs = f"{counts.total()} job{plural}, {cost_in_words(total)}{but}"
+        jobs = f"{pluralize(counts.total(), 'job')}, {cost_in_words(total)}{but}"
         self.screen.result(f"{jobs}; nothing was sent")
         return total
 

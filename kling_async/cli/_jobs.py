@@ -67,12 +67,13 @@ def batch(
         message = f"{manifest} is a directory; give the file with the rows"
         raise typer.BadParameter(message, param_hint="MANIFEST")
     stem = "batch" if manifest == "-" else Path(manifest).stem
-    folder = Path(manifest).with_name(stem)
+    folder = own_folder = Path(manifest).with_name(stem)
     if output_dir is not None and not is_url(output_dir):
         folder = Path(output_dir)
     run = BatchRun(
         screen=screen,
         name=name or fleet.batch_name(stem),
+        is_named=bool(name or folder != own_folder),
         folder=folder,
         place=place_at(output_dir, folder),
         inputs=inputs,

@@ -48,9 +48,12 @@ _UNSAFE = re.compile(r"[^\w.-]+")
 _LONGEST_NAME, _LONGEST_STEM = 255, 200
 
 _ANY_SYSTEM = (
-    "a name that every system takes: no colon, no dot or blank at the end, and none "
-    "of the devices of Windows"
+    'a name that every system takes: none of < > : " | ? *, no dot or blank at the '
+    "end, and none of the devices of Windows"
 )
+
+# What Windows refuses in a name.
+_REFUSED = re.compile(r'[<>:"|?*]')
 
 # Windows' devices, whatever follows a dot.
 _RESERVED = re.compile(
@@ -287,7 +290,8 @@ def _flaw_of(output: str) -> tuple[str, str | None] | None:
     for part in path.parts:
         if len(part.encode()) > _LONGEST_NAME:
             return f"names of at most {_LONGEST_NAME} bytes, in UTF-8", None
-        if ":" in part or part.rstrip(". ") != part or _RESERVED.fullmatch(part):
+        is_cut = part.rstrip(". ") != part
+        if is_cut or _REFUSED.search(part) or _RESERVED.fullmatch(part):
             return _ANY_SYSTEM, None
     if path.parts and _is_own_file(path.parts):
         return f"a path that is not {', '.join(OWN_FILES)}", None

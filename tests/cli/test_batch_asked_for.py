@@ -78,7 +78,7 @@ def test_a_row_that_was_taken_out_is_not_sent(
     path = manifest(tmp_path, fox="one")
     first = invoke(emulator, "batch", path)
     assert first.exit_code == 0
-    assert "1 rows: 0 new, 1 unchanged, 0 changed, 1 no longer there" in first.stderr
+    assert "1 row: 0 new, 1 unchanged, 0 changed, 1 no longer there" in first.stderr
     assert "'boat': held, never sent" in first.stderr
     assert len(emulator.creates) == 1
     assert states(path) == {"fox": "done", "boat": "held"}
@@ -246,3 +246,37 @@ def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
     result = invoke(None, "batch", tmp_path)
     assert result.exit_code == 2
     assert "is a directory" in errors_in(result)[0]
+
+
+def test_a_batch_that_was_renamed_is_not_paid_for_again(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """With its folder: the jobs in it are what the manifest asks for."""
+    path = manifest(tmp_path, fox="one", boat="two")
+    assert invoke(emulator, "batch", path).exit_code == 0
+    path.with_suffix("").rename(tmp_path / "films")
+    films = path.rename(tmp_path / "films.csv")
+    quoted = invoke(emulator, "batch", films, "--dry-run")
+    assert "0 new, 2 unchanged" in quoted.stderr
+    again = invoke(emulator, "batch", films)
+    assert again.exit_code == 0
+    assert "holds batch 'scenes'" in again.stderr
+    assert len(emulator.creates) == 2
+
+
+def test_another_batch_does_not_write_over_the_files_of_a_folder(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """Neither by a manifest's name nor by one that is given; nothing is sent."""
+    folder = tmp_path / "out"
+    path = manifest(tmp_path, fox="one")
+    assert invoke(emulator, "batch", path, "--output-dir", folder).exit_code == 0
+    before = {it.name: it.read_bytes() for it in folder.iterdir() if it.suffix != ".db"}
+    path = manifest(tmp_path, fox="two").rename(tmp_path / "others.csv")
+    for options in ((), ("--name", "mine"), ("--dry-run",)):
+        result = invoke(emulator, "batch", path, "--output-dir", folder, *options)
+        assert result.exit_code == 2
+        assert "has the files of 'scenes'" in result.stderr
+    after = {it.name: it.read_bytes() for it in folder.iterdir() if it.suffix != ".db"}
+    assert after == before
+    assert len(emulator.creates) == 1

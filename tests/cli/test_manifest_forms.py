@@ -176,6 +176,11 @@ def test_a_refused_row_is_told_of_itself_alone(tmp_path: Path) -> None:
         "RESULTS.jsonl",
         "jobs.db.vm-1.lock",
         "a\x07.mp4",
+        "why?.mp4",
+        "sub*/a.mp4",
+        'a"b.mp4',
+        "<a>.mp4",
+        "a|b.mp4",
     ],
 )
 def test_a_name_that_some_system_refuses_is_refused_here(
