@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from stage import App, Person
+from stage import App, Person, emulating, serving
 
 from kling_async.emulator import Emulator
 
@@ -66,28 +64,19 @@ def person(
 
 @pytest.fixture
 def emulator(request: pytest.FixtureRequest) -> Generator[Emulator]:
-    """Run an emulator beside the test, on an event loop of its own."""
+    """Run one for this test alone."""
     marker = request.node.get_closest_marker("emulator")
     options: dict[str, Any] = {"speed": 120.0} | (marker.kwargs if marker else {})
     made = Emulator(**options)
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(made) as running,
-    ):
-        yield running
+    with emulating(made):
+        yield made
 
 
 @pytest.fixture
 def app(emulator: Emulator) -> Generator[App]:
-    """Serve the example app."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    serving = App(emulator, port)
-    serving.start()
-    try:
-        yield serving
-    finally:
-        serving.kill()
+    """Serve one for this test alone."""
+    with serving(emulator) as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from anyio.from_thread import start_blocking_portal
 from attrs import define, field
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -99,3 +102,26 @@ class App:
             with self._process as process:
                 process.kill()
             self._process = None
+
+
+@contextmanager
+def emulating(emulator: Emulator) -> Generator[None]:
+    """Run an emulator beside the tests, on an event loop of its own."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(emulator),
+    ):
+        yield
+
+
+@contextmanager
+def serving(emulator: Emulator) -> Generator[App]:
+    """Serve the example app."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    app = App(emulator, port)
+    app.start()
+    try:
+        yield app
+    finally:
+        app.kill()

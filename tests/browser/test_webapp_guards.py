@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from stage import App, Person
+from stage import App, Person, emulating, serving
+
+from kling_async.emulator import Emulator
 
 pytest_plugins = ["seats"]
 
@@ -20,6 +22,14 @@ OUTSIDE = [
     for up in UP
     for name in ("etc/passwd", "app.py")
 ]
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[App]:
+    """Serve one app for all: what is refused leaves nothing behind."""
+    emulator = Emulator()
+    with emulating(emulator), serving(emulator) as running:
+        yield running
 
 
 @pytest.fixture
