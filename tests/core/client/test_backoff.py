@@ -79,6 +79,20 @@ async def test_waits_are_spread_evenly_up_to_bounds_that_grow(
     assert waited == pytest.approx(sum(event.delay for event in told))
 
 
+async def test_bounds_that_no_number_holds_are_the_longest_allowed(
+    api: respx.Route,
+) -> None:
+    """However steep: the error of the answer is raised, and none of arithmetic."""
+    policy = RetryPolicy(attempts=4, initial=1, factor=1e300, maximum=20)
+    api.respond(503)
+    started = anyio.current_time()
+    async with client(retry=policy) as kling:
+        with pytest.raises(ServerError):
+            await kling.get(ID)
+    assert api.call_count == 4
+    assert anyio.current_time() - started <= 3 * 20
+
+
 async def test_no_wait_follows_the_last_attempt(api: respx.Route) -> None:
     """Who gets the error gets it at once."""
     api.respond(503, headers={"retry-after": "50"})

@@ -38,13 +38,16 @@ def test_a_write_that_fails_leaves_what_was_there(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such permissions")
-def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
-    """What was for its owner alone stays so."""
+@pytest.mark.parametrize("mode", [0o600, 0o777], ids=oct)
+def test_a_file_that_is_replaced_keeps_its_permissions(
+    tmp_path: Path, mode: int
+) -> None:
+    """What was for its owner alone, or for all, stays so."""
     path = tmp_path / "state.json"
     path.write_text("one", "utf-8")
-    path.chmod(0o600)
+    path.chmod(mode)
     write_atomically(path, "two")
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_a_link_planted_beside_it_is_not_followed(tmp_path: Path) -> None:

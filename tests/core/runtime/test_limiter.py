@@ -206,6 +206,17 @@ async def test_after_a_quiet_minute_the_rate_is_whole_again() -> None:
 
 
 @on_each_loop
+async def test_polls_are_not_spread_where_nothing_was_out() -> None:
+    """All that came due are made at once."""
+    limiter = limiter_of(1)
+    start = anyio.current_time()
+    held = [await limiter.acquire(Kind.POLL)]
+    held[0].accept()
+    await order_of(limiter, [Kind.POLL] * 20, held)
+    assert anyio.current_time() == start
+
+
+@on_each_loop
 async def test_polls_that_came_due_in_an_outage_are_spread() -> None:
     """What a person awaits is not held up by it."""
     limiter = limiter_of(10)
