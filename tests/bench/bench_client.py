@@ -48,27 +48,25 @@ WATCHERS = (100, MANY)
 LIBRARIES: tuple[Library, ...] = ("httpx", "aiohttp")
 
 ABOUT_POLLS = """\
-All are a `get`. Bare httpx and aiohttp check the status, read the JSON, and do no more:
-no retry, no bound on the whole. "requests in threads" is the loop of the vendor's page,
-in a thread for each wait."""
+Each row is a `get`. Bare httpx and aiohttp check the status and read the JSON, no more:
+no retry, no limit on the total time. "requests in threads" is the loop of the vendor's
+page, in a thread for each wait."""
 ABOUT_CPU = """\
-Over httpx the URL is parsed anew for each request, which is about half of what making
-one takes: test tools and tracers read it there."""
+httpx parses the URL again for each request, which is about half of the cost of making
+one: test tools and tracers read it there."""
 ABOUT_WAITING = """\
-Such a server answers all of a hundred requests in one go, and all hundred are then
-asked again: objects come and go by the thousand, and Python's garbage collector, which
-walks over all that waits whenever so many new ones have come, makes polls dearer
-beside many waiting watches. It belongs to the whole process, so this library leaves it
-alone. A process that holds thousands of watches does well to call
+The server answers a hundred requests at once, and all hundred are then repeated:
+objects come and go by the thousand. Python's garbage collector then often walks over
+all waiting watches, which makes polls more expensive. It belongs to the whole process,
+so this library does not change it. A process with thousands of watches should call
 `gc.set_threshold(50_000)` at its start."""
 ABOUT_WATCHED = """\
-Each of another generation, and all want a poll more often than can be: so many polls
-wait for one of a hundred connections. The server answers after 10 to 30 ms. Bare
-aiohttp asks the same server in the same process, right before, a hundred at once at
-most. A stall is how much later than it should the event loop came round, from the first
-watch on."""
+Each watches another generation, and together they want more polls than a hundred
+connections can carry, so polls wait. The server answers after 10 to 30 ms. Bare
+aiohttp polls the same server in the same process, just before, at most a hundred at
+once. A stall is how late the event loop came round, from the first watch on."""
 ABOUT_STORM = """\
-The server takes 20 a second, and refuses the others with a 429 and `Retry-After: 1`."""
+The server accepts 20 a second, and answers the others with 429 and `Retry-After: 1`."""
 
 Ask = Callable[[], Awaitable[object]]
 

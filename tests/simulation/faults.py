@@ -202,7 +202,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "herd",
-        "all who were held back by a 429 went at once, and used their attempts up",
+        "all requests held back by a 429 went out at once, and used up their attempts",
         (
             (limiter.Limiter, "_slow_down", _hold_all_back_alike),
             (limiter.Slot, "refuse", _refuse_without_excuse),
@@ -216,20 +216,20 @@ FAULTS: tuple[Fault, ...] = (
         490,
     ),
     Fault(
-        "downloads without a gate",
-        "more downloads at once than there are connections failed",
+        "downloads without a limit",
+        "more downloads at once than connections made some fail",
         ((limiter.Limiter, "acquire", _pass_the_gate),),
         20,
     ),
     Fault(
-        "drops in all",
-        "a download that came on with each attempt was given up after a few drops",
+        "drops in total",
+        "a download that made progress each time was given up after a few drops",
         ((download.Download, "_has_progressed", _count_every_drop),),
         20,
     ),
     Fault(
         "unguarded note",
-        "a number that no clock can count raised after the paid create",
+        "an absurd time in an answer raised an error after the paid create",
         (
             (_client, "notify", _note_unguarded),
             (watch, "_video_length", _length_of_any_number),
@@ -244,7 +244,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "deaf pause",
-        "a create held back by a 429 heard of aclose() only when the pause was over",
+        "a create held back by a 429 noticed aclose() only after the pause",
         ((session.Session, "sleep", _sleep_on),),
         690,
     ),
