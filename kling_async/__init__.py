@@ -26,9 +26,9 @@ if typing.TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Load all public names (PEP 562): to import the package alone costs little."""
+        """Load all public names (PEP 562), so that a bare import costs little."""
         public = vars(importlib.import_module("kling_async._public"))
-        # Without what pytest puts into a plugin's modules, such as `@py_builtins`.
+        # Without names that pytest adds to a plugin's modules, such as `@py_builtins`.
         shown = {it for it in public if it[0].isalpha()} - {"annotations"}
         names = sorted({*shown, "__version__"})
         if name not in {*names, "__all__"} or "__version__" not in public:

@@ -1,4 +1,4 @@
-"""`python -m kling_async`: the command `kling-async`, where it is not on the path."""
+"""`python -m kling_async`: the command `kling-async`, if that is not on the PATH."""
 
 from __future__ import annotations
 

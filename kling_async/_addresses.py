@@ -1,7 +1,7 @@
 """Which addresses a download may go to: public ones, and those the user named.
 
-A server says where its video lies. Nothing it says may lead to the machines and
-services behind the user's own wall. Looks nothing up and opens no connection.
+A server says where its video is. It must not be able to name machines and services
+inside the user's own network. Resolves no names and opens no connection.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from attrs import frozen
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Not public, though `ipaddress` calls them so, in some versions at least: Azure's
-# platform ("What is IP address 168.63.129.16?", Azure documentation), protocol
-# assignments with Oracle's metadata among them (RFC 6890), 6to4 relays (RFC 7526),
-# and what documents are written with (RFC 9637).
+# Not public, though some versions of `ipaddress` say so: Azure's platform ("What is IP
+# address 168.63.129.16?", Azure documentation), protocol assignments, Oracle's metadata
+# among them (RFC 6890), 6to4 relays (RFC 7526), and addresses for documentation
+# (RFC 9637).
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(it)
     for it in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
 )
 
-# All that is given out for use on the Internet (RFC 4291, section 2.4): what lies
-# elsewhere is somebody's own, or leads to an IPv4 address in disguise.
-_GIVEN_OUT = ipaddress.ip_network("2000::/3")
+# All addresses assigned on the Internet (RFC 4291, section 2.4): others are private,
+# or hide an IPv4 address.
+_ASSIGNED = ipaddress.ip_network("2000::/3")
 
 # RFC 6052, section 2.1: an IPv4 address in the last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -47,18 +47,18 @@ def is_bucket_url(given: object) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or numeric address is this machine's own for certain."""
+    """Whether a name or numeric address is certainly this machine's own."""
     if _plain(host) == "localhost":  # RFC 6761, section 6.3
         return True
     address = _address(host)
-    mapped = getattr(address, "ipv4_mapped", None)  # no packet leaves for it either
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1 is loopback, too
     return address is not None and (mapped or address).is_loopback
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address can be reached from anywhere, and is nobody's own.
+    """Whether a numeric address is public: it can be reached from anywhere.
 
-    Wherever an IPv4 address is hidden in an IPv6 one, it has to be public, too.
+    An IPv4 address hidden in an IPv6 one has to be public, too.
     """
     read = _address(address)
     if isinstance(read, ipaddress.IPv6Address):
@@ -66,7 +66,7 @@ def is_public(address: str) -> bool:
         if inside is not None:
             return _is_public(inside)
         return (
-            read in _GIVEN_OUT
+            read in _ASSIGNED
             and _is_public(read)
             and all(map(_is_public, _tunnel_targets(read)))
         )
@@ -83,7 +83,7 @@ def _nat64_target(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | Non
 
 
 def _tunnel_targets(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """Give the IPv4 addresses to which tunnels unpack what is sent there."""
+    """Yield the IPv4 addresses to which tunnels forward packets for this one."""
     if address.sixtofour:
         yield address.sixtofour
     if address.teredo:
@@ -105,12 +105,12 @@ def _address(text: str) -> _Address | None:
 
 @frozen
 class AddressPolicy:
-    """How far downloads go.
+    """Where downloads may go.
 
     Attributes:
-        base_url: The API's own URL. What lies on the same host and port may be
-            fetched wherever that is: the user named it. If it is loopback, so may
-            all else on this machine: the API is a stand-in here.
+        base_url: The API's own URL. Its host and port are always allowed: the user
+            named them. If it is loopback, so is everything on this machine: the API is
+            the emulator then.
         is_unbounded: Whether any address is allowed.
     """
 
@@ -118,16 +118,16 @@ class AddressPolicy:
     is_unbounded: bool = False
 
     def forbids_host(self, host: str, port: int) -> bool:
-        """Whether a host is an address, or this machine, that is not allowed.
+        """Whether a host is a forbidden address, or a name of this machine.
 
-        Any other name is judged by `forbids`, once it is known where it leads.
+        `forbids` decides on any other name, once it is resolved.
         """
         if is_loopback(host) or _plain(host).endswith(".localhost"):
             return self.forbids(host, port, "127.0.0.1")
         return _address(host) is not None and self.forbids(host, port, host)
 
     def forbids(self, host: str, port: int, address: str) -> bool:
-        """Whether a host may not be fetched from at a numeric address."""
+        """Whether downloads from a host at this numeric address are forbidden."""
         if self.is_unbounded or is_public(address):
             return False
         home = urlsplit(self.base_url)

@@ -35,14 +35,14 @@ RequestT = TypeVar("RequestT")
 
 @frozen(kw_only=True)
 class Outcome(Generic[RequestT]):
-    """What became of one request of many.
+    """The outcome of one of many requests.
 
     Attributes:
-        index: The request's place among those given, from 0.
+        index: The request's position among those given, from 0.
         request: The request itself.
-        generation: The completed generation; after an error the last that is
-            known of it, None when nothing was created.
-        error: Why there is no video, None on success.
+        generation: The completed generation; after an error its last known state,
+            or None if nothing was created.
+        error: Why there is no video; None on success.
     """
 
     index: int
@@ -58,15 +58,15 @@ class Outcome(Generic[RequestT]):
 
 @define(eq=False)
 class Holdback:
-    """Lets a batch create only as many as the account takes at once.
+    """Keeps a batch within the generations that the account allows at once.
 
-    A create that is refused with 429, attempts and all, is no failure: it waits for
+    A create that gets 429 even after its retries does not fail: it waits for
     one of the batch's own generations to end, or for a while, and is tried again. The
-    others queue behind it.
+    other creates queue behind it.
 
     Attributes:
-        patience: How long a create goes on being refused, in seconds.
-        wait_after: Tells how long to wait after the nth refusal in a row.
+        patience: How long to retry a refused create, in seconds.
+        wait_after: Returns the seconds to wait after the nth refusal in a row.
     """
 
     patience: float
@@ -75,10 +75,10 @@ class Holdback:
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
 
     async def create(self, create: Callable[[], Awaitable[Generation]]) -> Generation:
-        """Create when the account takes one more.
+        """Create as soon as the account allows one more.
 
         Raises:
-            RateLimitError: It took none for all that time.
+            RateLimitError: It allowed none within ``patience``.
         """
         if not self._turn.locked():
             try:
@@ -105,7 +105,7 @@ class Holdback:
         raise AssertionError  # for the type checkers: the loop has no end
 
     def note_end(self) -> None:
-        """Take note that one of the batch's generations is under way no more."""
+        """Note that one of the batch's generations has ended."""
         self._ended.set()
         self._ended = anyio.Event()
 
@@ -114,8 +114,8 @@ class Holdback:
 class _Arrivals(Generic[RequestT]):
     """Outcomes that nobody has taken yet.
 
-    anyio's memory stream loses an item whose receiver is cancelled by asyncio while
-    it is handed over; here it stays until it is taken.
+    anyio's memory stream loses an item if asyncio cancels its receiver during the
+    handover; here it stays until it is taken.
     """
 
     untaken: deque[Outcome[RequestT]] = field(factory=deque[Outcome[RequestT]])
@@ -131,7 +131,7 @@ class _Arrivals(Generic[RequestT]):
         self._news.set()
 
     async def wait(self) -> bool:
-        """Wait for one; tell whether there is."""
+        """Wait for an outcome; return False if no more will come."""
         await anyio.lowlevel.checkpoint()
         while not self.untaken and not self._is_over:
             self._news = anyio.Event()
@@ -141,13 +141,13 @@ class _Arrivals(Generic[RequestT]):
 
 @define(eq=False)
 class Batch(Generic[RequestT]):
-    """Requests on their way to outcomes.
+    """Many requests, and their outcomes.
 
     Attributes:
-        requests: What to generate; pulled only when there is a free place.
-        generate: Takes one request to its completed generation.
-        left: Told of each generation whose outcome nobody took.
-        max_in_flight: How many may be between create and outcome.
+        requests: What to generate; the next one is pulled when a slot is free.
+        generate: Makes the completed generation of one request.
+        left: Called with each generation whose outcome nobody took.
+        max_in_flight: How many may be between create and outcome at once.
     """
 
     requests: Iterable[RequestT] | AsyncIterable[RequestT]
@@ -168,7 +168,7 @@ class Batch(Generic[RequestT]):
     ) -> AsyncGenerator[Outcome[RequestT], None]:
         """Yield each outcome as it comes; leaving early stops the rest."""
         arrivals = _Arrivals[RequestT]()
-        places = anyio.Semaphore(self.max_in_flight)
+        slots = anyio.Semaphore(self.max_in_flight)
 
         async def one(
             index: int, request: RequestT, *, task_status: TaskStatus[None]
@@ -178,13 +178,13 @@ class Batch(Generic[RequestT]):
 
         async def feed(group: TaskGroup) -> None:
             async with aclosing(_each(self.requests)) as source:
-                await places.acquire()
+                await slots.acquire()
                 index = 0
                 async for request in source:
-                    # Begun one after another: trio would begin them in any order.
+                    # Started one after another: trio would start them in any order.
                     await group.start(one, index, request)
                     index += 1
-                    await places.acquire()
+                    await slots.acquire()
 
         async def pump() -> None:
             failure: Exception | None = None
@@ -202,7 +202,7 @@ class Batch(Generic[RequestT]):
             stack.push_async_callback(_await_shielded, job.wait)
             stack.callback(job.cancel)
             while await arrivals.wait():
-                places.release()
+                slots.release()
                 yield arrivals.untaken.popleft()
         await job.result()
 

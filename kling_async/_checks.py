@@ -1,6 +1,6 @@
 """Checks of arguments: ids, numbers and time-outs that a caller gave.
 
-Knows nothing of models; `_requests` checks what a request holds.
+Knows nothing of models; `_requests` checks the fields of a request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _DRAWN = re.compile(r"kling-[0-9a-f]{32}")
 
-# Far above every documented form, and far below what no URL takes any more.
+# Far longer than any documented id, and far shorter than a URL may be.
 _LONGEST = 1024
 
 
 def require_generation_id(given: object) -> str:
-    """Refuse what cannot be the id of a generation."""
+    """Return an id of a generation; refuse anything else."""
     if isinstance(given, str):
         found = given.strip()
         if 0 < len(found) <= _LONGEST and found.isprintable():
@@ -38,25 +38,25 @@ def require_generation_id(given: object) -> str:
 
 
 def is_client_request_id(text: str) -> bool:
-    """Whether the vendor keeps it: any other is silently dropped."""
+    """Whether the vendor accepts this id: it silently drops any other."""
     return _CLIENT_REQUEST_ID.fullmatch(text) is not None
 
 
 class DrawnId(str):
-    """A client request id that was drawn for one create alone."""
+    """A random client request id, made for a single create."""
 
     __slots__ = ()
 
 
 def is_drawn(client_request_id: str) -> bool:
-    """Whether no two creates can have an id; what a caller gives may be used twice."""
+    """Whether only one create can have this id; a caller's own may be used twice."""
     return isinstance(client_request_id, DrawnId) or bool(
         _DRAWN.fullmatch(client_request_id)
     )
 
 
 def client_request_id_from(given: object) -> str:
-    """Take the caller's own id if it fits the vendor's alphabet, or draw one."""
+    """Return the caller's own id if it fits the vendor's alphabet, or make one."""
     if given is None:
         return DrawnId(f"kling-{uuid.uuid4().hex}")
     if isinstance(given, str) and is_client_request_id(given):
@@ -65,7 +65,7 @@ def client_request_id_from(given: object) -> str:
         "client_request_id",
         repr(given)[:80],
         "1 to 128 of A-Z a-z 0-9 . _ : -",
-        "The vendor silently drops any other, and the create could not be traced",
+        "The vendor silently drops any other, so the create could not be traced",
     )
     raise InvalidRequestError([problem])
 
@@ -74,60 +74,60 @@ LEAST, MOST = sys.float_info.min, sys.float_info.max
 
 
 def require(name: str, given: object, allowed: str, *, fits: bool) -> None:
-    """Refuse an argument that does not fit; annotations hold nobody back.
+    """Refuse an argument that does not fit: annotations are not enforced.
 
     Args:
         name: The argument.
         given: What was given.
         allowed: What is allowed, in words.
-        fits: Whether it is.
+        fits: Whether ``given`` fits.
 
     Raises:
-        ConfigurationError: It is not.
+        ConfigurationError: It does not fit.
     """
     if not fits:
         raise ConfigurationError(f"{name}: given {given!r}; allowed: {allowed}")
 
 
 def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
-    """Whether something is a number within bounds."""
+    """Whether a value is a number within bounds."""
     if isinstance(given, bool) or not isinstance(given, int | float):
         return False
     return low <= given <= high
 
 
 def is_whole(given: object, low: int = 1, high: float = math.inf) -> bool:
-    """Whether something is a whole number within bounds."""
+    """Whether a value is a whole number within bounds."""
     return isinstance(given, int) and is_number(given, low, high)
 
 
 def require_timeout(name: str, value: object) -> None:
-    """Refuse what is no span of time; ``math.inf`` is one."""
+    """Refuse anything but a time-out in seconds; ``math.inf`` is one."""
     allowed = "seconds, more than 0, or math.inf for no limit"
     require(name, value, allowed, fits=is_number(value, LEAST, math.inf))
 
 
 def require_count(name: str, value: object) -> None:
-    """Refuse what is no whole number from 1 on."""
+    """Refuse anything but a whole number of at least 1."""
     require(name, value, "1 or more", fits=is_whole(value))
 
 
 def require_number(
     name: str, value: object, *, least: float, above: bool = False
 ) -> None:
-    """Refuse what is no number, not finite, or too small."""
+    """Refuse anything but a finite number that is large enough."""
     allowed = f"more than {least:g}" if above else f"{least:g} or more"
     low = math.nextafter(least, math.inf) if above else least
     require(name, value, f"{allowed}, finite", fits=is_number(value, low))
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """Something needs an extra of this package that is not installed."""
+    """An extra of this package is needed and not installed."""
 
 
 @contextmanager
 def needs_extra(extra: str, *packages: str) -> Generator[None]:
-    """Import what an extra brings; where it is missing, say how to install it.
+    """Import packages of an extra; if one is missing, say how to install it.
 
     Raises:
         MissingExtraError: One of the packages is not installed.
@@ -150,7 +150,7 @@ _LONGEST_WINDOW = dt.timedelta(days=92)
 def time_from(
     name: str, given: object, *, before: dt.datetime | None = None
 ) -> dt.datetime:
-    """Take a time, or how long ago; not too long before another, where given."""
+    """Return a time, given itself or as how long ago; check its distance to another."""
     if isinstance(given, dt.timedelta):
         time = dt.datetime.now(dt.UTC) - given
     elif isinstance(given, dt.datetime) and given.tzinfo is not None:
@@ -160,11 +160,11 @@ def time_from(
         hint = "Such as datetime.now(UTC), or timedelta(hours=24)"
         raise InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
     if before is not None and not dt.timedelta() <= before - time <= _LONGEST_WINDOW:
-        told = time.isoformat(timespec="seconds")
+        start = time.isoformat(timespec="seconds")
         end = before.isoformat(timespec="seconds")
         allowed = f"at most {_LONGEST_WINDOW.days} days before {end}, and not after it"
         hint = "Ask for a longer time in several parts"
-        raise InvalidRequestError([Problem(name, told, allowed, hint)])
+        raise InvalidRequestError([Problem(name, start, allowed, hint)])
     return time
 
 

@@ -40,10 +40,10 @@ PLAIN_HTTP_VARIABLE = "AIMLAPI_ALLOW_PLAIN_HTTP"
 
 _QUOTES = frozenset(['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
 
-# Where durable jobs are kept, if nothing else is said.
+# The default database of durable jobs.
 JOBS_DATABASE = "sqlite:///kling-jobs.db"
 
-# What is done with a create of which nobody knows whether it arrived.
+# What to do with a create that may or may not have arrived.
 WhenUncertain = Literal["ask", "resubmit", "give_up"]
 
 KEYS_PAGE = "aimlapi.com/app/keys"
@@ -70,26 +70,26 @@ _LONG = 12
 
 
 class Secret:
-    """A text that shows itself to nobody who does not ask by name."""
+    """A text that is shown only by `reveal`."""
 
     __slots__ = ("_forms", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        # As it is, and as a URL has it.
+        # Plain, and URL-encoded.
         self._forms = tuple({text, quote(text, safe="", errors="replace")})
 
     @property
     def is_long(self) -> bool:
-        """Whether it stands nowhere by chance, as a key of a test may."""
+        """Whether it is too long to occur by chance, as a short test key may."""
         return len(self._text) >= _LONG
 
     def reveal(self) -> str:
-        """Give the text itself."""
+        """Return the text itself."""
         return self._text
 
     def redact(self, text: str) -> str:
-        """Give another text without this one in it."""
+        """Replace this text in another one by ``***``."""
         for form in self._forms:
             text = text.replace(form, "***")
         return text
@@ -113,10 +113,10 @@ class Settings:
         wait_timeout: The longest a watch lasts by default, in seconds.
         retry: What may be tried again.
         polling: When to poll.
-        reporter: Who is told.
+        reporter: Where events go.
         catalogue: Which models there are, and what each takes.
-        check_media: Whether local media are held against documented limits.
-        allow_private_downloads: Whether videos may lie at addresses that are not
+        check_media: Whether local media are checked against documented limits.
+        allow_private_downloads: Whether downloads may go to addresses that are not
             public.
         allow_plain_http: Whether the key may travel unencrypted to other machines.
     """
@@ -174,7 +174,7 @@ def apply_options(settings: Settings, overrides: Options) -> Settings:
 
 
 def find_key(given: str | None) -> Secret:
-    """Take the key given, else the first that the environment holds."""
+    """Return the key given, else the first one in the environment."""
     if given is not None:
         return _clean_key(Secret(given), "api_key")
     for name in KEY_VARIABLES:
@@ -188,38 +188,36 @@ def find_key(given: str | None) -> Secret:
 
 
 def find_plain_http(given: bool | None) -> bool:  # noqa: FBT001 (a value, no switch)
-    """Take what was given, else what the environment says: 1, true, yes or on."""
+    """Return the option given, else the environment's: 1, true, yes or on."""
     if given is not None:
         return given
-    told = os.environ.get(PLAIN_HTTP_VARIABLE, "").strip().lower()
-    return told in {"1", "true", "yes", "on"}
+    value = os.environ.get(PLAIN_HTTP_VARIABLE, "").strip().lower()
+    return value in {"1", "true", "yes", "on"}
 
 
 def _require_private_way(base_url: str) -> None:
     parts = urlsplit(base_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
-            f"base_url: given {base_url!r}, and anyone on the way could read the key; "
+            f"base_url: given {base_url!r}, over which anyone could read the key; "
             "allowed: https://, or http:// to this machine. In a network that you "
             f"trust, set the environment variable {PLAIN_HTTP_VARIABLE}=1",
         ).with_hint("allow_plain_http")
 
 
 def _clean_key(key: Secret, source: str) -> Secret:
-    """Take a key without the blanks and the quotes that some files leave around it."""
+    """Remove the blanks and quotes that some files leave around a key."""
     text = key.reveal().strip()
     while len(text) > 1 and (text[0] + text[-1]) in _QUOTES:
         text = text[1:-1].strip()
     if re.fullmatch(r"[\x21-\x7e]+", text) is None or text[0] in "\"'`":
         raise ConfigurationError(
-            f"{source}: the API key is empty or holds spaces, line breaks, quotes or "
-            "characters that no HTTP header takes; copy it again "
-            f"from {KEYS_PAGE}",
+            f"{source}: the API key is empty or contains spaces, line breaks, quotes "
+            "or characters that no HTTP header can have; copy it again from "
+            f"{KEYS_PAGE}",
         )
     if text != key.reveal():
-        logger.warning(
-            "%s: the blanks or quotes around the API key were left out", source
-        )
+        logger.warning("%s: removed the blanks or quotes around the API key", source)
     return Secret(text)
 
 
@@ -236,7 +234,7 @@ def _can_be_base(url: str) -> bool:
 
 
 def find_base_url(given: str | None) -> str:
-    """Take the base URL given, else the environment's, else the vendor's."""
+    """Return the base URL given, else the environment's, else the vendor's."""
     from_environment = os.environ.get(BASE_URL_VARIABLE, "").strip()
     base_url = (given or from_environment or DEFAULT_BASE_URL).strip()
     if not _can_be_base(base_url):
@@ -245,17 +243,17 @@ def find_base_url(given: str | None) -> str:
             "https:// and a host, without user, query or fragment, "
             f"such as {DEFAULT_BASE_URL}",
         )
-    # The vendor's own examples write it with /v2 at its end, or with OpenAI's /v1.
+    # The vendor's own examples end it in /v2, or in OpenAI's /v1.
     return re.sub(r"/v[12]$", "", base_url.rstrip("/")).rstrip("/")
 
 
 def without_secrets(given: str) -> str:
-    """Give as much of a URL that is refused as can certainly not be secret."""
+    """Return the part of a refused URL that certainly holds no secret."""
     found = re.match(r"[A-Za-z0-9+]+://", given)
     scheme = found[0] if found else ""
     rest = given.removeprefix(scheme)
     if "@" in rest:
         rest = f"***@{rest.rpartition('@')[2]}"
     rest = re.split(r"[?#&;]", rest)[0]
-    # A colon begins a port, or else a password; an equals sign what has one.
+    # What follows a colon, unless it is a port, or an equals sign may be secret.
     return scheme + re.sub(r"(?s)(:(?!\d{1,5}(?:/|$))|=).*", r"\1***", rest)

@@ -4,7 +4,7 @@
     ├── ConfigurationError            the client was set up wrongly
     ├── ClientClosedError             used after aclose()
     ├── InvalidRequestError           refused here, before a byte was sent
-    ├── APIStatusError                the API answered, and said no
+    ├── APIStatusError                the API answered with a refusal
     │   ├── BadRequestError           400
     │   ├── AuthenticationError       401
     │   ├── PermissionDeniedError     403
@@ -16,15 +16,15 @@
     │   ├── RequestTimeoutError
     │   └── ConnectionFailedError
     ├── DecodeError                   the answer is not what the API promises
-    ├── BudgetExceededError           a create would pass the budget: not sent
+    ├── BudgetExceededError           a create would exceed the budget: not sent
     ├── SubmissionUncertainError      a create may or may not have been accepted
     ├── GenerationFailedError         the generation ended without a video
     ├── WaitTimeoutError              it had not ended when the time was up
     ├── DownloadError                 the video could not be written
     └── JobError                      a durable job that cannot give its video
-        └── JobConflictError          it is not what the caller takes it for
+        └── JobConflictError      it has another request or state than expected
 
-Each of them pickles, and each that comes after a create carries the generation.
+All of them can be pickled; after a create they carry the generation.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ Hint = Literal[
     "top_up",
     "wait_longer_for_a_download",
 ]
-"""What to do about an error, by a key that each face puts into words of its own."""
+"""What to do about an error, as a key that each face puts into its own words."""
 
-# As a programmer reads them. A shell user reads those of `kling_async.cli`.
+# For programmers. `kling_async.cli` has its own words for shell users.
 _HINTS: Mapping[Hint, str] = {
-    "allow_plain_http": "AsyncKling(allow_plain_http=True) sends it all the same",
+    "allow_plain_http": "AsyncKling(allow_plain_http=True) sends it anyway",
     "allow_private_downloads": "AsyncKling(allow_private_downloads=True) allows it",
     "check_the_key": "check the API key (argument api_key, or AIMLAPI_KEY)",
     "get_a_fresh_link": "`await kling.get(generation_id)` gives a fresh link",
@@ -67,8 +67,8 @@ _HINTS: Mapping[Hint, str] = {
     "reconcile": (
         "`await kling.reconcile(error.client_request_id, since=error.since)` does"
     ),
-    "resume": "wait(error.generation_id) goes on with it",
-    "skip_media_check": "AsyncKling(check_media=False) sends it all the same",
+    "resume": "wait(error.generation_id) continues",
+    "skip_media_check": "AsyncKling(check_media=False) sends it anyway",
     "take_any_format": "download(..., check_mp4=False) takes it as it is",
     "take_more_bytes": "download(..., max_bytes=...) takes more",
     "start_the_emulator": "is the emulator running? `kling-async emulator` starts it",
@@ -81,14 +81,13 @@ class KlingError(Exception):
     """The root of all errors of this library.
 
     Attributes:
-        generation: The generation concerned, as last seen, where one is known.
-        generation_id: Its id; ``await kling.wait(error.generation_id)`` goes on.
-        client_request_id: The id that its create was sent with, where known.
+        generation: The generation concerned, as last seen, if known.
+        generation_id: Its id; ``await kling.wait(error.generation_id)`` continues.
+        client_request_id: The id that its create was sent with, if known.
         is_unbilled: Whether the vendor's request log lists the create as failed, so
-            that it costs nothing. False says nothing about it.
+            that it costs nothing. False proves nothing.
         hint: What to do about it, as a key: ``"give_a_key"``, ``"reconcile"``, ...;
-            ``str(error)`` says it in terms of this library, a command or a web page
-            says it in its own.
+            ``str(error)`` words it for programmers, the command for shell users.
     """
 
     hint: Hint | None = None
@@ -130,7 +129,7 @@ class KlingError(Exception):
         return self.generation is not None and self.generation.is_terminal
 
     def _message(self) -> str:
-        """Give its words, a server's among them, on one line."""
+        """Return its words, a server's among them, on one line."""
         return safe_line(super().__str__())
 
     def __str__(self) -> str:
@@ -177,12 +176,12 @@ class Problem:
     """One thing that is wrong with a request.
 
     Attributes:
-        field: Where, as on the wire: ``duration``, ``image_list[2]``,
+        field: The field, as the API names it: ``duration``, ``image_list[2]``,
             ``camera_control.config.zoom``.
         given: What was given, shortened.
         allowed: What is allowed there.
-        hint: What to do about it, where there is more to say.
-        advice: What to do about it, as a key that each face says in its own words.
+        hint: What to do about it, in words.
+        advice: What to do about it, as a key that each face puts into its own words.
     """
 
     field: str
@@ -228,7 +227,7 @@ class InvalidRequestError(KlingError):
 
 
 class APIStatusError(KlingError):
-    """The API answered with a status that means no.
+    """The API answered with a refusal.
 
     Attributes:
         status_code: The HTTP status.
@@ -236,8 +235,8 @@ class APIStatusError(KlingError):
         request_id: The vendor's id of this request, to quote to its support.
         body: The body as text, shortened.
         retry_after: How many seconds the server asks to wait, if it does.
-        from_vendor: Whether the answer has the form of the vendor's own. The page of a
-            gateway in between has not, and says nothing of a generation.
+        from_vendor: Whether the answer is in the vendor's own form. The page of a
+            gateway is not, and says nothing about a generation.
     """
 
     def __init__(
@@ -261,7 +260,7 @@ class APIStatusError(KlingError):
 
 
 class BadRequestError(APIStatusError):
-    """400: the body is not what the model takes."""
+    """400: the request does not fit the model."""
 
 
 class AuthenticationError(APIStatusError):
@@ -271,7 +270,7 @@ class AuthenticationError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: this key may not do that."""
+    """403: this key is not allowed to do that."""
 
 
 class OutOfCreditsError(PermissionDeniedError):
@@ -293,10 +292,10 @@ class ServerError(APIStatusError):
 
 
 class TransportError(KlingError):
-    """The network failed before a whole answer was there.
+    """The network failed before the answer was complete.
 
     Attributes:
-        request_sent: False when it is certain that the server saw nothing.
+        request_sent: False if the server certainly received nothing.
     """
 
     def __init__(self, message: str, *, request_sent: bool) -> None:
@@ -328,15 +327,15 @@ class DecodeError(KlingError):
 
 
 class BudgetExceededError(KlingError):
-    """A create would pass the budget: nothing was sent, nothing is billed for it.
+    """A create would exceed the budget: it was not sent and is not billed.
 
     All amounts are in credits; 2,000,000 are 1 USD.
 
     Attributes:
         budget: The budget.
         spent: What was spent of it by then.
-        in_flight: What is held for generations that had not ended.
-        needed: What this one would cost, None where nobody knows.
+        in_flight: What is reserved for generations that had not ended.
+        needed: What this create would cost; None if unknown.
     """
 
     def __init__(
@@ -348,7 +347,7 @@ class BudgetExceededError(KlingError):
         self.needed = needed
         cost = "its price is not known" if needed is None else f"it costs {needed:,.0f}"
         super().__init__(
-            f"not created, since the budget of {budget:,.0f} credits would be passed: "
+            f"not created: it would exceed the budget of {budget:,.0f} credits: "
             f"{spent:,.0f} are spent, {in_flight:,.0f} in flight, and {cost}",
         )
 
@@ -356,14 +355,14 @@ class BudgetExceededError(KlingError):
 class SubmissionUncertainError(KlingError):
     """A create was sent and its answer was lost: it may be running and billed.
 
-    Unless ``RetryPolicy(uncertain="retry")`` says so it is not sent again, since
-    that could bill twice.
+    It is not sent again, since that could bill twice, unless
+    ``RetryPolicy(uncertain="retry")`` is set.
 
     Attributes:
         client_request_id: The id that it was sent with: the vendor's request
             log lists it beside the generation's id.
-        since: When it was sent (UTC), where to begin in that log: by the vendor's
-            clock where that is known.
+        since: When it was sent (UTC, by the vendor's clock if known): search that log
+            from this time on.
     """
 
     hint: Hint | None = "reconcile"
@@ -383,7 +382,7 @@ class SubmissionUncertainError(KlingError):
 
 
 class GenerationFailedError(KlingError):
-    """The generation ended without a video; `generation` tells why."""
+    """The generation ended without a video; `generation` says why."""
 
     def __init__(self, generation: Generation) -> None:
         reason = str(generation.error or "") or "the server gave no reason"
@@ -397,10 +396,9 @@ class WaitTimeoutError(KlingError):
     It was not cancelled: it goes on at the server and is billed.
 
     Attributes:
-        timeout: How long was waited, in seconds.
+        timeout: How long the wait lasted, in seconds.
 
-    Its cause is what the last poll met, if that failed, such as the page of a gateway;
-    the message tells it, too.
+    If the last poll failed, its error is the cause, and the message says it.
     """
 
     def __init__(
@@ -436,11 +434,11 @@ class JobError(KlingError):
 
 
 class JobConflictError(JobError):
-    """A job is not what the caller takes it for: another request, another state."""
+    """A job has another request or state than the caller expects."""
 
 
 def drop_frames(error: BaseException) -> None:
-    """Take the tracebacks off an error and all that led to it: locals hold secrets."""
+    """Remove the tracebacks of an error and its causes: their locals hold secrets."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:

@@ -1,7 +1,7 @@
 """A generation as the server describes it: its status, its video, its error.
 
-Values only. Which answer is final is decided here and nowhere else; reading
-JSON is the business of `_wire`.
+Values only. Only this module decides which answer is final; `_http.wire` reads the
+JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from kling_async._text import safe_line
 
 
 class Status(str):
-    """A generation's status: a plain string, open to what the server invents.
+    """A generation's status: a string.
 
-    The constants are the statuses that the vendor's schema and its example
-    name. Any other text is a status too.
+    The constants are the statuses in the vendor's schema and its example. The server
+    may invent others: any text is a status.
     """
 
     __slots__ = ()
@@ -33,7 +33,7 @@ class Status(str):
     COMPLETED: ClassVar[Status]
     ERROR: ClassVar[Status]
     UNKNOWN: ClassVar[Status]
-    """Stands in where the server sent no status at all."""
+    """Used if the server sent no status."""
 
     @property
     def is_known(self) -> bool:
@@ -68,7 +68,7 @@ KNOWN_STATUSES: Mapping[str, Status] = {
 }
 
 
-# Who signs links with a date and a span: S3 and all that speak like it, Google, Aliyun.
+# Prefixes of links signed with a date and a lifetime: S3 and its like, Google, Aliyun.
 _SIGNERS = ("x-amz", "x-goog", "x-oss")
 
 
@@ -77,12 +77,12 @@ class Video:
     """A finished video.
 
     Attributes:
-        url: Where it lies. Such links expire: download soon, or `get` the
-            generation again for a fresh one.
+        url: Its link. Links expire: download soon, or `get` the generation again for a
+            fresh one.
         content_type: Its media type, such as ``video/mp4``.
         file_name: The name the server gave it.
         file_size: Its size in bytes.
-        extra: What else the server sent about it, as it came.
+        extra: Everything else that the server sent about it, unchanged.
     """
 
     url: str
@@ -93,12 +93,12 @@ class Video:
 
     @property
     def is_on_the_web(self) -> bool:
-        """Whether a page may link to it: its address is HTTP's."""
+        """Whether its link is HTTP, so that a page may use it."""
         return self.url.lower().startswith(("http://", "https://"))
 
     @property
     def expires_at(self) -> dt.datetime | None:
-        """Until when the link lives, as a signed one says; None if it does not say."""
+        """When the link expires, if it is signed and says so; else None."""
         try:
             query = dict(parse_qsl(urlsplit(self.url.lower()).query))
             for signer in _SIGNERS:
@@ -133,22 +133,22 @@ class GenerationError:
 
 @frozen(kw_only=True)
 class Generation:
-    """One generation, as the server last told it.
+    """One generation, as the server last described it.
 
     Attributes:
-        id: Store it: it finds the paid work again.
-        status: How far it is.
+        id: Store it: it identifies the paid work.
+        status: How far it has got.
         video: The result, once there is one.
         error: Why it failed, if it did.
         credits_used: What it has cost so far, in credits (2,000,000 are 1 USD); a
             video is charged once it is completed.
-        usd_spent: Likewise, in USD.
-        inference_id: The id that the vendor's request log and ledger list it
-            under; of a generation it is the same as ``id``.
+        usd_spent: The same, in USD.
+        inference_id: The id under which the vendor's request log and ledger list
+            it; the same as ``id``.
         client_request_id: The id that the create was sent with. The vendor's
             request log lists it beside the generation's id.
-        model: The model that made it, where the server names it.
-        raw: The answer as it came, for what this class does not name.
+        model: The model that makes it, if the server names it.
+        raw: The whole answer, for fields that this class lacks.
     """
 
     id: str
@@ -182,9 +182,9 @@ class Generation:
     def is_terminal(self) -> bool:
         """Whether no later answer will change it.
 
-        A documented pending status is never final, ``error`` always is.
-        ``completed`` and undocumented ones are decided by what is there: a
-        video means success, an error means failure, neither means wait on.
+        A documented pending status is never final, ``error`` always is. For
+        ``completed`` and undocumented statuses the content decides: a video means
+        success, an error means failure, neither means that it goes on.
         """
         return self.succeeded or self.failed
 
@@ -206,20 +206,20 @@ class Generation:
         if self.video is None or not self.video.is_on_the_web:
             return show_caption(self)
         expiry = self.video.expires_at
-        note = "a link that expires: download what is to stay"
+        note = "this link expires: download the video to keep it"
         if expiry:
-            note = f"link lives until {expiry:%Y-%m-%d %H:%M %Z}"
+            note = f"link expires {expiry:%Y-%m-%d %H:%M %Z}"
         return show_player(self, self.video.url, note)
 
 
 def show_caption(generation: Generation) -> str:
-    """Name a generation in a page."""
+    """Return a generation's caption, for a page."""
     caption = html.escape(safe_line(f"{generation.id} · {generation.status}"))
     return f"<code>{caption}</code>"
 
 
 def show_player(generation: Generation, url: str, note: str) -> str:
-    """Show a generation's video in a page, with a note of where it lies."""
+    """Return a player of a generation's video, with a note on its source."""
     source = html.escape(url, quote=True)
     player = f'<video src="{source}" controls loop width="400"></video>'
     caption = f"{show_caption(generation)} · {html.escape(safe_line(note))}"
@@ -227,9 +227,9 @@ def show_player(generation: Generation, url: str, note: str) -> str:
 
 
 def describe(generation: Generation) -> dict[str, object]:
-    """Give a generation as what a browser needs of it, for JSON.
+    """Return what a browser needs of a generation, for JSON.
 
-    Holds ``id``, ``status``, ``is_terminal``, ``succeeded``, ``error`` as a text or
+    That is ``id``, ``status``, ``is_terminal``, ``succeeded``, ``error`` as a text or
     None, and ``video``: None, or its ``url``, ``content_type`` and ``file_size`` in
     bytes.
     """

@@ -1,6 +1,6 @@
 """Events of the client's work, for hooks and for the log.
 
-A hook observes; it never decides. One that raises is logged and passed over, so
+A hook observes; it never decides. If it raises, the error is logged and ignored, so
 that no observer can lose a generation.
 """
 
@@ -21,15 +21,15 @@ logger = logging.getLogger("kling_async")
 
 
 def _make_safe(record: logging.LogRecord) -> bool:
-    """Let nothing that a server said steer a terminal, or forge a line of a log."""
+    """Keep a server's text from controlling a terminal or forging a log line."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             it if isinstance(it, int | float) else safe_line(it) for it in record.args
         )
     if record.exc_info and not record.exc_text:
-        told = logging.Formatter().formatException(record.exc_info)
-        # Indented: a line that a message breaks off begins like no record.
-        record.exc_text = "\n".join(f"  {spell_out(it)}" for it in told.split("\n"))
+        text = logging.Formatter().formatException(record.exc_info)
+        # Indented, so that a line break in a message cannot imitate a record.
+        record.exc_text = "\n".join(f"  {spell_out(it)}" for it in text.split("\n"))
     return True
 
 
@@ -88,16 +88,16 @@ UncertainOutcome = Literal["lost", "found", "failed", "missing"]
 
 @frozen(kw_only=True)
 class UncertainEvent:
-    """The answer to a create was lost, or it is known what became of it.
+    """The answer to a create was lost, or its outcome is now known.
 
     Attributes:
         client_request_id: The id that it was sent with.
         model: The model asked for.
         since: When it was first sent (UTC).
-        outcome: ``lost``, and then what the vendor's request log tells: ``found``,
-            it goes on as if nothing had happened; ``failed``, nothing is billed
-            and the first error is raised; ``missing``, it may be running and billed:
-            `AsyncKling.reconcile` looks again.
+        outcome: ``lost`` at first; then what the vendor's request log shows. ``found``:
+            the create goes on as if nothing had happened. ``failed``: nothing is billed
+            and the first error is raised. ``missing``: it may be running and billed;
+            `AsyncKling.reconcile` searches again.
         generation_id: The generation that was found.
     """
 
@@ -129,19 +129,19 @@ Event: TypeAlias = (
 
 @frozen(kw_only=True)
 class Hooks:
-    """Callables that are told what happens; each may be None.
+    """Functions to call for each kind of event; each may be None.
 
     They are called on the event loop, between two awaits: keep them short.
 
     Attributes:
-        on_request: Told of every HTTP exchange with the API.
-        on_retry: Told before every wait for another attempt or poll.
-        on_created: Told of every accepted create, even one whose caller has
+        on_request: For every HTTP exchange with the API.
+        on_retry: Before every wait for another attempt or poll.
+        on_created: For every accepted create, even one whose caller has
             been cancelled.
-        on_uncertain: Told of every create whose answer was lost, and of what
-            became of it, even if its caller has been cancelled.
-        on_status: Told once of every status that is seen of a generation, however
-            many watch it.
+        on_uncertain: For every create whose answer was lost, and again for its
+            outcome, even if its caller has been cancelled.
+        on_status: Once for every new status of a generation, however many
+            watch it.
     """
 
     on_request: Callable[[RequestEvent], object] | None = None
@@ -152,13 +152,13 @@ class Hooks:
 
 
 def notify(hook: Callable[[E_], object] | None, event: E_) -> None:
-    """Call a hook, whatever it does."""
+    """Call a hook; log and ignore what it raises."""
     if hook is None:
         return
     try:
         hook(event)
     except Exception:
-        logger.exception("a hook raised on %s; it was passed over", event)
+        logger.exception("a hook raised on %s; its error was ignored", event)
 
 
 @frozen
@@ -169,7 +169,7 @@ class Reporter:
 
     @property
     def wants_requests(self) -> bool:
-        """Whether anyone wants to know of requests, of which there are many."""
+        """Whether requests, of which there are many, go to a hook or to the log."""
         return self.hooks.on_request is not None or logger.isEnabledFor(logging.DEBUG)
 
     def emit(self, event: Event) -> None:
@@ -191,7 +191,7 @@ class Reporter:
 def warn_abandoned(generation: Generation) -> None:
     """Warn that the caller was cancelled; the generation goes on at the server."""
     logger.warning(
-        "left generation %s, %s; wait(%r) brings it",
+        "left generation %s, %s; wait(%r) returns it",
         generation.id,
         "which has ended" if generation.is_terminal else "which goes on and is billed",
         generation.id,
@@ -214,7 +214,7 @@ def _log_retry(event: RetryEvent) -> None:
         "attempt %d failed, next in %.1f s: %s%s",
         event.attempt,
         event.delay,
-        event.error.reason,  # what to do about it is not due while it is tried again
+        event.error.reason,  # without advice: it is retried anyway
         f" [generation {known}]" if known else "",
     )
 
@@ -261,7 +261,7 @@ def _log_status(event: StatusEvent) -> None:
     if not generation.status.is_known:
         level, note = logging.WARNING, " (a status unknown to this version)"
     elif generation.status == Status.COMPLETED and not generation.is_terminal:
-        level, note = logging.WARNING, " (without a video: it is waited for)"
+        level, note = logging.WARNING, " (no video yet: waiting for it)"
     logger.log(level, "generation %s: %s", generation.id, generation.status + note)
 
 

@@ -1,4 +1,4 @@
-"""All public names of the package; loaded when the first of them is asked for."""
+"""All public names of the package; loaded when the first of them is used."""
 
 from __future__ import annotations
 

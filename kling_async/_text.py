@@ -1,6 +1,6 @@
-"""Texts for people: what a stranger said made safe, what was given made short.
+"""Texts for people: foreign text made safe, values made short.
 
-Prints nothing, and knows no markup: a page or a table escapes its own.
+Prints nothing, and knows no markup: a page or a table does its own escaping.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Collection, Mapping
 
 _SHOWN_CHARACTERS = 60
 
-# What a spreadsheet takes for the beginning of a formula, unless it is a number.
+# Spreadsheets read a cell that begins so as a formula, unless it is a number.
 _FORMULAS = ("=", "+", "-", "@")
 
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*%?")
 
-# Printable for all that matters, though Unicode calls them controls: they join the
-# letters of Persian and the parts of an emoji.
+# Harmless, though Unicode calls them controls: they join the letters of Persian and
+# the parts of an emoji.
 _JOINERS = frozenset("\u200c\u200d")
 
 
 def safe_line(text: object, limit: int | None = None) -> str:
     r"""Make foreign text safe for a terminal, a log or a page: one plain line.
 
-    Whatever a server, a manifest or a database said goes through here before it is
-    shown. Runs of white space become one blank; control characters, escape sequences,
-    bidirectional overrides and halves of characters are spelt out, as in ``\x1b``.
+    Text from a server, a manifest or a database goes through here before it is shown.
+    Runs of white space become one blank; control characters, escape sequences,
+    bidirectional overrides and lone surrogates are spelt out, as in ``\x1b``.
 
     Args:
-        text: What was said; anything else than text as ``str`` shows it.
+        text: The text; of any other value, what ``str`` returns.
         limit: The most characters to keep; None for all.
     """
     line = " ".join(str(text).split())
@@ -39,7 +39,7 @@ def safe_line(text: object, limit: int | None = None) -> str:
 
 
 def spell_out(text: str) -> str:
-    """Do half of what `safe_line` does: for what keeps its blanks, such as a path."""
+    """Do as `safe_line` does, but keep white space, as a path needs."""
     if text.isprintable():
         return text
     return "".join(
@@ -55,7 +55,7 @@ def safe_cell(text: object) -> str:
 
 
 def short_repr(value: object, limit: int = _SHOWN_CHARACTERS) -> str:
-    """Return a short text that tells a reader which value was given."""
+    """Return a short text that shows which value was given."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
     if isinstance(value, str):
@@ -75,13 +75,13 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def closest_match(name: object, names: Collection[str]) -> str | None:
-    """Return the one of the names, all of them in lower case, that was meant."""
+    """Return the closest of some lower-case names, if one is close."""
     if not isinstance(name, str):
         return None
     return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
 
 
 def did_you_mean(name: object, names: Collection[str]) -> str | None:
-    """Return the closest of the names as a question, if one is close."""
+    """Ask for the closest of the names, if one is close."""
     meant = closest_match(name, names)
     return f"Did you mean {meant!r}?" if meant else None

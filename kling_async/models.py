@@ -1,7 +1,7 @@
-"""Which Kling models there are, and what each takes.
+"""Which Kling models there are, and the fields of each.
 
-`models.get("klingai/v2-master-image-to-video").required` tells what a model
-asks for; `models.list(field="tail_image_url")` which ones take a last frame.
+`models.get("klingai/v2-master-image-to-video").required` lists the fields that a model
+needs; `models.list(field="tail_image_url")` lists the models that take a last frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Field", "Kind", "Model", "get", "list"]
 def list(  # noqa: A001 (reads as `models.list`)
     kind: Kind | None = None, *, field: str | None = None
 ) -> builtins.list[Model]:
-    """Give the models, all of them or those that fit.
+    """Return the models, all of them or those that fit.
 
     Args:
         kind: Only models of this kind, one of `KINDS`.
@@ -40,11 +40,11 @@ def list(  # noqa: A001 (reads as `models.list`)
 
 
 def get(model_id: str) -> Model:
-    """Give one model by its id, or by an alias.
+    """Return a model by its id, or by an alias.
 
     Raises:
-        InvalidRequestError: This version knows no such model; the nearest id
-            is told.
+        InvalidRequestError: This version knows no such model; the message names the
+            closest id.
     """
     catalogue = catalogue_in_use()
     if model_id in catalogue:

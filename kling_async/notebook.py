@@ -1,6 +1,6 @@
-"""A generation that is followed in one output of a notebook's cell.
+"""Show the progress of a generation in one output of a notebook cell.
 
-Shows, and decides nothing. Needs IPython, which every notebook has.
+Needs IPython, which every notebook has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kling_async._generation import show_player
 
 __all__ = ["follow"]
 
-# A notebook holds as much of a video as an editor opens without complaint.
+# Bytes. Editors complain about notebooks that hold much larger videos.
 _LARGEST = 8 * 1024 * 1024
 
 
@@ -29,17 +29,17 @@ async def follow(
     kling: AsyncKling | None = None,
     copy_to: str | os.PathLike[str] | None = None,
 ) -> Generation:
-    """Show each change in one output that is updated, the video at the end.
+    """Show each change of status in one output, and the video at the end.
 
     ``generation = await follow(kling.watch(created))``
 
-    The notebook then stores a link, which expires. With ``copy_to`` it shows a copy:
-    ``await follow(kling.watch(created), kling=kling, copy_to="boat.mp4")``. One of up
-    to 8 MiB is stored in the notebook itself as well.
+    The notebook stores a link, which expires. With ``copy_to`` it shows a copy:
+    ``await follow(kling.watch(created), kling=kling, copy_to="boat.mp4")``. A copy of
+    up to 8 MiB is stored in the notebook, too.
 
     Args:
-        watching: What `AsyncKling.watch` gives.
-        kling: Downloads the copy.
+        watching: The iterator that `AsyncKling.watch` returns.
+        kling: The client that downloads the copy.
         copy_to: The file for it.
 
     Returns:
@@ -72,7 +72,7 @@ async def follow(
 
 @frozen
 class _Copy:
-    """A video that lies here, as a notebook shows it."""
+    """A local video, as a notebook shows it."""
 
     text: str
     html: str

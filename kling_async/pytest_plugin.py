@@ -1,6 +1,6 @@
-"""Fixtures for testing what is built on this library: no key, no network, no bill.
+"""Fixtures to test programs that use this library: no key, no network, no bill.
 
-`kling_emulator` is a stand-in server, `kling` a client on it, in process. A test
+`kling_emulator` is an emulator, `kling` a client on it, in the same process. A test
 that uses `kling` runs on a clock that jumps: 14 minutes take milliseconds.
 Installed with the extra ``pytest``; pytest finds it by itself.
 """
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from kling_async.emulator import Emulator
 
 MARKER = "kling_emulator"
-_SMALL = 64  # pixels: what a test's videos show is seldom looked at
+_SMALL = 64  # pixels: nobody looks at a test's videos
 _URL = "https://kling.test"
 _CLOCK = "looptime_plugin"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell pytest of the marker."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(speed=1, seed=0, ...): what the fixture `kling_emulator` is made "
-        "with: any argument of kling_async.emulator.Emulator.",
+        f"{MARKER}(speed=1, seed=0, ...): arguments for the fixture `kling_emulator`: "
+        "any of kling_async.emulator.Emulator.",
     )
-    # It looks for a loop before each test; from Python 3.12 on that warns.
+    # looptime gets the event loop before each test; from Python 3.12 on that warns.
     config.addinivalue_line(
         "filterwarnings",
         "ignore:There is no current event loop:DeprecationWarning:looptime",
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Let the clock jump in each test that uses `kling`, if it does not say else."""
+    """Let the clock jump in each test that uses `kling`, unless the test is marked."""
     for item in items:
         has_clock = item.config.pluginmanager.has_plugin(_CLOCK)
         is_set = item.get_closest_marker("looptime") is not None
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def _uses_our_kling(item: pytest.Item) -> bool:
-    """Whether its fixture `kling` is the one below: projects may have their own."""
+    """Whether its fixture `kling` is ours: a project may have its own."""
     info = getattr(item, "_fixtureinfo", None)
     found = info.name2fixturedefs.get("kling", ()) if info else ()
     return any(it.func.__module__ == __name__ for it in found[-1:])
@@ -54,11 +54,11 @@ def _uses_our_kling(item: pytest.Item) -> bool:
 
 @pytest.fixture
 def kling_emulator(request: pytest.FixtureRequest) -> Emulator:
-    """Give an emulator of the vendor's API, idle: nothing listens yet.
+    """Return an emulator of the vendor's API that does not listen on a socket yet.
 
-    ``@pytest.mark.kling_emulator(speed=60, seed=7, failure_rate=1)`` sets it up;
+    ``@pytest.mark.kling_emulator(speed=60, seed=7, failure_rate=1)`` configures it;
     by default it takes as long as the vendor does. ``async with kling_emulator:``
-    serves it on a socket; without, `kling` reaches it in process.
+    serves it on a socket; `kling` uses it without one, in the same process.
     """
     from kling_async.emulator import Emulator  # noqa: PLC0415 (an extra, and heavy)
 
@@ -70,9 +70,9 @@ def kling_emulator(request: pytest.FixtureRequest) -> Emulator:
 
 @pytest.fixture
 def kling(request: pytest.FixtureRequest, kling_emulator: Emulator) -> AsyncKling:
-    """Give a client of `kling_emulator`, in process, without a socket.
+    """Return a client of `kling_emulator`, in the same process, without a socket.
 
-    It needs no closing: it holds nothing that outlives the test's event loop.
+    You need not close it: nothing of it outlives the test's event loop.
     """
     import httpx  # noqa: PLC0415 (heavy, and not for every test)
 
@@ -80,14 +80,15 @@ def kling(request: pytest.FixtureRequest, kling_emulator: Emulator) -> AsyncKlin
 
     if not request.config.pluginmanager.has_plugin(_CLOCK):
         pytest.fail(
-            'the fixture `kling` turns the clock: pip install "kling_async[pytest]"',
+            'the fixture `kling` needs looptime: pip install "kling_async[pytest]"',
             pytrace=False,
         )
     if "anyio_backend" in request.fixturenames:
         pytest.fail(
-            "the fixture `kling` turns the clock of pytest-asyncio's event loop, and "
-            "anyio runs this test on another: mark it with pytest.mark.asyncio in "
-            "place of pytest.mark.anyio, or use the fixture `kling_emulator`",
+            "the fixture `kling` needs the event loop of pytest-asyncio, whose clock "
+            "can jump; anyio runs this test on another: mark it with "
+            "pytest.mark.asyncio instead of pytest.mark.anyio, or use the fixture "
+            "`kling_emulator`",
             pytrace=False,
         )
     transport = httpx.ASGITransport(kling_emulator.app)

@@ -1,7 +1,7 @@
-"""The types of what request fields take, to annotate your own code with.
+"""The types of request fields, for annotations in your own code.
 
-`shots: list[Shot] = [{"prompt": "A cat wakes", "duration": 3}]` is then checked where
-it is written. Names and shapes are the wire's.
+A type checker then checks `shots: list[Shot] = [{"prompt": "A cat wakes", "duration":
+3}]` where you write it. Names and shapes are those of the API.
 """
 
 from __future__ import annotations

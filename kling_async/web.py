@@ -1,9 +1,8 @@
 """A generation's progress in a browser, as Server-Sent Events, in any async framework.
 
-`progress` yields the events; `progress_events` is the answer made of them for
-Starlette and FastAPI, `kling_lifespan` opens one client for such an app. However
-many browsers look at a generation, the client polls for it once. Only
-`progress_events` needs the extra ``web``.
+`progress` yields the events; `progress_events` makes a Starlette or FastAPI response of
+them; `kling_lifespan` opens one client for such an app. However many browsers follow a
+generation, the client polls it once. Only `progress_events` needs the extra ``web``.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ EVENT_STREAM_HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # nginx would hold the events back
 }
-"""The headers of an answer that is a stream of events."""
+"""The headers of a response that is a stream of events."""
 
 _END = "end"  # no id of a status: those begin with _STATUS
 _STATUS = "status:"
@@ -76,9 +75,9 @@ class KlingState(TypedDict):
 async def kling_lifespan(_: object) -> AsyncGenerator[KlingState]:
     """Open one client for a Starlette app, as ``request.state.kling``.
 
-    It is set up by the environment (``AIMLAPI_KEY``, ``AIMLAPI_BASE_URL``) and closed
-    with the app. For other options write your own: ``async with AsyncKling(...) as
-    kling: yield {"kling": kling}``.
+    The environment configures it (``AIMLAPI_KEY``, ``AIMLAPI_BASE_URL``), and it is
+    closed with the app. For other options write your own: ``async with AsyncKling(...)
+    as kling: yield {"kling": kling}``.
 
     Raises:
         ConfigurationError: There is no key; the app does not start.
@@ -88,7 +87,7 @@ async def kling_lifespan(_: object) -> AsyncGenerator[KlingState]:
 
 
 def public_message(error: KlingError) -> str:
-    """Say in plain words, for the users of a website, what went wrong.
+    """Say in plain words what went wrong, for the users of a website.
 
     Names no id, no address and nothing of Python, unlike ``str(error)``.
     """
@@ -102,7 +101,7 @@ _PUBLIC: list[tuple[type[KlingError] | tuple[type[KlingError], ...], str]] = [
         "It is not clear yet whether the video was started. Do not send it again.",
     ),
     ((NotFoundError, InvalidRequestError), "The video service knows no such video."),
-    (OutOfCreditsError, "The video service asks to be paid: no credits are left."),
+    (OutOfCreditsError, "The video service is out of credits."),
     (RateLimitError, "The video service is busy. Try again in a minute."),
     (ServerError, "The video service has a problem. Try again in a few minutes."),
     (APIStatusError, "The video service refused this request."),
@@ -115,9 +114,9 @@ class ProgressEvent:
     """One event of a stream.
 
     Attributes:
-        event: ``status`` with a generation, ``trouble`` where the watch ended before
+        event: ``status`` with a generation, ``trouble`` if the watch ended before
             the generation did, or ``heartbeat``, which keeps proxies from hanging up.
-        data: For ``status`` what `describe` gives; for ``trouble`` a ``type`` and a
+        data: For ``status`` what `describe` returns; for ``trouble`` a ``type`` and a
             ``message``; for ``heartbeat`` nothing.
         id: What a browser that reconnects sends as ``Last-Event-ID``.
     """
@@ -127,7 +126,7 @@ class ProgressEvent:
     id: str | None = None
 
     def encode(self) -> bytes:
-        """Give the event as it is sent to a browser."""
+        """Return the event as it is sent to a browser."""
         if self.event == "heartbeat":
             return b": heartbeat\n\n"
         lines = f"event: {self.event}\nid: {self.id}\ndata: {json.dumps(self.data)}\n\n"
@@ -137,7 +136,7 @@ class ProgressEvent:
 def has_ended(last_event_id: str | None) -> bool:
     """Whether a browser has seen the end of a stream.
 
-    Answer it with HTTP 204, which stops it from coming back.
+    Answer with HTTP 204, which stops it from reconnecting.
     """
     return last_event_id == _END
 
@@ -151,20 +150,20 @@ async def progress(
     timeout: float | None = None,
     message: Callable[[KlingError], str] = public_message,
 ) -> AsyncGenerator[ProgressEvent, None]:
-    """Yield the events of a generation until it ends, for any framework of asyncio.
+    """Yield the events of a generation until it ends, for any framework on asyncio.
 
     The first status comes at once, then each change. The stream ends with the
     generation, with an event ``trouble``, or as soon as the server is told to stop
-    (SIGTERM, Ctrl-C): the browser then reconnects to the next one.
+    (SIGTERM, Ctrl-C): the browser then reconnects to the new server.
 
     Args:
         kling: The client.
         generation_or_id: Which generation.
-        last_event_id: The browser's ``Last-Event-ID``: what it has seen already is
-            not sent again.
+        last_event_id: The browser's ``Last-Event-ID``; that event is not sent again.
         heartbeat: Seconds between two heartbeats while nothing changes.
-        timeout: How long to watch, in seconds; by default as the client does.
-        message: What the browser is told of an error; the log has the whole of it.
+        timeout: How long to watch, in seconds; by default the client's
+            ``wait_timeout``.
+        message: Words an error for the browser; the log has the whole error.
 
     Raises:
         ConfigurationError: ``heartbeat`` or ``timeout`` is not a number of seconds.
@@ -228,12 +227,12 @@ def progress_events(
 ) -> Response:
     """Answer a Starlette or FastAPI request with the events of `progress`.
 
-    A browser that has seen the end is told not to come back.
+    A browser that has seen the end is told not to reconnect.
 
     Args:
         request: The browser's request.
         generation_or_id: Which generation.
-        kling: The client; by default that of `kling_lifespan`.
+        kling: The client; by default the one of `kling_lifespan`.
         heartbeat: As for `progress`.
         timeout: As for `progress`.
         message: As for `progress`.
@@ -275,21 +274,21 @@ _LARGEST_EVENT = 1024 * 1024
 
 
 async def verified_event(request: Request, *, secret: str) -> dict[str, object]:
-    """Read news of a durable job's end, once its signature has been checked.
+    """Check the signature of a webhook message, and return its event.
 
-    The same news may come twice: its ``webhook-id`` header tells. Needs the extras
-    ``web`` and ``webhooks``.
+    The same message may come twice, with the same ``webhook-id`` header. Needs the
+    extras ``web`` and ``webhooks``.
 
     Args:
-        request: What came, of Starlette or FastAPI.
-        secret: What the sender signs with, as `kling_async.durable.Webhook` has it.
+        request: The request, of Starlette or FastAPI.
+        secret: The secret of the sender's `kling_async.durable.Webhook`.
 
     Returns:
         The event: its ``type``, such as ``"job.done"``, its ``timestamp`` and ``data``.
 
     Raises:
-        starlette.exceptions.HTTPException: 401 where the signature or its time is
-            wrong, 413 where it is too large.
+        starlette.exceptions.HTTPException: 401 if the signature or its time is wrong,
+            413 if the message is too large.
     """
     with needs_extra("web", "starlette"):
         from starlette.exceptions import HTTPException  # noqa: PLC0415 (an extra)
@@ -304,7 +303,7 @@ async def verified_event(request: Request, *, secret: str) -> dict[str, object]:
             raise HTTPException(413)
     try:
         event: object = Webhook(secret).verify(bytes(body), dict(request.headers))
-    except Exception:  # noqa: BLE001 (whatever a stranger's bytes make of it)
+    except Exception:  # noqa: BLE001 (foreign bytes may raise anything)
         raise HTTPException(401) from None
     if not isinstance(event, dict):
         raise HTTPException(401)

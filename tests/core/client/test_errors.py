@@ -314,7 +314,7 @@ def test_a_budget_that_would_be_passed_is_told_in_figures() -> None:
     """What there was, what is spent, what is in flight, what it would cost."""
     error = BudgetExceededError(budget=4e6, spent=2e6, in_flight=1e6, needed=1.5e6)
     assert str(error) == (
-        "not created, since the budget of 4,000,000 credits would be passed: "
+        "not created: it would exceed the budget of 4,000,000 credits: "
         "2,000,000 are spent, 1,000,000 in flight, and it costs 1,500,000"
     )
     unknown = BudgetExceededError(budget=1, spent=1, in_flight=0, needed=None)
