@@ -1,8 +1,8 @@
 """What a failure means, and when to try again: one table, read by everyone.
 
-Whoever repeats, resumes, waits, gives up or picks an exit code asks here. tenacity
-does the repeating, *inside* the mapping of foreign errors, so that what it sees is
-what the table decides on.
+Everything that repeats, resumes, waits, gives up or picks an exit code reads it.
+tenacity repeats calls *inside* the mapping of foreign errors, so that it sees the
+errors that the table decides on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ON_UNCERTAIN: tuple[OnUncertain, ...] = get_args(OnUncertain)
 
 
 class Healing(Enum):
-    """What makes a failure go away."""
+    """What can cure a failure."""
 
     TIME = "time"
     """It passes: an outage, a limit, a broken answer. The same again may succeed."""
@@ -63,10 +63,10 @@ class Healing(Enum):
 
 
 class Fate(Enum):
-    """What became of a create that ended in a failure."""
+    """What a failure says about the create that ended in it."""
 
     UNSENT = "unsent"
-    """Refused here, or lost before its first byte: the server saw nothing."""
+    """Refused by the client, or lost before its first byte: the server saw nothing."""
 
     REFUSED = "refused"
     """The server said no: nothing is queued, nothing is billed."""
@@ -75,7 +75,7 @@ class Fate(Enum):
     """It may have been accepted, and may be running and billed."""
 
     ACCEPTED = "accepted"
-    """It was: what failed came after it."""
+    """It was accepted: the failure came later."""
 
 
 @frozen
@@ -83,28 +83,28 @@ class Meaning:
     """A row of the table.
 
     Attributes:
-        fate: What became of a create that ended so.
-        healing: What makes the failure go away.
+        fate: What the failure says about a create.
+        healing: What can cure it.
     """
 
     fate: Fate
     healing: Healing
 
 
-# Statuses that mean something else than their class does (RFC 9110, section 15,
-# where nothing else is named).
+# Statuses that mean something else than their class (RFC 9110, section 15, unless
+# another source is named).
 _BY_STATUS: Mapping[int, Meaning] = {
     303: Meaning(Fate.UNKNOWN, Healing.NOTHING),  # to a POST: done, look there
     401: Meaning(Fate.REFUSED, Healing.SOMEBODY),
     402: Meaning(Fate.REFUSED, Healing.SOMEBODY),
     403: Meaning(Fate.REFUSED, Healing.SOMEBODY),  # out of credits, among others
-    407: Meaning(Fate.UNSENT, Healing.SOMEBODY),  # said by a proxy in between
+    407: Meaning(Fate.UNSENT, Healing.SOMEBODY),  # from a proxy
     408: Meaning(Fate.UNKNOWN, Healing.TIME),
     425: Meaning(Fate.REFUSED, Healing.TIME),  # not processed: RFC 8470, section 5.2
     429: Meaning(Fate.REFUSED, Healing.TIME),  # RFC 6585, section 4
 }
 
-# A challenge, a login or a route that is missing for a moment, if it is no vendor's.
+# If they are not from the vendor: a challenge, a login, or a route missing for a while.
 _SAID_BY_GATEWAYS = frozenset({401, 403, 404})
 
 _BY_CLASS: Mapping[int, Meaning] = {
@@ -120,7 +120,7 @@ _UNBILLED = Meaning(Fate.REFUSED, Healing.TIME)
 
 _NEVER_SENT = Meaning(Fate.UNSENT, Healing.TIME)
 
-# The most particular class first.
+# Subclasses before their base classes.
 _BY_KIND: tuple[tuple[type[KlingError], Meaning], ...] = (
     (DecodeError, _LOST),
     (SubmissionUncertainError, Meaning(Fate.UNKNOWN, Healing.SOMEBODY)),
@@ -138,7 +138,7 @@ _ANY_OTHER_KIND = Meaning(Fate.REFUSED, Healing.NOTHING)
 
 
 def meaning_of(failure: BaseException | int) -> Meaning:
-    """Look a failure up in the table: an error, or the status of an answer."""
+    """Look up an error, or the status of an answer, in the table."""
     if isinstance(failure, KlingError) and failure.is_unbilled:
         return _UNBILLED
     if isinstance(failure, APIStatusError):
@@ -154,12 +154,12 @@ def meaning_of(failure: BaseException | int) -> Meaning:
 
 
 def may_repeat_get(failure: BaseException | int) -> bool:
-    """Reading twice harms nobody, so a GET is repeated wherever time may heal."""
+    """Whether a GET may be repeated: whenever time may cure the failure."""
     return meaning_of(failure).healing is Healing.TIME or _is_gateways_page(failure)
 
 
 def _is_gateways_page(failure: BaseException | int) -> bool:
-    """Whether something in between refuses, as it may for a while, not the vendor."""
+    """Whether a gateway refuses, which may pass, and not the vendor."""
     return (
         isinstance(failure, APIStatusError)
         and not failure.from_vendor
@@ -168,23 +168,23 @@ def _is_gateways_page(failure: BaseException | int) -> bool:
 
 
 def may_repeat_create(failure: BaseException | int) -> bool:
-    """A create costs money: it goes again only if it certainly was not accepted."""
+    """Whether a create may be sent again: only if it certainly was not accepted."""
     meaning = meaning_of(failure)
     return meaning.healing is Healing.TIME and meaning.fate is not Fate.UNKNOWN
 
 
 def may_repeat_create_at_own_risk(failure: BaseException | int) -> bool:
-    """As above, and lost answers too: the caller chose to risk a second bill."""
+    """Whether a caller who accepts the risk of a second bill may send it again."""
     return may_repeat_create(failure) or isinstance(failure, SubmissionUncertainError)
 
 
 def may_be_accepted(failure: BaseException | int) -> bool:
-    """Whether a create that ended so may be running and billed."""
+    """Whether a create with this failure may be running and billed."""
     return meaning_of(failure).fate is Fate.UNKNOWN
 
 
 def may_resume_download(status: int) -> bool:
-    """Whether a download that was answered so may go on after a while."""
+    """Whether a download with this answer may continue after a while."""
     return meaning_of(status).healing is Healing.TIME
 
 
@@ -198,20 +198,20 @@ class RetryPolicy:
     than the server's ``Retry-After`` (RFC 9110, section 10.2.3).
 
     Attributes:
-        attempts: How many attempts in all; 1 means never again. After so many polls
-            of a watch have failed in a row, the next comes when it is due.
+        attempts: How many attempts in all; 1 means no retry. After so many failed polls
+            in a row, a watch returns to its normal schedule.
         initial: The upper bound of the first wait, in seconds.
-        factor: What this bound is multiplied with for each further wait.
-        maximum: The greatest such bound, in seconds.
-        max_retry_after: The longest ``Retry-After`` honoured, in seconds; a
-            longer one counts as this much.
-        uncertain: What to do when a create was sent and its answer was lost.
-            ``"reconcile"`` looks it up in the vendor's request log: found, it is
-            returned as if nothing had happened; failed, the first error is raised;
-            neither in time, `SubmissionUncertainError` is raised. ``"raise"``
-            raises that at once. ``"retry"`` sends it again at once, which may
-            bill twice.
-        reconcile_timeout: How long to look for it, in seconds.
+        factor: By how much this bound grows with each further wait.
+        maximum: The largest such bound, in seconds.
+        max_retry_after: The longest ``Retry-After`` honoured, in seconds; longer
+            ones are cut to this.
+        uncertain: What to do if a create was sent and its answer was lost.
+            ``"reconcile"`` looks it up in the vendor's request log: if the log lists
+            the generation, that is returned; if it lists a failure, the first error
+            is raised; if neither in time, `SubmissionUncertainError` is raised.
+            ``"raise"`` raises that at once. ``"retry"`` sends the create again at
+            once, which may bill twice.
+        reconcile_timeout: How long to search the log, in seconds.
     """
 
     attempts: int = 5
@@ -237,8 +237,8 @@ class RetryPolicy:
 def retry_after_from(headers: Mapping[str, str]) -> float | None:
     """Read how many seconds a server asks to wait (RFC 9110, section 10.2.3).
 
-    Seconds or a date, by the server's own clock where it tells it. A header that comes
-    twice is one list (section 5.3): the longest wait counts.
+    It is seconds, or a date by the server's own clock if the answer has a ``Date``. A
+    header that comes twice is one list (section 5.3): the longest wait counts.
     """
     value = headers.get("retry-after", "")
     now = date_from(headers.get("date", "")) or dt.datetime.now(dt.UTC)
@@ -266,7 +266,7 @@ def _seconds_from(text: str, now: dt.datetime) -> float | None:
 
 
 def date_from(text: str) -> dt.datetime | None:
-    """Read an HTTP date (RFC 9110, section 5.6.7); None where it is none."""
+    """Read an HTTP date (RFC 9110, section 5.6.7); None if it is not one."""
     try:
         date = email.utils.parsedate_to_datetime(text.strip())
     except (ValueError, OverflowError):
@@ -275,11 +275,11 @@ def date_from(text: str) -> dt.datetime | None:
 
 
 def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None) -> float:
-    """Draw how many seconds to wait after so many attempts failed in a row.
+    """Return a random number of seconds to wait after failed attempts.
 
     Args:
         policy: The bounds.
-        attempt: How many failed, from 1.
+        attempt: How many failed in a row, from 1.
         retry_after: What the server asked for, in seconds.
     """
     try:
@@ -291,7 +291,7 @@ def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None) -> flo
 
 
 def wait_after(error: BaseException, attempt: int, policy: RetryPolicy) -> float:
-    """Draw how many seconds to wait after an error that was the nth in a row."""
+    """Return a random number of seconds to wait after the nth error in a row."""
     return backoff(policy, attempt, getattr(error, "retry_after", None))
 
 
@@ -302,14 +302,14 @@ async def repeat(
     before_wait: Callable[[int, float, KlingError], None],
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> T:
-    """Make an attempt, and others where it may be repeated; raise the last error.
+    """Make an attempt, and repeat it while that is allowed; raise the last error.
 
     Args:
-        attempt: What to make.
+        attempt: Makes one attempt.
         policy: How often and how long.
-        may_repeat: Which errors may be tried again.
-        before_wait: Told the attempt's number, the wait in seconds, the error.
-        sleep: How to wait.
+        may_repeat: Whether an attempt may be repeated after an error.
+        before_wait: Gets the attempt's number, the wait in seconds, and the error.
+        sleep: Waits for a number of seconds.
     """
     try:
         return await attempt()

@@ -1,7 +1,7 @@
-"""Videos out: from a URL to a file or a bucket, whole or not at all.
+"""Downloads of videos: from a URL to a file or a bucket, whole or not at all.
 
 The bytes go to a hidden file, resumed with Range when the connection drops, and are
-put in their place only when all of them are there and make an MP4. No server decides
+moved to the target only when they are complete and are an MP4. No server decides
 where they go, how many they are or how long they take.
 """
 
@@ -43,13 +43,13 @@ from kling_async._runtime.limiter import Kind
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 
-# Not there yet, just after its generation completed; or no more, and a fresh link is.
+# Not there yet, just after the generation completed; or the link has expired.
 _GONE = frozenset({401, 403, 404, 410})
 
-# The time is looked at between two chunks; this ends what brings none.
+# Seconds. The deadline is checked between two chunks; this ends a download without any.
 _SLACK = 1.0
 
-# How long to wait for another download to give a file back, in seconds.
+# How long to wait for another download to close its file, in seconds.
 _FILES_COME_BACK = 0.5
 
 
@@ -57,7 +57,7 @@ class DownloadTarget(Protocol):
     """Where a video goes."""
 
     async def folder(self) -> Path:
-        """Give the folder for the bytes so far.
+        """Return the folder for the hidden file.
 
         Raises:
             DownloadError: No video can be put there.
@@ -66,10 +66,10 @@ class DownloadTarget(Protocol):
         ...
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
-        """Put the whole of it in its place.
+        """Move the complete video to the target.
 
         Raises:
-            DownloadError: It cannot be done; what was there before still is.
+            DownloadError: That failed; an existing file is unchanged.
             OSError: The disk refuses.
         """
         ...
@@ -80,7 +80,7 @@ class LocalFile:
     """A file of this machine.
 
     Attributes:
-        path: Where.
+        path: Its path.
     """
 
     path: Path
@@ -89,7 +89,7 @@ class LocalFile:
         return str(self.path)
 
     async def folder(self) -> Path:
-        """Give the folder that it is in: a file is renamed within one."""
+        """Return its own folder, so that the hidden file can be renamed."""
         return await to_thread.run_sync(self._folder)
 
     def _folder(self) -> Path:
@@ -107,12 +107,12 @@ class LocalFile:
         return folder
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:  # noqa: ARG002 (it is done at once)
-        """Take the place of what is there."""
+        """Replace an existing file."""
         await part.move(self.path)
 
 
 def path_from(given: object) -> Path:
-    """Take the path of a file.
+    """Return the path of a file.
 
     Raises:
         DownloadError: No file can have it.
@@ -123,8 +123,8 @@ def path_from(given: object) -> Path:
             os.fsencode(path)
         except UnicodeEncodeError:
             raise DownloadError(
-                f"path: given {str(path)!r}, which no file can be called: part of a "
-                "character is missing; allowed: where to write the file",
+                f"path: given {str(path)!r}, which contains half a character, so it "
+                "cannot be a file name; allowed: where to write the file",
             ) from None
         if "\0" not in str(path):
             return path
@@ -135,12 +135,12 @@ def path_from(given: object) -> Path:
 
 @frozen(kw_only=True)
 class Limits:
-    """What a download may cost, and what it has to be.
+    """The limits of a download.
 
     Attributes:
         silence: The longest silence of the server, in seconds.
-        seconds: The longest to take in all.
-        size: The most bytes to take.
+        seconds: The longest time in all, in seconds.
+        size: The most bytes.
         is_mp4: Whether it has to be an MP4 that opens.
         reach: Which addresses it may come from.
     """
@@ -161,16 +161,16 @@ class Limits:
 
 @define(eq=False, kw_only=True)
 class Download:
-    """One video on its way to one place.
+    """One download.
 
     Attributes:
-        url: Where the video lies.
-        target: Where it goes.
-        limits: What it may cost.
-        retry: How often to go on without getting further.
-        reporter: Who is told of retries.
-        fresh_url: Asks for a link that has not expired; None where nobody can.
-        is_abandoned: Set when the caller left: ends it between two chunks.
+        url: The link.
+        target: Where the video goes.
+        limits: Its limits.
+        retry: How often to retry without progress.
+        reporter: Where retry events go.
+        fresh_url: Gets a link that has not expired; None if that is not possible.
+        is_abandoned: Set when the caller was cancelled: ends it between two chunks.
     """
 
     url: str
@@ -189,7 +189,7 @@ class Download:
         self._deadline = anyio.current_time() + self.limits.seconds
 
     async def run(self, session: Session) -> None:
-        """Fetch, check, and put it in its place.
+        """Download and check the video, and move it to the target.
 
         Raises:
             DownloadError: Whatever went wrong; nothing is left behind.
@@ -215,7 +215,7 @@ class Download:
                 await part.discard()
 
     async def _fetch_all(self, session: Session, part: Part) -> None:
-        """Make attempts until all is there; only those count that bring nothing new."""
+        """Make attempts until it is complete; count those that bring nothing new."""
         fruitless = 0
         for number in itertools.count(1):
             try:
@@ -242,7 +242,7 @@ class Download:
             return
         delay = wait_after(failure, in_a_row, self.retry)
         if isinstance(failure, _GoneError):
-            # All of the back-off, not a random part: a store gets the time it needs.
+            # The whole back-off, not a random part: the store may need the time.
             most = self.retry.initial * self.retry.factor**in_a_row
             delay = max(delay, min(most, self.retry.maximum))
         if anyio.current_time() + delay > self._deadline:
@@ -258,7 +258,7 @@ class Download:
         try:
             url = await ask() if ask else None
         except KlingError:
-            return False  # what the store said is told
+            return False  # the store's own answer is raised
         if url is None or url == self.url:
             return False
         self.url, self._etag = url, None
@@ -308,14 +308,14 @@ class Download:
         ).with_hint("wait_longer_for_a_download")
 
     def _range(self, part: Part) -> dict[str, str]:
-        """Ask for what is missing, of the same file only (RFC 9110, section 13.1.5)."""
+        """Ask for the rest of the same file only (RFC 9110, section 13.1.5)."""
         headers = {"accept-encoding": "identity"}
         if part.can_go_on and self._etag:
             headers |= {"range": f"bytes={part.received}-", "if-range": self._etag}
         return headers
 
     async def _begin(self, response: httpx.Response, part: Part) -> None:
-        """Check what is about to come, and where it belongs."""
+        """Check the headers: whether this is the rest or a new beginning."""
         self._refuse_failure(response)
         is_part = response.status_code == _PARTIAL
         begin, total = _range_of(response) if is_part else (0, None)
@@ -338,19 +338,19 @@ class Download:
         code = response.status_code
         if code in (_OK, _PARTIAL):
             return
-        told = f"{self.url} answered {code}"
+        answer = f"{self.url} answered {code}"
         if code in _GONE:
-            raise _GoneError(f"{told}; the link may have expired", "get_a_fresh_link")
+            raise _GoneError(f"{answer}; the link may have expired", "get_a_fresh_link")
         if code == _UNSATISFIABLE:
             self._etag = None
         elif not may_resume_download(code):
-            raise DownloadError(told)
-        raise InterruptionError(told, retry_after=retry_after_from(response.headers))
+            raise DownloadError(answer)
+        raise InterruptionError(answer, retry_after=retry_after_from(response.headers))
 
     def _goes_on(
         self, part: Part, begin: int, total: int | None, etag: str | None
     ) -> bool:
-        """Whether a part is the rest of what is here, and of the same file."""
+        """Whether an answer continues the bytes received, and is of the same file."""
         is_same = etag is None or etag == self._etag
         fits = total is None or self._length in (None, total)
         return begin == part.received and part.can_go_on and is_same and fits
@@ -366,7 +366,7 @@ class Download:
         try:
             await part.end()
         except InterruptionError:
-            part.received = 0  # what does not open is fetched anew, if it may be
+            part.received = 0  # not an MP4 that opens: start again, if allowed
             raise
 
 
@@ -382,13 +382,13 @@ def _final_error(failure: TransportError | InterruptionError) -> DownloadError:
 
 
 class _GoneError(InterruptionError):
-    """There is no video under the link: not yet, or no more."""
+    """There is no video at the link: not yet, or no longer."""
 
 
 def _range_of(response: httpx.Response) -> tuple[int, int | None]:
     """Read where a part begins, and how long the whole is (RFC 9110, section 14.4)."""
-    told = response.headers.get("content-range", "")
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told)
+    value = response.headers.get("content-range", "")
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", value)
     if found is None:
         return -1, None
     return int(found[1]), None if found[2] == "*" else int(found[2])

@@ -1,8 +1,8 @@
-"""One GET of a file from a host that nobody vouches for, without the key.
+"""One GET of a file from an untrusted host, without the key.
 
-Follows redirects itself, and says nothing to an address that is not allowed. What
-counts is the address that is connected to: a name that leads elsewhere when it is
-looked up again (DNS rebinding) gains nothing.
+Follows redirects itself, and sends nothing to an address that is not allowed. It checks
+the address of the connection itself, so a name that resolves differently the second
+time (DNS rebinding) does not get through.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _TRANSPARENT = frozenset(
     {"AsyncHTTPTransport", "MockTransport", "ASGITransport", "ProxyRoutingTransport"}
 )
 
-# Kept connections of a lent client to one host: each is asked for once, and closed.
+# Idle connections of a user's client to one host: each is tried once, and closed.
 _MOST_KEPT = 100
 
 Trace = Callable[[str, Mapping[str, object]], Awaitable[None]]
 
 
 class _KeptConnectionError(Exception):
-    """A connection that was made before: nobody saw where it leads."""
+    """A connection was reused, so its address was not checked."""
 
 
 class _ConnectionInfo(Protocol):
-    """What httpcore tells of a connection that it has just made."""
+    """What httpcore says about a new connection."""
 
     def get_extra_info(self, info: str) -> object: ...
 
@@ -56,17 +56,18 @@ async def get(
     reach: AddressPolicy,
     limit: float,
 ) -> httpx.Response:
-    """Ask for a file; give the answer as soon as its headers are there.
+    """Request a file; return the response as soon as its headers are there.
 
     Args:
-        http: Brings it.
-        url: Where it lies.
-        headers: What else to say.
+        http: The HTTP client.
+        url: The link.
+        headers: The headers to send.
         reach: Which addresses are allowed.
         limit: The longest silence of the server, in seconds.
 
     Raises:
-        DownloadError: The link is none, leads to no end, or where it must not.
+        DownloadError: The link is not a URL, has too many redirects, or leads to an
+            address that is not allowed.
     """
     at = url
     for _ in range(_MOST_HOPS + 1):
@@ -76,7 +77,7 @@ async def get(
             return response
         await response.aclose()  # unread, however long it is
         at = _resolve_redirect(response)
-    raise DownloadError(f"{url} leads on and on: more than {_MOST_HOPS} redirects")
+    raise DownloadError(f"{url} has more than {_MOST_HOPS} redirects")
 
 
 def _resolve_redirect(response: httpx.Response) -> str:
@@ -85,14 +86,14 @@ def _resolve_redirect(response: httpx.Response) -> str:
         return str(response.url.join(to))
     except errors_named("InvalidURL", ValueError) as error:
         raise DownloadError(
-            f"a redirect to {to!r}, which is no URL: {error}"
+            f"a redirect to {to!r}, which is not a URL: {error}"
         ) from error
 
 
 def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Give a body as it comes; where somebody has read it already, as they found it.
+    """Yield a body as it comes, or as it was if somebody has already read it.
 
-    A hook of a lent client may, and a mock transport does.
+    A hook of a user's client may do so, and a mock transport does.
     """
     if not response.is_stream_consumed:
         return response.aiter_raw()
@@ -109,10 +110,10 @@ def build_request(
     limit: float,
     content: bytes | None = None,
 ) -> httpx.Request:
-    """Make a request that says what is given, and nothing that a client adds.
+    """Make a request with the given headers, and none that a client adds.
 
     Raises:
-        DownloadError: The URL is none.
+        DownloadError: The URL is invalid.
     """
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url!r} is not an http or https URL")
@@ -124,11 +125,11 @@ def build_request(
             content=content,
             timeout=phase_limits(limit),
         )
-        request.url = type(request.url)(url)  # without parameters of a lent client
+        request.url = type(request.url)(url)  # without parameters of a user's client
     except errors_named("InvalidURL", TypeError, ValueError) as error:
-        raise DownloadError(f"{url!r} is no URL: {error}") from error
-    # What a client says by default is for the API, if for anybody: neither cookies
-    # nor credentials, those of a lent client included, are for a store.
+        raise DownloadError(f"{url!r} is not a URL: {error}") from error
+    # Default headers of a client are meant for the API: a store gets neither cookies
+    # nor credentials, not even those of a user's client.
     for name in list(request.headers):
         if name not in headers and name not in _SAID_TO_ALL:
             del request.headers[name]
@@ -138,10 +139,10 @@ def build_request(
 async def send(
     http: httpx.AsyncClient, request: httpx.Request, reach: AddressPolicy
 ) -> httpx.Response:
-    """Send it, unless it leads to an address that is not allowed; follow nothing.
+    """Send a request without following redirects.
 
     Raises:
-        DownloadError: It does.
+        DownloadError: It leads to an address that is not allowed.
     """
     url = request.url
     host, port = url.raw_host.decode("ascii"), url.port or _SCHEMES[url.scheme]
@@ -151,7 +152,7 @@ async def send(
     may_be_private = not reach.forbids(host, port, "127.0.0.1")
     is_judged = not may_be_private and not is_public(host.strip("[]"))
     if may_be_private:
-        # No client that is held more strictly takes it over.
+        # So that no stricter client reuses this connection.
         request.headers["connection"] = "close"
     elif is_judged and not _tells_addresses(http, url):
         raise _unseen(url)
@@ -174,14 +175,14 @@ async def send(
 
 
 def _tells_addresses(http: httpx.AsyncClient, url: httpx.URL) -> bool:
-    """Whether it shows where it connects to, as httpcore does, or connects nowhere."""
+    """Whether it shows where it connects to, as httpcore does, or does not connect."""
     kind = _transport(http, url)
     library = kind.__module__.partition(".")[0]
     return library in _LIBRARIES and kind.__name__ in _TRANSPARENT
 
 
 def _is_lent(http: httpx.AsyncClient, url: httpx.URL) -> bool:
-    """Whether others may have made connections with it, to wherever they liked."""
+    """Whether it is a user's client, which may have connections to any address."""
     return _transport(http, url) is not ProxyRoutingTransport
 
 
@@ -191,14 +192,14 @@ def _transport(http: httpx.AsyncClient, url: httpx.URL) -> type:
 
 
 def _trace(host: str, check: Callable[[str], None], *, must_connect: bool) -> Trace:
-    """Check each new connection before a byte goes through it.
+    """Check each new connection before a byte is sent.
 
-    One to a proxy is not to the host: where that goes is the proxy's business.
+    A connection to a proxy is not checked: the proxy decides where it leads.
 
     Args:
         host: Where the request goes.
         check: Raises for an address that is not allowed.
-        must_connect: Whether it must go through a connection that is made for it.
+        must_connect: Whether the request needs a new connection.
     """
     connecting_to: object = None
 
@@ -228,13 +229,13 @@ def _address_of(stream: _ConnectionInfo) -> str:
 
 def _unseen(url: httpx.URL) -> DownloadError:
     return DownloadError(
-        f"{url} may lead to an address that is not public: over the transport of "
-        "this http_client nobody can see. Nothing was asked of it",
+        f"{url} may lead to an address that is not public: the transport of this "
+        "http_client does not show it. Nothing was sent to it",
     ).with_hint("allow_private_downloads")
 
 
 def _forbidden_address(url: httpx.URL, address: str) -> DownloadError:
     return DownloadError(
-        f"{url} leads to {address or 'an unknown address'}, which is no public "
-        "address: nothing was asked of it",
+        f"{url} leads to {address or 'an unknown address'}, which is not a public "
+        "address: nothing was sent to it",
     ).with_hint("allow_private_downloads")

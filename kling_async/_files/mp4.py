@@ -15,10 +15,10 @@ HEAD = 8  # bytes: a box's length and its type (section 4.2)
 
 _LONG_HEAD = 16
 
-# What the first box may be: a file of today begins with ftyp, an older one may not.
+# Types of a first box: a modern file begins with ftyp, an older one may not.
 _FIRST = frozenset(b"ftyp moov mdat free skip wide styp uuid pnot".split())
 
-_MOST_BOXES = 10_000  # a film has tens; a file made to keep us busy has millions
+_MOST_BOXES = 10_000  # a video has tens; a hostile file has millions
 
 
 def begins_like_mp4(head: bytes) -> bool:
@@ -27,7 +27,7 @@ def begins_like_mp4(head: bytes) -> bool:
 
 
 def flaw_in(file: IO[bytes]) -> str | None:
-    """Tell what keeps a player from opening a file; None if nothing does.
+    """Return what keeps a player from opening a file; None if nothing does.
 
     Raises:
         OSError: It cannot be read.
@@ -44,7 +44,7 @@ class _BrokenError(Exception):
 
 @frozen
 class _Box:
-    """A part of the file: what it is, and where what is in it begins and ends."""
+    """A part of the file: its type, and where its content begins and ends."""
 
     kind: bytes
     begin: int
@@ -73,7 +73,7 @@ def _boxes(file: IO[bytes], begin: int, end: int) -> Iterator[_Box]:
         file.seek(begin)
         head = file.read(_LONG_HEAD)
         length, kind, start = int.from_bytes(head[:4]), head[4:HEAD], HEAD
-        if length == 1:  # the true one follows
+        if length == 1:  # the real length follows
             length, start = int.from_bytes(head[HEAD:]), _LONG_HEAD
         elif length == 0:  # up to the end
             length = end - begin

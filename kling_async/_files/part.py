@@ -1,7 +1,7 @@
-"""The bytes of a video so far: a hidden file that nobody else has.
+"""The bytes of a video so far: a hidden file.
 
-Takes bytes as they come over the wire, unpacks them where they are packed, and says
-whether they make a film. Open only while bytes come: files are scarce, too.
+Takes bytes as they come over the wire, unpacks them if they are packed, and checks
+whether they are a video. Open only while bytes come: file handles are scarce, too.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from kling_async._errors import DownloadError, Hint, KlingError
 from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_in
 from kling_async._http.packing import UnknownPackingError, Unpacker, is_packed
 
-# What other films begin with: Matroska and WebM, AVI, Ogg.
-_OTHER_FILMS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS")
+# How other videos begin: Matroska and WebM, AVI, Ogg.
+_OTHER_VIDEOS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS")
 
-# What pages and error messages begin with: no film does.
+# How pages and error messages begin, and videos never do.
 _TEXT = (b"<", b"{", b"[")
 
 _TEXTUAL = ("text/", "application/json", "application/xml", "application/xhtml")
 
 _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 
-# How much goes to the file at once: each time costs a thread's attention.
+# Bytes written to the file at once: each write needs a thread.
 _WRITTEN_AT_ONCE = 1024 * 1024
 
 
 class InterruptionError(Exception):
-    """A download stopped in a way that may heal; the bytes so far are kept.
+    """A download was interrupted and may continue; the bytes so far are kept.
 
     Attributes:
-        error: What it is if it does not heal.
+        error: What to raise if it does not continue.
         retry_after: How many seconds the server asks to wait, if it does.
     """
 
@@ -55,7 +55,7 @@ class InterruptionError(Exception):
 
 
 def is_out_of_files(error: BaseException | None) -> bool:
-    """Whether the system had no more files, or sockets, to give."""
+    """Whether the system had no file handles or sockets left."""
     if error is None:
         return False
     if isinstance(error, OSError) and error.errno in _TOO_MANY:
@@ -67,13 +67,13 @@ def is_out_of_files(error: BaseException | None) -> bool:
 
 @define(eq=False)
 class Part:
-    """The bytes so far, of which nothing shows until they are whole.
+    """The bytes of a download so far.
 
     Attributes:
         path: The hidden file.
         url: Where they come from, for messages.
-        most: The most of them to take.
-        is_mp4: Whether they have to make an MP4 that opens.
+        most: The most bytes allowed.
+        is_mp4: Whether they have to be an MP4 that opens.
         received: How many came over the wire.
     """
 
@@ -94,19 +94,19 @@ class Part:
 
     @classmethod
     def inside(cls, folder: Path, url: str, *, most: int, is_mp4: bool) -> Part:
-        """Name one in a folder; nothing is made yet."""
-        # Short, since the target's own name may be as long as names can be.
+        """Choose a hidden file in a folder; nothing is created yet."""
+        # Short: the target's own name may be as long as names can be.
         name = f".kling-{secrets.token_hex(4)}.part"
         return cls(folder / name, url, most, is_mp4)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
-        """Have the file open, at its end.
+        """Open the file at its end.
 
         Raises:
             InterruptionError: There are too many open ones.
         """
-        # Made, or it fails: a link that lies there is never followed.
+        # Exclusive, so that an existing symbolic link is never followed.
         try:
             file = await (
                 anyio.open_file(self.path, "r+b")
@@ -130,11 +130,11 @@ class Part:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether more of the same bytes can be put to these."""
+        """Whether a download can continue after these bytes."""
         return self.received > 0 and self._unpacker is None
 
     async def begin(self, encoding: str, media_type: str) -> None:
-        """Begin anew, with a body that is said to be packed and typed so."""
+        """Start again, with the encoding and media type that the headers claim."""
         if self._written:
             await self._opened.seek(0)
             await self._opened.truncate()
@@ -145,10 +145,10 @@ class Part:
         self._encoding, self._type = encoding, media_type
 
     async def add(self, chunk: bytes) -> None:
-        """Take in what has come next.
+        """Add the next bytes.
 
         Raises:
-            DownloadError: It cannot be what was asked for, or is too much.
+            DownloadError: They are not of a video, or too many.
         """
         self.received += len(chunk)
         self.require_room_for(self.received)
@@ -160,11 +160,11 @@ class Part:
             await self._look()
 
     async def end(self) -> None:
-        """Write what is left, and see that it opens.
+        """Write the last bytes, and check that the video opens.
 
         Raises:
-            DownloadError: It cannot be what was asked for.
-            InterruptionError: It may be, when it is fetched anew.
+            DownloadError: It is not a video.
+            InterruptionError: It may be complete if it is downloaded again.
         """
         if not self.received:
             raise DownloadError(f"{self.url} answered with an empty file")
@@ -178,13 +178,13 @@ class Part:
             raise InterruptionError(self._no_mp4(flaw), "take_any_format")
 
     def _flush(self, file: IO[bytes]) -> str | None:
-        """Bring it to the disk, which may fail, and tell why it does not open."""
+        """Sync it to the disk; return why it does not open, if it does not."""
         file.flush()
         os.fsync(file.fileno())
         return flaw_in(file) if self.is_mp4 else None
 
     async def move(self, path: Path) -> None:
-        """Take the place of what is there: of a link, not of what it leads to."""
+        """Replace an existing file, or a symbolic link but not its target."""
         await anyio.Path(self.path).replace(path)
         self._exists = False
 
@@ -195,7 +195,7 @@ class Part:
                 await anyio.Path(self.path).unlink()
 
     def require_room_for(self, size: int) -> None:
-        """Refuse more bytes than may come."""
+        """Refuse more bytes than allowed."""
         if size > self.most:
             raise DownloadError(
                 f"{self.url} holds more than {self.most:,} bytes; nothing was written",
@@ -208,18 +208,18 @@ class Part:
         return self._file
 
     async def _look(self) -> None:
-        """Tell by the first bytes what it is: headers say what a store likes."""
+        """Decide by the first bytes what it is: headers are not reliable."""
         self._has_begun, head = True, bytes(self._head)
         self._head.clear()
-        is_film = begins_like_mp4(head) or head.startswith(_OTHER_FILMS)
+        is_video = begins_like_mp4(head) or head.startswith(_OTHER_VIDEOS)
         try:
-            if not is_film and is_packed(head, self._encoding):
+            if not is_video and is_packed(head, self._encoding):
                 self._unpacker = Unpacker()
-            elif not is_film:
+            elif not is_video:
                 self._refuse_text(head)
         except UnknownPackingError as error:
             raise DownloadError(
-                f"{self.url} answered packed with {error}, unasked"
+                f"{self.url} sent a video packed with {error}"
             ) from error
         await self._take(head)
 
@@ -246,7 +246,7 @@ class Part:
         if self.is_mp4 and size < HEAD <= size + len(content):
             first = bytes(self._pending[:HEAD])
             if not begins_like_mp4(first):
-                other = DownloadError(self._no_mp4("it begins as none does"))
+                other = DownloadError(self._no_mp4("it does not begin like one"))
                 raise other.with_hint("take_any_format")
         if len(self._pending) >= _WRITTEN_AT_ONCE:
             await self._write()
@@ -258,4 +258,4 @@ class Part:
             self._written += len(content)
 
     def _no_mp4(self, flaw: str) -> str:
-        return f"{self.url} is no MP4 that opens: {flaw}"
+        return f"{self.url} is not an MP4 that opens: {flaw}"

@@ -1,8 +1,8 @@
-"""Buckets: a video goes into one as it does into a file, and an image comes out.
+"""Buckets: videos are saved to them, and images are read from them.
 
 obstore (the extra `storage`) talks to the stores: S3, Google Cloud Storage, Azure and
-whatever else its `from_url` takes, with the credentials that their own tools find. Its
-calls run in threads of their own number, on asyncio and trio alike.
+all others of its `from_url`, with the credentials that their own tools find. Its
+calls run in a limited number of threads, on asyncio and trio alike.
 """
 
 from __future__ import annotations
@@ -37,26 +37,25 @@ T = TypeVar("T")
 
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.IGNORECASE)
 
-# Neither control characters nor halves of characters, which UTF-8 cannot hold.
+# No control characters, and no lone surrogates, which UTF-8 cannot encode.
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 
-# In UTF-8, as S3, Google and Azure have it.
+# Bytes in UTF-8: the limit of S3, Google and Azure.
 _LONGEST_KEY = 1024
 
 _WEB = frozenset({"http", "https", "file"})
 
-# So much of each upload is in memory: parts of 8 MiB, four at once. A store takes
-# 10,000 parts, so 80 GB.
+# Each upload has four parts of 8 MiB in memory. A store takes 10,000 parts, so 80 GB.
 _PART_SIZE = 8 * 1024 * 1024
 
 _PARTS_AT_ONCE = 4
 
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 
-# Uploads and look-ups at once in one event loop; the others wait.
+# Calls at once in one event loop; the others wait.
 _CALLS_AT_ONCE = 8
 
-# Longer than any generation takes to begin, and at most what stores sign for.
+# Seconds: longer than any generation takes to begin, and at most what stores allow.
 _SIGNED_FOR = 24 * 60 * 60.0
 
 _RETRIES: dict[str, object] = {
@@ -64,11 +63,11 @@ _RETRIES: dict[str, object] = {
     "retry_timeout": dt.timedelta(minutes=15),
 }
 
-# Four parts at once over a slow line, or a large object that is put together.
+# For four parts at once over a slow line, or a store that assembles a large object.
 _CLIENT: dict[str, str] = {"timeout": "5 minutes"}
 
-# What else the environment may say of the client, after the name of a store; given one
-# option, obstore asks it for no other.
+# Other options of the client, which obstore no longer reads from the environment once
+# one is given. There they follow the name of a store.
 _CLIENT_OPTIONS = (
     "allow_http",
     "allow_invalid_certificates",
@@ -83,7 +82,7 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kling_async_storage")
 
 
 class StorageError(SourceError):
-    """A store failed, or refused.
+    """A store failed or refused.
 
     Attributes:
         is_missing: Whether there is no such object, or no such bucket.
@@ -101,12 +100,11 @@ def is_url(given: object) -> bool:
 
 @frozen
 class BucketObject:
-    """One object of a store, there or not.
+    """One object of a store, which may not exist.
 
     Attributes:
-        url: Where: ``s3://bucket/folder/name``, and what else obstore takes.
-        reach: Which addresses whoever fetches a signed link can get to; None where
-            that is not known.
+        url: Its URL: ``s3://bucket/folder/name``, or any other that obstore takes.
+        reach: Which addresses the API's servers can reach; None if unknown.
     """
 
     url: str
@@ -116,21 +114,21 @@ class BucketObject:
         return safe_line(_without_password(self.url))
 
     async def folder(self) -> Path:
-        """Give this machine's folder for the bytes so far.
+        """Return a local folder for the hidden file.
 
         Raises:
             MissingExtraError: obstore is missing.
-            DownloadError: No object can be put there.
+            DownloadError: No object can be saved there.
         """
         try:
             await _call(self._place)
         except StorageError as error:
             raise DownloadError(f"cannot write {self}: {error}") from error
-        # In a thread: the first time it tries where it may write.
+        # In a thread: the first call tries which folders are writable.
         return Path(await _call(tempfile.gettempdir))
 
     async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
-        """Upload it, whole or not at all.
+        """Upload the video, whole or not at all.
 
         Raises:
             DownloadError: The store refuses it, or fails for good.
@@ -147,7 +145,7 @@ class BucketObject:
         *,
         is_abandoned: Callable[[], bool] = bool,
     ) -> None:
-        """Put a file or bytes there; nobody sees it before it is whole.
+        """Upload a file or bytes; the object appears only when it is complete.
 
         Raises:
             StorageError: The store refuses it, or fails for good.
@@ -175,8 +173,8 @@ class BucketObject:
                     max_concurrency=_PARTS_AT_ONCE,
                 )
             except FileNotFoundError:
-                # The end of an upload was sent again, after its answer was lost: the
-                # upload is no more, and the object is there.
+                # The last request was repeated after its answer was lost: the upload
+                # has ended, and the object is there.
                 after = None if isinstance(content, bytes) else _seen(store, name)
                 if after in (None, before) or after[0] != _length_of(source):
                     raise
@@ -184,10 +182,10 @@ class BucketObject:
         await _call(put)
 
     async def size(self) -> int:
-        """Tell how large it is.
+        """Return its size in bytes.
 
         Raises:
-            StorageError: It is missing, or nobody may see it.
+            StorageError: It is missing, or may not be read.
         """
 
         def head() -> int:
@@ -199,10 +197,10 @@ class BucketObject:
         return await _call(head)
 
     async def exists(self) -> bool:
-        """Tell whether it is there.
+        """Return whether it exists.
 
         Raises:
-            StorageError: Nobody may see it, or the store fails.
+            StorageError: It may not be read, or the store fails.
         """
         try:
             await self.size()
@@ -213,7 +211,7 @@ class BucketObject:
         return True
 
     async def delete(self) -> None:
-        """Take it away, if that is allowed."""
+        """Delete it, if that is allowed."""
 
         def delete() -> None:
             store, name = self._place()
@@ -228,7 +226,7 @@ class BucketObject:
         """Read it, or its beginning.
 
         Raises:
-            StorageError: It is missing, or nobody may see it.
+            StorageError: It is missing, or may not be read.
         """
 
         def get() -> bytes:
@@ -242,10 +240,10 @@ class BucketObject:
         return await _call(get)
 
     async def sign_url(self, seconds: float = _SIGNED_FOR) -> str | None:
-        """Sign a link for whoever has no credentials; None where a store cannot.
+        """Sign a link that works without credentials; None if the store cannot.
 
         Raises:
-            StorageError: There is nothing to sign with.
+            StorageError: There are no credentials.
         """
 
         def sign() -> str | None:
@@ -264,10 +262,10 @@ class BucketObject:
         return await _call(sign)
 
     async def link(self) -> str | None:
-        """Sign a link for the API's servers; None where they could not reach it.
+        """Sign a link for the API's servers; None if they cannot reach it.
 
         Raises:
-            StorageError: There is nothing to sign with.
+            StorageError: There are no credentials.
         """
         link = await self.sign_url()
         if link is None or self.reach is None:
@@ -277,11 +275,13 @@ class BucketObject:
         return None if self.reach.forbids_host(at.hostname or "", port) else link
 
     def _place(self) -> tuple[ObjectStore, str]:
-        """Give the store, and the name within it."""
+        """Return the store, and the object's name in it."""
         found = _URL.fullmatch(self.url)
         parent, _, name = found["rest"].rpartition("/") if found else ("", "", "")
         if found is None or not parent or not name:
-            raise StorageError("it names no object; allowed: s3://bucket/name.mp4")
+            raise StorageError(
+                "the URL has no object name; allowed: s3://bucket/name.mp4"
+            )
         if not _KEY.fullmatch(found["rest"]) or not {"", ".", ".."}.isdisjoint(
             found["rest"].split("/")
         ):
@@ -290,20 +290,20 @@ class BucketObject:
             raise StorageError(f"its name is longer than {_LONGEST_KEY:,} bytes")
         scheme = found["scheme"].lower()
         if scheme in _WEB:
-            name = unquote(name)  # as URLs are written; the keys of buckets are not
+            name = unquote(name)  # web URLs are percent-encoded; object names are not
         else:
             parent = quote(parent, safe="/:@[]")
         return _open_store(f"{scheme}://{parent}", _credentials()), name
 
 
 def _credentials() -> frozenset[tuple[str, str]]:
-    """Give what obstore reads of the environment."""
+    """Return the environment variables that obstore reads."""
     return frozenset(it for it in os.environ.items() if it[0].startswith(_VARIABLES))
 
 
 @lru_cache(maxsize=64)
 def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStore:
-    """Open a store once: it has connections, and takes a while to make."""
+    """Open each store once: it keeps connections, and is slow to make."""
     with needs_extra("storage", "obstore"):
         from obstore.store import from_url  # noqa: PLC0415 (an extra)
     said = {name.partition("_")[2].lower(): value for name, value in environment}
@@ -313,12 +313,12 @@ def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStor
 
 
 def _seen(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
-    """Tell one state of an object from another."""
+    """Return the version of an object: size, tag and time."""
     import obstore  # noqa: PLC0415 (an extra)
 
     try:
         found = obstore.head(store, name)
-    except Exception:  # noqa: BLE001 (what is wrong, the upload tells better)
+    except Exception:  # noqa: BLE001 (the upload reports the error better)
         return None
     return found["size"], found["e_tag"], found["last_modified"]
 
@@ -328,7 +328,7 @@ def _length_of(source: Path | bytes) -> int:
 
 
 def _pieces(path: Path, is_abandoned: Callable[[], bool]) -> Iterator[bytes]:
-    """Read a file; an upload that nobody waits for ends, and leaves nothing."""
+    """Read a file; an abandoned upload ends, and leaves nothing."""
     with path.open("rb") as file:
         while piece := file.read(_PART_SIZE):
             if is_abandoned():
@@ -337,7 +337,7 @@ def _pieces(path: Path, is_abandoned: Callable[[], bool]) -> Iterator[bytes]:
 
 
 async def _call(work: Callable[[], T]) -> T:
-    """Do work with a store in a thread, and name what went wrong."""
+    """Call a store in a thread, and describe its errors."""
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -348,14 +348,14 @@ async def _call(work: Callable[[], T]) -> T:
     except (KlingError, StorageError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (whatever obstore raises)
-        # What obstore adds is for who debugs obstore.
+        # Without obstore's own details, which only help to debug obstore.
         raise _describe_error(error) from None
 
 
 def _describe_error(error: Exception) -> StorageError:
     code = _CODE.search(str(error))
-    told = str(error).partition("\n\nDebug source")[0]
-    told = safe_line(told.partition("<?xml")[0])[:_SHOWN]
+    words = str(error).partition("\n\nDebug source")[0]
+    words = safe_line(words.partition("<?xml")[0])[:_SHOWN]
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         what = "there is no such bucket or object"
@@ -366,19 +366,19 @@ def _describe_error(error: Exception) -> StorageError:
     elif isinstance(error, OSError):
         what = error.strerror or "it failed"
     elif code and code[1].startswith(_CREDENTIALS):
-        what = "the credentials have expired, or are none"
+        what = "the credentials have expired, or are invalid"
     else:
         what = "the store failed"
-    said = f"{code[1]}: {told}" if code else told
+    said = f"{code[1]}: {words}" if code else words
     return StorageError(
         f"{what} ({said})", is_missing=isinstance(error, FileNotFoundError)
     )
 
 
-# What S3 and those that speak like it call what is wrong.
+# The error codes of S3 and compatible stores.
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
 
-# Where a cloud's machine asks for them, if nothing else has any.
+# Where a cloud machine asks for credentials, if nothing else has any.
 _METADATA = re.compile("latest/(api/token|meta-data)|computeMetadata|metadata/ident")
 
 _CREDENTIALS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
@@ -387,5 +387,5 @@ _SHOWN = 300
 
 
 def _without_password(url: str) -> str:
-    """Give a URL for people: signatures and passwords stay out of messages."""
+    """Remove the signature and the password from a URL, for messages."""
     return re.sub(r"//[^/@]*@", "//…@", url.partition("?")[0])

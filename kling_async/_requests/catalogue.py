@@ -1,4 +1,4 @@
-"""Which Kling models there are and what each takes: `catalogue.json`, read.
+"""Which Kling models there are, and the fields of each: `catalogue.json`, read.
 
 The file is made by ``nox -s catalogue -- FOLDER`` from the vendor's OpenAPI files.
 """
@@ -24,7 +24,7 @@ from kling_async._text import closest_match, did_you_mean, short_repr
 
 @frozen(kw_only=True)
 class Rule:
-    """What holds between several fields of one request.
+    """A rule between several fields of one request.
 
     Attributes:
         text: The rule in words.
@@ -49,7 +49,7 @@ def _tail_without_audio(body: Mapping[str, object]) -> Problem | None:
     if "tail_image_url" not in body or body.get("generate_audio", True) is not True:
         return None
     given = "True" if "generate_audio" in body else "nothing, which means True"
-    hint = "This model takes no last frame where it makes sound."
+    hint = "With sound, this model takes no last frame."
     allowed = "False, since tail_image_url is given"
     return Problem("generate_audio", given, allowed, hint)
 
@@ -98,22 +98,22 @@ _USUAL_LENGTH = 5
 
 @frozen(kw_only=True)
 class Model:
-    """One Kling model: what it is for and what it takes.
+    """One Kling model: its purpose and its fields.
 
     Attributes:
         id: The id that a request names.
-        kind: What it makes of what.
-        fields: What each field takes, legacy ones too.
+        kind: What it makes, from what.
+        fields: Its fields, legacy ones too.
         required: The fields that must be given.
-        rules: What holds between several fields.
-        notes: What the vendor asks that cannot be checked here.
+        rules: Rules between several fields.
+        notes: Requirements of the vendor that cannot be checked here.
         durations: How long the work takes, in seconds, by the length of the
-            video in seconds; empty where nobody says.
+            video in seconds; empty if unknown.
         durations_by: How that is known: ``page``, the vendor's page says so;
-            ``run``, it shows one run that took as long.
+            ``run``, the page shows one run that took so long.
         price: What a video costs, in USD; None, since the vendor's documents
             name no price. `AsyncKling.price` asks the server.
-        aliases: Other names that it is taken under.
+        aliases: Other names that the vendor accepts for it.
         standing: ``deprecated`` if the vendor advises against it, ``withdrawn`` if
             its documents no longer name it.
     """
@@ -132,14 +132,14 @@ class Model:
 
     @property
     def legacy_fields(self) -> tuple[str, ...]:
-        """The fields that only the older of the vendor's schemas names."""
+        """The fields that only the vendor's older schema names."""
         return tuple(name for name, it in self.fields.items() if it.legacy)
 
     @property
     def deprecated(self) -> Mapping[str, str | None]:
         """Deprecated fields, each with the one to use instead; None if there is none.
 
-        Where a video begins with an image, its shape is that of the image.
+        If a video begins with an image, it has the image's shape.
         """
         old = [name for name, it in self.fields.items() if it.deprecated]
         instead = None if "aspect_ratio" in old else "aspect_ratio"
@@ -148,12 +148,12 @@ class Model:
     def typical_seconds(
         self, video_length_seconds: float | None = None
     ) -> float | None:
-        """Return how long a generation takes, or None where nobody says.
+        """Return how many seconds a generation takes, or None if unknown.
 
         Args:
             video_length_seconds: The length of the video; the server's default
-                if left out. A length that nobody speaks of is taken in
-                proportion to the nearest one.
+                if left out. For a length that is not documented the time is
+                scaled from the closest one.
         """
         if not self.durations:
             return None
@@ -172,7 +172,7 @@ class Catalogue(Mapping[str, Model]):
     """Models by id. An alias finds its model, too, and is not listed.
 
     Attributes:
-        retired: Ids that the vendor refuses, and what it says of them.
+        retired: Ids that the vendor refuses, with its explanation.
     """
 
     _models: Mapping[str, Model] = field(repr=lambda it: f"<{len(it)} models>")
@@ -207,10 +207,10 @@ class Catalogue(Mapping[str, Model]):
         """Return everything that is wrong with a body for a model.
 
         Args:
-            model: The model's id. Of an unknown one nothing is known to be wrong.
-            body: The request as on the wire, with or without ``model``.
-            local_media: Whether paths and bytes may stand where media is taken.
-            unchecked: Fields that are taken as they are.
+            model: The model's id. For an unknown one no problem is found.
+            body: The request's fields, with or without ``model``.
+            local_media: Whether paths and bytes are allowed for media.
+            unchecked: Fields that are not checked.
         """
         known = self.get(model)
         if known is None:
@@ -232,7 +232,7 @@ class Catalogue(Mapping[str, Model]):
     def problems_in_types(
         self, body: Mapping[str, object], *, local_media: bool = False
     ) -> list[Problem]:
-        """Return what no Kling model would take, for a model that is unknown."""
+        """Return the values that no known model takes, for a model that is unknown."""
         problems: list[Problem] = []
         for name, value in body.items():
             taken = (it.fields[name] for it in self.values() if name in it.fields)
@@ -261,7 +261,7 @@ class Catalogue(Mapping[str, Model]):
         )
 
     def _takers_of(self, name: str, kind: Kind) -> str | None:
-        """Return which models take a field, the newest of the same kind named."""
+        """Say which models take a field, naming the newest of the same kind."""
         takers = [model for model in self.values() if name in model.fields]
         if not takers:
             return None
@@ -283,7 +283,8 @@ def read_catalogue(text: str) -> Catalogue:
     """Read a catalogue from the text of its file.
 
     Raises:
-        ValueError: It is none; so may be KeyError, TypeError and AttributeError.
+        ValueError: It is not a catalogue; this may also be a KeyError, TypeError or
+            AttributeError.
     """
     data = json.loads(text)
     if data["version"] != _VERSION:
@@ -335,7 +336,7 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
             ``kling_async/_requests/catalogue.json``.
 
     Raises:
-        ConfigurationError: It cannot be read, or is no catalogue.
+        ConfigurationError: It cannot be read, or is not a catalogue.
     """
     try:
         return read_catalogue(Path(path).read_text("utf-8"))
@@ -344,7 +345,7 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
         raise ConfigurationError(f"catalogue: cannot read {path}: {why}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
-            f"catalogue: {path} is none that this version can read ({error!r})"
+            f"catalogue: {path} is not one that this version can read ({error!r})"
         ) from error
 
 
@@ -359,7 +360,7 @@ _IN_USE: ContextVar[Catalogue] = ContextVar("catalogue", default=MODELS)
 
 
 def catalogue_in_use() -> Catalogue:
-    """Return the catalogue that requests are checked against here."""
+    """Return the catalogue that requests are checked against."""
     return _IN_USE.get()
 
 

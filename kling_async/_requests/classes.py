@@ -1,7 +1,7 @@
-"""What a user asks for: a request, checked against the catalogue when it is made.
+"""Requests, checked against the catalogue when they are made.
 
-So what exists can be sent. The class of each kind is in `kinds`, which is made from the
-catalogue. Opens no file; `media` turns local images into what the wire takes.
+So every request that exists can be sent. The class of each kind is in `kinds`, which is
+generated. Opens no file; `media` encodes local images.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RequestT = TypeVar("RequestT", bound="Request")
 
 
 def check_keywords(cls: type[RequestT]) -> type[RequestT]:
-    """Check what a class is given before Python does, which names one slip a time."""
+    """Check a class's keywords before Python does, which names only one mistake."""
     bare: Callable[..., None] = cls.__init__
     names = {it.name: it.default for it in fields(cls)}
-    # What must be given may be given in extra, too; Python is not to miss it.
+    # Required fields may be given in extra; then Python must not ask for them.
     empty = {name: None for name, default in names.items() if default is NOTHING}
-    # Looked up here, for these names do not exist where the class says it is from.
+    # Resolved here: the public module that the class claims lacks these names.
     hints = get_type_hints(cls)
     cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
 
@@ -47,7 +47,7 @@ def check_keywords(cls: type[RequestT]) -> type[RequestT]:
 
 
 def _copy(value: object) -> object:
-    """Copy what can be changed, so that what was checked is what is sent."""
+    """Copy mutable values, so that nobody changes them after the check."""
     if isinstance(value, Mapping):
         return {name: _copy(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -61,18 +61,18 @@ _CLASSES: dict[Kind, type[Request]] = {}
 @check_keywords
 @frozen(kw_only=True, repr=False)
 class Request:
-    """A generation to ask for, of whatever kind.
+    """A request of any kind.
 
-    Made directly only for a model that this version does not know: all that
-    it takes then stands in ``extra``, unchecked.
+    Use it directly only for a model that this version does not know, with all
+    fields in ``extra``, unchecked.
 
     Attributes:
         model: The model's id, as in the vendor's docs.
-        extra: Fields to send along that this version does not know; they are
-            not checked.
+        extra: Fields that this version does not know; they are sent unchecked.
 
     Raises:
-        InvalidRequestError: Something given cannot be right; all of it is told.
+        InvalidRequestError: The request does not fit the model; the error lists all
+            problems.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
@@ -81,7 +81,7 @@ class Request:
     extra: Mapping[str, object] = field(factory=dict[str, object])
 
     def to_body(self) -> dict[str, object]:
-        """Give what is sent, by the wire's names; what is None is left out."""
+        """Return the body to send, by the API's names, without None values."""
         known = catalogue_in_use().get(self.model)
         rules = known.fields if known else {}
         body = {
@@ -97,7 +97,7 @@ class Request:
                 yield name, value
 
     def __repr__(self) -> str:
-        """Show what was given, long texts and bytes in short."""
+        """Show what was given, with long texts and bytes shortened."""
         given = dict(self._values()) | ({"extra": self.extra} if self.extra else {})
         inner = ", ".join(
             f"{name}={short_repr(value)}" for name, value in given.items()
@@ -106,10 +106,10 @@ class Request:
 
 
 def _require_valid(params: Mapping[str, object], cls: type[Request]) -> None:
-    """Refuse a request with all that is wrong with it.
+    """Refuse a request that does not fit its model.
 
     Raises:
-        InvalidRequestError: It cannot be right.
+        InvalidRequestError: It does not fit; the error lists all problems.
     """
     model, extra = params.get("model", NOTHING), params.get("extra", {})
     if problems := [*_problems_of_model(model), *_problems_of_extra(extra)]:
@@ -164,7 +164,7 @@ def _problems_of_kind(model: str, cls: type[Request]) -> Iterator[Problem]:
 def _problems_for_any_model(
     cls: type[Request], own: Mapping[str, object], extra: Collection[str]
 ) -> list[Problem]:
-    """Return what no model would take, or the class has no place for."""
+    """Return the values that no model takes, or that the class has no field for."""
     names = {it.name: it.default for it in fields(cls) if it.name not in _APART}
     allowed = f"only the fields of {cls.__name__}"
     return [
@@ -191,7 +191,7 @@ def warn_once(words: str, model: str, more: str) -> None:
 
 
 def _warn_of_model(model: str) -> None:
-    """Tell once of a model that is unknown or going, not for each of its requests."""
+    """Warn once for each model that is unknown, deprecated or withdrawn."""
     catalogue = catalogue_in_use()
     known = catalogue.get(model)
     if known is not None:
@@ -211,10 +211,10 @@ def class_for(model: str) -> type[Request]:
 
 
 def build_request(params: Mapping[str, object]) -> Request:
-    """Make the request that a model and fields by name describe.
+    """Make a request from a model and fields by name.
 
     Raises:
-        InvalidRequestError: It cannot be right.
+        InvalidRequestError: It does not fit the model.
     """
     model = params.get("model")
     cls = class_for(model) if isinstance(model, str) else Request
@@ -235,10 +235,10 @@ def build_request(params: Mapping[str, object]) -> Request:
 
 
 def request_from(request: Request | None, params: Mapping[str, object]) -> Request:
-    """Take a request object, or make one of keywords; not both.
+    """Return a request object, or make one from keywords; not both.
 
     Raises:
-        InvalidRequestError: There are both, or it cannot be right.
+        InvalidRequestError: Both are given, or the request does not fit.
     """
     if request is None:
         return build_request(params)
@@ -255,7 +255,7 @@ def request_from(request: Request | None, params: Mapping[str, object]) -> Reque
 
 
 def _check_again(request: Request) -> Request:
-    """Check a request that was made when its model was not known yet."""
+    """Check a request that was made before its model was known."""
     catalogue, model = catalogue_in_use(), request.model
     if model in catalogue and model not in MODELS:
         body, extra = request.to_body(), request.extra
@@ -266,10 +266,10 @@ def _check_again(request: Request) -> Request:
 
 
 def request_of_many(given: object) -> Request:
-    """Take one of many requests: an object, or a mapping to make one of.
+    """Return one of many requests, given as an object or a mapping.
 
     Raises:
-        InvalidRequestError: It is neither, or it cannot be right.
+        InvalidRequestError: It is neither, or it does not fit the model.
     """
     if isinstance(given, Request):
         return _check_again(given)

@@ -1,6 +1,6 @@
 """Whether one value fits its field: everything that is wrong with it.
 
-Knows no model and opens no file; what a field takes is said in `_fields`.
+Knows no model and opens no file.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _SHOWN_CHOICES = 16
 
 @frozen(kw_only=True)
 class Field:
-    """What one field of a model takes.
+    """Which values one field of a model takes.
 
     Attributes:
-        type: Its type. ``media`` is a text on the wire: a web address or a
+        type: Its type. ``media`` is sent as a text: a web address or a
             base64 data URI.
-        choices: The only values allowed, where they are listed.
-        aliases: Those of the choices that are another spelling of one.
+        choices: The only values allowed, if they are listed.
+        aliases: Choices that are another spelling of one: spelling to choice.
         any_case: Whether upper and lower case are the same.
-        minimum: The least number allowed.
-        maximum: The greatest number allowed.
+        minimum: The smallest number allowed.
+        maximum: The largest number allowed.
         max_length: The most characters allowed.
         blank: Whether a text of spaces, or of nothing, is allowed.
         min_items: The fewest items allowed.
         max_items: The most items allowed.
-        items: What each item of an array takes.
-        properties: What an object holds.
-        required: Those of the properties that must be there.
+        items: The field of each item of an array.
+        properties: The fields of an object.
+        required: The properties that must be given.
         medium: What a ``media`` field carries.
-        max_bytes: The most bytes that a local file may have there.
-        or_list: Whether a list of such values is taken in place of one.
-        default: What the server takes where the field is left out.
+        max_bytes: The most bytes that a local file for it may have.
+        or_list: Whether a list of such values is also allowed.
+        default: What the server uses if the field is left out.
         nullable: Whether JSON's null is allowed.
-        legacy: Whether only the older of the vendor's schemas names it.
-        deprecated: Whether the vendor says not to use it any more.
+        legacy: Whether only the vendor's older schema names it.
+        deprecated: Whether the vendor advises against it.
     """
 
     type: FieldType
@@ -82,7 +82,7 @@ class Field:
         return f"{words}, or a list of such" if self.or_list else words
 
     def of_any_size(self) -> Field:
-        """Return this field without what a newer model may widen."""
+        """Return this field without the limits that a newer model may widen."""
         items = self.items and self.items.of_any_size()
         properties = {name: it.of_any_size() for name, it in self.properties.items()}
         return Field(
@@ -170,8 +170,8 @@ def validate_value(
     Args:
         where: The value's place in the body, such as ``elements[0].video_url``.
         value: What was given.
-        rule: What its field takes.
-        local_media: Whether paths and bytes may stand where media is taken.
+        rule: The field.
+        local_media: Whether paths and bytes are allowed for media.
     """
     if value is None and rule.nullable:
         return
@@ -195,7 +195,7 @@ def validate_value(
 
 
 def with_numbers(value: object, rule: Field) -> object:
-    """Return a value that fits its field, with numbers where text says them.
+    """Return a value that fits its field, with texts such as ``"5"`` as numbers.
 
     The vendor's schemas ask for numbers, its examples send ``"5"``: a number is
     right for both.
@@ -250,7 +250,7 @@ def _problems_of_number(where: str, value: object, rule: Field) -> Iterator[Prob
 
 
 def _as_number(value: object, *, whole: bool) -> float | None:
-    """Return the number that the server reads there; it reads text too."""
+    """Return the number that the server would read; it reads text too."""
     if isinstance(value, str):
         pattern = _INTEGER_TEXT if whole else _NUMBER_TEXT
         return float(value) if pattern.fullmatch(value) else None

@@ -1,7 +1,7 @@
-"""Local media in: paths and bytes become the data URIs that the wire takes.
+"""Local media: paths and bytes become data URIs, which the API takes.
 
 Reads off the event loop, and refuses what the server would refuse after a long
-upload: what is no image, too large, too small, or too long and narrow.
+upload: files that are not images, too large, too small, or too long and narrow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.fields import Field, Medium
 from kling_async._text import short_repr
 
-# Where a text is a text, whatever it looks like, also for a model that is unknown.
+# Fields that are never media, even for an unknown model.
 _TEXTS = frozenset({"prompt", "negative_prompt", "model"})
 
 # What Kling and several resellers document; this vendor's pages name no limit.
@@ -41,7 +41,7 @@ _SOUNDS = ("audio/mpeg", "audio/wav", "audio/mp4", "audio/aac")
 
 _VIDEOS = ("video/mp4",)
 
-# None where a field is unknown to this version: whatever is taken anywhere.
+# None for a field unknown to this version: everything that any field takes.
 _ALLOWED: Mapping[Medium | None, tuple[str, ...]] = {
     "image": _IMAGES,
     "audio": _SOUNDS,
@@ -56,15 +56,15 @@ _IN_WORDS: Mapping[Medium | None, str] = {
     None: "a JPEG or PNG image, an MP3, WAV, M4A or AAC sound, or an MP4 video",
 }
 
-# The most that is read where no limit is documented, or none is to be kept to.
+# Bytes; the limit if none is documented or checked.
 LARGEST_FILE = 256 * 1024 * 1024
 
-# Without waiting for a FIFO's other end, and without ending lines anew on Windows.
+# Without waiting for a FIFO's other end, and without changing line ends on Windows.
 _FOR_READING = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
 )
 
-# The bytes that files begin with: where, which, and what it is. First fit counts.
+# How files begin: offset, bytes, media type. The first match counts.
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
     (0, b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -89,10 +89,10 @@ class SourceError(Exception):
 
 
 class Source(Protocol):
-    """An object in a bucket, which the server cannot fetch by itself."""
+    """An object in a bucket, which the server cannot fetch directly."""
 
     async def size(self) -> int:
-        """Tell how many bytes it has."""
+        """Return its size in bytes."""
         ...
 
     async def read(self, most: int | None = None) -> bytes:
@@ -100,11 +100,11 @@ class Source(Protocol):
         ...
 
     async def link(self) -> str | None:
-        """Give a link that the server can fetch for a while, where there is one."""
+        """Return a temporary link for the server; None if there is none."""
         ...
 
 
-# Enough of an object for its type, and mostly for its width and height.
+# Bytes; enough to find an object's type, and usually its width and height.
 _BEGINNING = 64 * 1024
 
 
@@ -114,11 +114,11 @@ async def encode_local_files(
     check: bool = True,
     source: Callable[[str], Source] | None = None,
 ) -> dict[str, object]:
-    """Give a body of what the wire takes: every path and all bytes as data URIs.
+    """Return a body in which every path and all bytes are data URIs.
 
     Args:
-        body: A request's body, by the wire's names, however deep.
-        check: Whether the documented limits are held against the files.
+        body: A request's body, by the API's names, however deep.
+        check: Whether files are checked against the documented limits.
         source: Opens the URL of an object in a bucket, which becomes a link or a
             data URI; None leaves such URLs as they are.
 
@@ -143,7 +143,7 @@ async def encode_local_files(
 
 @frozen
 class _FieldPath:
-    """Where in a body a value stands, what is taken there, and whether to check."""
+    """The path of a field in a body, the field itself, and whether to check it."""
 
     where: str
     rule: Field | None
@@ -160,7 +160,7 @@ class _FieldPath:
 
     @property
     def medium(self) -> Medium | None:
-        """What belongs here; None where this version does not know."""
+        """Which medium the field takes; None if this version does not know."""
         return self.rule.medium if self.rule else None
 
     def refusal(
@@ -173,7 +173,7 @@ class _FieldPath:
         return InvalidRequestError([Problem(self.where, given, allowed, hint, advice)])
 
     def source_of(self, value: object) -> Source | None:
-        """Open the object that a value names, if media belongs here."""
+        """Open the object that a value names, if the field takes media."""
         if (
             self.source is None
             or not isinstance(value, str)
@@ -214,7 +214,7 @@ async def _encode_value(
 
 
 async def _from_bucket(place: _FieldPath, source: Source, url: str) -> str:
-    """Give a link to an object, or the object; what is wrong is told before."""
+    """Check an object; return a link to it, or its bytes."""
     size = await source.size()
     limit = place.rule.max_bytes if place.rule and place.check else None
     if limit is not None and size > limit:
@@ -226,7 +226,7 @@ async def _from_bucket(place: _FieldPath, source: Source, url: str) -> str:
     if link is not None:
         return link
     if place.medium == "video":
-        hint = "Its store signs no link, or has an address that is not public."
+        hint = "Its store cannot sign a link, or its address is not public."
         raise place.refusal(url, "a video that the server can fetch by a link", hint)
     return await to_thread.run_sync(_data_uri, place, await source.read(), url)
 
@@ -241,7 +241,7 @@ def _data_uri(place: _FieldPath, given: object, told: str | None = None) -> str:
         told = told or short_repr(data)
     media_type = type_of(data)
     if media_type == "video/mp4" and told.lower().endswith(".m4a"):
-        media_type = "audio/mp4"  # the same container; not every recorder brands it
+        media_type = "audio/mp4"  # the same container; some recorders do not brand it
     if place.check:
         _require_sound(place, told, data, media_type)
     media_type = media_type or mimetypes.guess_type(told)[0]
@@ -267,7 +267,7 @@ def _read(place: _FieldPath, path: Path) -> bytes:
 
 
 class UnfitFileError(OSError):
-    """What a path leads to is not read: why, and what would be."""
+    """A path does not lead to a readable file: why, and what is allowed."""
 
     def __init__(self, why: str, allowed: str) -> None:
         super().__init__(why)
@@ -275,10 +275,10 @@ class UnfitFileError(OSError):
 
 
 def read_file(path: Path, limit: int = LARGEST_FILE) -> bytes:
-    """Read a file, and nothing else: a FIFO would hang, a device never end.
+    """Read a regular file: a FIFO would hang, a device never end.
 
     Raises:
-        UnfitFileError: It is no regular file, or larger than the limit.
+        UnfitFileError: It is not a regular file, or is larger than the limit.
         OSError: It cannot be read.
     """
     _require_fit(path.stat(), limit)
@@ -292,7 +292,7 @@ def read_file(path: Path, limit: int = LARGEST_FILE) -> bytes:
 
 def _require_fit(facts: os.stat_result, limit: int) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+        kind = "a directory" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
         raise UnfitFileError(kind, "the path of a file")
     _require_size(facts.st_size, limit)
 
@@ -338,7 +338,7 @@ def _require_shape(
 ) -> None:
     size = _png_size(data) if data[:1] == b"\x89" else _jpeg_size(data)
     if size is None and not is_whole:
-        return  # a long profile stands in front of it
+        return  # a long colour profile comes first
     if size is None or 0 in size:
         hint = "Its header is broken."
         raise place.refusal(told, _IN_WORDS["image"], hint)
@@ -351,7 +351,7 @@ def _require_shape(
 
 
 def type_of(data: bytes) -> str | None:
-    """Tell what a file is by how it begins, as a MIME type."""
+    """Return the MIME type of a file by how it begins."""
     head = data[:16]
     fits = (kind for at, magic, kind in _MAGIC if head.startswith(magic, at))
     return next(fits, None)
@@ -364,7 +364,7 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
-# Markers that begin a frame (ITU-T T.81, table B.1), and those without a length.
+# Markers that begin a frame (ITU-T T.81, table B.1), and markers without a length.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 _BARE = {0x01, *range(0xD0, 0xD8)}

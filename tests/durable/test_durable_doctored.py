@@ -352,8 +352,8 @@ def sparse(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make, told",
     [
-        (fifo, "no regular file"),
-        (lambda _: Path("/dev/zero"), "no regular file"),
+        (fifo, "not a regular file"),
+        (lambda _: Path("/dev/zero"), "not a regular file"),
         (lambda folder: folder, "a directory"),
         (sparse, "at most|bytes"),
         (lambda folder: folder / "nowhere", "No such file"),

@@ -609,7 +609,7 @@ async def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 async def test_what_is_no_link_is_told_of(tmp_path: Path, url: str) -> None:
     """Nothing on this machine is ever read in its place."""
     async with client() as kling:
-        with pytest.raises(DownloadError, match=r"is not an http|is no URL"):
+        with pytest.raises(DownloadError, match=r"is not an http|is not a URL"):
             await kling.download(Video(url=url), tmp_path / "film.mp4")
     assert files_in(tmp_path) == []
 

@@ -104,7 +104,7 @@ async def test_a_link_to_this_machine_is_not_followed(
 ) -> None:
     """However its address is written: nothing is asked, once and for all."""
     async with RawServer(answering(whole())) as server, client(VENDOR) as kling:
-        await refused(kling, video(server, host), tmp_path, "no public address")
+        await refused(kling, video(server, host), tmp_path, "not a public address")
     assert server.requests == []
 
 
@@ -126,7 +126,7 @@ async def test_a_redirect_to_this_machine_is_not_followed(
             # No name of this machine that is known before it is looked up.
             link = video(server, "127.1")
             async with client(link.url.removesuffix("/output.mp4")) as kling:
-                await refused(kling, link, tmp_path, "no public address")
+                await refused(kling, link, tmp_path, "not a public address")
         assert len(server.requests) == 1
     assert inside.requests == []
 
@@ -162,7 +162,7 @@ async def test_a_connection_that_was_allowed_is_not_for_those_it_is_not(
         generous = kling.with_options(allow_private_downloads=True)
         await generous.download(link, tmp_path / "film.mp4")
         (tmp_path / "film.mp4").unlink()
-        await refused(kling, link, tmp_path, "no public address")
+        await refused(kling, link, tmp_path, "not a public address")
     assert len(server.requests) == 1
 
 
@@ -176,7 +176,7 @@ async def test_behind_a_proxy_names_are_its_business_and_addresses_ours(
         monkeypatch.delenv("no_proxy", raising=False)
         async with client(VENDOR) as kling:
             for url in ("http://10.0.0.1/v.mp4", "http://localhost/v.mp4"):
-                await refused(kling, Video(url=url), tmp_path, "no public address")
+                await refused(kling, Video(url=url), tmp_path, "not a public address")
             link = Video(url="http://films.example/v.mp4")
             await kling.download(link, tmp_path / "film.mp4")
     assert [it.target for it in proxy.requests] == [link.url]
@@ -190,7 +190,7 @@ async def test_over_a_transport_that_shows_no_address_names_are_refused(
         link = video(server, "127.1")  # a name: no address as addresses are written
         for lent in (HttpxAiohttpClient(), httpx.AsyncClient(transport=Wrapped())):
             async with lent, client(VENDOR, http_client=lent) as kling:
-                match = "nobody can see.*allow_private_downloads"
+                match = "does not show it.*allow_private_downloads"
                 await refused(kling, link, tmp_path, match)
         assert server.requests == []
         lent = httpx.AsyncClient(transport=Wrapped())
@@ -357,7 +357,7 @@ async def test_what_does_not_begin_as_an_mp4_is_not_fetched(tmp_path: Path) -> N
     """Its first bytes tell; no type that the server calls it counts."""
     picture = answer(b"\x89PNG\r\n\x1a\n" * 1000, content_type="video/mp4")
     async with RawServer(answering(picture)) as server, client() as kling:
-        await refused(kling, video(server), tmp_path, "is no MP4 that opens")
+        await refused(kling, video(server), tmp_path, "is not an MP4 that opens")
     assert len(server.requests) == 1
 
 

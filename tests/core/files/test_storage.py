@@ -134,8 +134,8 @@ async def test_a_bucket_that_is_not_there_is_told_of() -> None:
     "url, told",
     [
         ("ftp://host/scene.mp4", "ftp://host"),
-        ("s3://bucket", "names no object"),
-        ("s3://bucket/", "names no object"),
+        ("s3://bucket", "no object name"),
+        ("s3://bucket/", "no object name"),
         ("s3://bucket/a//b.mp4", "s3://bucket"),
         ("s3://bucket/../b.mp4", "s3://bucket"),
         ("s3://bucket/\ud800.mp4", "s3://bucket"),
