@@ -1,10 +1,10 @@
-"""The embedded stand-in server: the vendor's API without a key, a network or a bill.
+"""The emulator: the vendor's API without a key, a network or a bill.
 
     async with Emulator(speed=60) as emulator:
         async with AsyncKling("any-key", base_url=emulator.base_url) as kling:
             ...
 
-Needs the extra ``emulator``. Imitates what is documented, and generates no art.
+Needs the extra ``emulator``. It does as the vendor documents; its videos are simple.
 """
 
 from __future__ import annotations

@@ -56,13 +56,13 @@ class LoggedRequest:
     job: StoredGeneration | None = None
 
     def status_at(self, now: float) -> str:
-        """Return what the log says of it: work under way has not failed."""
+        """Return its status in the log; running work counts as succeeded."""
         if self.job is None or self.job.status_at(now) == Status.ERROR:
             return FAILED
         return SUCCEEDED
 
     def credits_at(self, now: float) -> int:
-        """Return what it has cost so far: nothing before the video is there."""
+        """Return its cost so far: nothing before the video is completed."""
         return self.job.credits_used_at(now) if self.job else 0
 
 
@@ -87,12 +87,12 @@ class RequestLog:
         models: Collection[str] = (),
         statuses: Collection[str] = (),
     ) -> Iterator[LoggedRequest]:
-        """Give the rows of a time that have appeared, newest first.
+        """Yield the rows of a period that have appeared, newest first.
 
         Args:
-            start: From when, in seconds since 1970.
-            end: Until when.
-            now: What time it is.
+            start: The start of the period, in seconds since 1970.
+            end: Its end, in seconds since 1970.
+            now: The current time, in seconds since 1970.
             models: The models to show, by id or without the part before the first
                 slash; all if empty.
             statuses: The statuses to show; all if empty.
@@ -137,13 +137,13 @@ _NO_TOKENS = {"input": 0, "output": 0, "total": 0}
 
 @define(kw_only=True, eq=False)
 class AccountPages:
-    """The endpoints that tell of money and of what was asked.
+    """The endpoints for money and for the request log.
 
     Attributes:
         store: The generations and the account that pays for them.
-        log: The rows.
-        clock: What time it is.
-        log_requests: How often the log may be asked for.
+        log: The request log.
+        clock: The clock.
+        log_requests: Limits the requests to the log.
     """
 
     store: GenerationStore
@@ -154,13 +154,13 @@ class AccountPages:
     )
 
     async def balance(self, _: Request) -> Response:
-        """Tell the balance, in USD."""
+        """Answer with the balance, in USD."""
         self.store.settle(self.clock.now())
         balance = usd_of(self.store.account.balance)
         return JSONResponse({"current_balance": balance, "currency": "USD"})
 
     async def old_balance(self, _: Request) -> Response:
-        """Tell the balance as the first version did, in credits."""
+        """Answer with the balance as API version 1 does, in credits."""
         now = self.clock.now()
         self.store.settle(now)
         balance = math.floor(self.store.account.balance)
@@ -179,7 +179,7 @@ class AccountPages:
         )
 
     async def balance_detail(self, _: Request) -> Response:
-        """Tell the balance, and whose it is."""
+        """Answer with the balance and its owner."""
         self.store.settle(self.clock.now())
         return JSONResponse(
             {
@@ -197,7 +197,7 @@ class AccountPages:
         )
 
     async def usage(self, request: Request) -> Response:
-        """Tell what was spent in a time; in detail by model, most spent first."""
+        """Answer with the spending of a period; in detail by model, highest first."""
         now = self.clock.now()
         self.store.settle(now)
         query = Query(request.query_params)
@@ -212,7 +212,7 @@ class AccountPages:
             {"model": model, "spend": usd_of(sum(charges)), "requests": len(charges)}
             for model, charges in sorted(spent.items(), key=lambda it: -sum(it[1]))
         ]
-        told: dict[str, object] = {
+        content: dict[str, object] = {
             "api_key_prefix": query.params.get("key_prefix"),
             "start": timestamp(start),
             "end": timestamp(end),
@@ -221,11 +221,11 @@ class AccountPages:
             "requests": sum(map(len, spent.values())),
         }
         if request.url.path == USAGE_DETAIL:
-            told["models"] = models
-        return JSONResponse(told)
+            content["models"] = models
+        return JSONResponse(content)
 
     async def key(self, request: Request) -> Response:
-        """Tell of the key that asks: the only one that an emulator has."""
+        """Answer with the key of the request: the only one that an emulator has."""
         opened = timestamp(self.store.account.entries[0].at)
         item = {
             "name": "emulator",
@@ -241,19 +241,19 @@ class AccountPages:
         return JSONResponse({"data": [item] if is_list else item})
 
     def top_up(self, credits_: float) -> None:
-        """Pay credits in, now.
+        """Add credits, now.
 
         Raises:
-            ValueError: They are no number above 0; so may be a TypeError.
+            ValueError: They are not a number above 0; this may also be a TypeError.
         """
         if isinstance(credits_, bool) or not 0 < credits_ < math.inf:
-            raise ValueError(f"{credits_!r} is no number above 0")
+            raise ValueError(f"{credits_!r} is not a number above 0")
         now = self.clock.now()
         self.store.settle(now)
         self.store.account.top_up(credits_, at=now)
 
     async def transactions(self, request: Request) -> Response:
-        """Tell the movements of the balance, newest first, page by page."""
+        """Answer with a page of the changes of the balance, newest first."""
         self.store.settle(self.clock.now())
         query = Query(request.query_params)
         query.take_only(_LEDGER_PARAMETERS)
@@ -277,7 +277,7 @@ class AccountPages:
         )
 
     async def logs(self, request: Request) -> Response:
-        """Tell what was asked of models, newest first, page by page."""
+        """Answer with a page of the request log, newest first."""
         now = self.clock.now()
         if early := self.log_requests.try_take(now):
             raise Refusal.too_many("Too many requests", early)
@@ -303,7 +303,7 @@ class AccountPages:
 
 
 def _period(query: Query, now: float) -> tuple[float, float]:
-    """Read the time that is asked for: a period up to now, or a start and an end."""
+    """Read the period of a query: so long up to now, or a start and an end."""
     start, end = query.moment("start"), query.moment("end")
     bounds = {"start", "end"} & query.params.keys()
     text = query.params.get("period")
@@ -346,7 +346,7 @@ def _cursor_at(number: int) -> str:
 
 
 def _read_cursor(query: Query, newest: int) -> int:
-    """Return the number of the entry that a page begins with, counted from 1."""
+    """Return the number of a page's first entry, counted from 1."""
     text = query.params.get("cursor")
     if text is None:
         return newest
@@ -357,7 +357,7 @@ def _read_cursor(query: Query, newest: int) -> int:
         number = None
     if isinstance(number, int) and 0 < number <= newest and _cursor_at(number) == text:
         return number
-    query.reject("cursor", "a next_cursor, in the very form it was issued")
+    query.reject("cursor", "a next_cursor, exactly as it was issued")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The ASGI app: which path leads where, the page at `/`, the emulator's own paths."""
+"""The ASGI app: its routes, the page at `/`, the emulator's own endpoints."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ def admin_routes(
 
 @define(eq=False)
 class AdminPages:
-    """The endpoints that a test in another process drives the emulator by."""
+    """The endpoints by which a test in another process controls the emulator."""
 
     faults: Faults
     traffic: Traffic
     account: AccountPages
 
     async def list_faults(self, _: Request) -> Response:
-        """Tell the rules at work."""
+        """Answer with the active faults."""
         return JSONResponse({"faults": [_rule_item(rule) for rule in self.faults]})
 
     async def add_faults(self, request: Request) -> Response:
-        """Put one rule or a list of them to work."""
+        """Add one fault or a list of them."""
         try:
             faults = faults_in((await request.body()).decode("utf-8", "replace"))
         except ConfigurationError as error:
@@ -103,12 +103,12 @@ class AdminPages:
         return JSONResponse({"faults": added}, HTTPStatus.CREATED)
 
     async def clear_faults(self, _: Request) -> Response:
-        """Take all rules out."""
+        """Remove all faults."""
         self.faults.clear()
         return Response(None, HTTPStatus.NO_CONTENT)
 
     async def remove_fault(self, request: Request) -> Response:
-        """Take one rule out."""
+        """Remove one fault."""
         number: int = request.path_params["id"]
         try:
             self.faults.remove(number)
@@ -118,16 +118,16 @@ class AdminPages:
         return Response(None, HTTPStatus.NO_CONTENT)
 
     async def requests(self, _: Request) -> Response:
-        """Tell every request that was dealt with."""
+        """Answer with every request so far."""
         return JSONResponse({"requests": list(map(asdict, self.traffic.records))})
 
     async def creates(self, _: Request) -> Response:
-        """Tell every create that was accepted."""
+        """Answer with every accepted create."""
         creates = self.account.store.creates
         return JSONResponse({"creates": list(map(asdict, creates))})
 
     async def top_up(self, request: Request) -> Response:
-        """Pay credits into the account: ``{"credits": 2000000}``."""
+        """Add credits to the account: ``{"credits": 2000000}``."""
         try:
             given = json.loads(await request.body())["credits"]
             self.account.top_up(given)
@@ -137,7 +137,7 @@ class AdminPages:
         return JSONResponse({"balance": self.account.store.account.balance})
 
     async def charges(self, _: Request) -> Response:
-        """Tell every generation that was paid for."""
+        """Answer with every generation that was charged."""
         store = self.account.store
         store.settle(self.account.clock.now())
         return JSONResponse({"charges": list(map(asdict, store.charges))})
@@ -152,7 +152,7 @@ def _require_local(endpoint: Endpoint) -> Endpoint:
     async def check_first(request: Request) -> Response:
         host = request.client.host if request.client else ""
         if not is_loopback(host) or is_from_elsewhere(request):
-            words = "only programs on the emulator's own machine may ask for this"
+            words = "only programs on the emulator's own machine may use this"
             return JSONResponse({"message": words}, HTTPStatus.FORBIDDEN)
         return await endpoint(request)
 
@@ -161,7 +161,8 @@ def _require_local(endpoint: Endpoint) -> Endpoint:
 
 _FOLDER = files("kling_async.emulator") / "page"
 
-# Read as the modules are, so from a zip as well; Windows' own table of types may lie.
+# Read like a module, so also from a zip file; Windows' table of media types may be
+# wrong.
 _PAGE = {
     path: ((_FOLDER / name).read_bytes(), media_type)
     for path, name, media_type in (
@@ -173,7 +174,7 @@ _PAGE = {
 
 _EVENTS = "/_emulator/events"
 
-_EVERY = 0.5  # seconds between two looks at what has changed
+_EVERY = 0.5  # seconds between two checks for changes
 
 _SHOWN = 200  # the newest generations
 
@@ -195,7 +196,7 @@ class StatusPage:
 
     Attributes:
         store: The generations.
-        clock: What time it is.
+        clock: The clock.
     """
 
     store: GenerationStore
@@ -203,12 +204,12 @@ class StatusPage:
 
     @property
     def routes(self) -> list[Route]:
-        """Where the page and what it needs are found."""
+        """The routes of the page and its files."""
         parts = [Route(path, _serve(*part)) for path, part in _PAGE.items()]
         return [*parts, Route(_EVENTS, self.events)]
 
     async def events(self, _: Request) -> Response:
-        """Tell everything once, then what changes."""
+        """Stream everything once, then the changes."""
         return StreamingResponse(
             self._changes(),
             media_type="text/event-stream",
@@ -216,18 +217,18 @@ class StatusPage:
         )
 
     async def _changes(self) -> AsyncGenerator[str, None]:
-        told: dict[str, object] = {}
+        shown: dict[str, object] = {}
         while True:
             now = self.clock.now()
             self.store.settle(now)
-            told, before = self._state(now), told
-            news = {k: v for k, v in told.items() if before.get(k) != v}
-            # A comment keeps the connection, and shows when the browser has left.
+            shown, before = self._state(now), shown
+            news = {k: v for k, v in shown.items() if before.get(k) != v}
+            # A comment keeps the connection open, and fails once the browser has left.
             yield f"data: {json.dumps(news)}\n\n" if news else ": nothing new\n\n"
             await anyio.sleep(_EVERY)
 
     def _state(self, now: float) -> dict[str, object]:
-        """Give what is to be seen, under a key for each part that changes."""
+        """Return what the page shows, with a key for each part that changes."""
         jobs = self.store.jobs
         shown = {job.id: _card(job, now) for job in jobs[-_SHOWN:]}
         balance = usd_of(self.store.account.balance)
@@ -274,7 +275,7 @@ _TRACING = (
 class Browsers:
     """The ASGI middleware that lets pages of any site use the API, as the vendor does.
 
-    The emulator's own page and what drives it are left out.
+    The emulator's own page and its ``/_emulator/`` endpoints are excluded.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -306,18 +307,18 @@ def build_app(
     has_log: bool,
     catalogue: Catalogue,
 ) -> Starlette:
-    """Put the endpoints behind their paths.
+    """Build the app from its endpoints.
 
     Args:
         traffic: Where every request is recorded.
-        faults: What goes wrong.
-        auth: Who may come in, and how often.
+        faults: The faults.
+        auth: Which keys are valid, and how often each may be used.
         generations: Creates, polls and files.
         account: Balance, ledger and request log.
         models: Catalogue and metrics.
-        page: The page to look at.
+        page: The status page.
         has_log: Whether there is a request log.
-        catalogue: Which models there are.
+        catalogue: The known models.
     """
     keyed: dict[str, Endpoint] = {
         **dict.fromkeys(GENERATIONS, generations.generations),
@@ -364,7 +365,7 @@ def build_app(
     return app
 
 
-# Coroutines, both: Starlette would do a plain function in a worker thread.
+# Both are coroutines: Starlette runs plain functions in a worker thread.
 async def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 (Starlette's handlers take any)
     return _error(request, error.status, error.message, error.headers)
@@ -373,7 +374,7 @@ async def _answer_refusal(request: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (likewise)
     message = f"Cannot {request.method} {request.url.path}"
-    if request.url.path.startswith(ADMIN):  # no part of the wire: nothing is recorded
+    if request.url.path.startswith(ADMIN):  # not the vendor's API: not recorded
         return JSONResponse({"message": message}, error.status_code, error.headers)
     return _error(request, error.status_code, message, error.headers or {})
 

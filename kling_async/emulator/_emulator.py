@@ -1,6 +1,6 @@
-"""`Emulator`: the parts of the stand-in server put together, with its settings.
+"""`Emulator`: assembles the parts of the emulator, with its settings.
 
-Holds no logic of its own.
+Has no logic of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PLENTY_OF_CREDITS = 2e12  # a million USD
 
 
 class Emulator:
-    """The vendor's API on this machine: same wire, real videos, no bill.
+    """The vendor's API on this machine: same protocol, real videos, no bill.
 
     Over a socket (asyncio only), until the block ends::
 
@@ -46,45 +46,45 @@ class Emulator:
         transport = httpx.ASGITransport(app=Emulator().app)
         client = httpx.AsyncClient(transport=transport, base_url="https://kling")
 
-    A generation is queued for some seconds, then takes as long as the vendor
-    documents for its model (give or take 12 %), all divided by `speed`, on the
-    clock of the event loop. Then its video is there: an H.264 MP4 of the length
-    that was asked for, a slow zoom into each image that came as a data URI or lies
-    on this machine, else a title card with the prompt. Nothing is ever fetched from
-    the internet.
+    A generation is queued for 3 to 30 seconds, then takes as long as the vendor
+    documents for its model (give or take 12 %), all divided by `speed`, on the clock of
+    the event loop. Its video is an H.264 MP4 of the requested length: a slow zoom into
+    each image that was sent as a data URI or is served by this machine, else a title
+    card with the prompt. It fetches nothing from the internet.
 
     Args:
         speed: How many times faster than the vendor; 1 is real time, 1e6 at once.
-        seed: What chance starts from. The n-th create that is accepted has the
-            same id, duration and outcome for the same seed.
+        seed: The seed of all random choices. For the same seed the n-th accepted
+            create has the same id, duration and outcome.
         host: The address to listen on; by default only this machine reaches it.
-            Requests in a name that could be somebody's web site are refused.
-        port: The port to listen on; 0 for any that is free.
-        api_keys: The keys that are taken; None for any that is not empty.
-        credits: What the account starts with; 2,000,000 are 1 USD. A create that
-            the rest cannot pay for is refused; a failed generation costs nothing.
+            Requests with a foreign ``Host`` header are refused.
+        port: The port to listen on; 0 for any free one.
+        api_keys: The valid keys; None accepts any that is not empty.
+        credits: The account's first balance; 2,000,000 are 1 USD. A create that
+            costs more than is left is refused; a failed generation costs nothing.
         failure_rate: The share of generations that end with ``error``, 0 to 1.
-        rate_limit: How many requests a minute each key may make; the next is a 429
-            that says when to come again. None for any number.
+        rate_limit: How many requests a minute each key may make; more get a 429
+            with ``Retry-After``. None for any number.
         max_running: How many generations may be unfinished at once; a further
-            create is a 429. None for any number.
-        expire_after: For how many seconds a finished video is served; its link is
-            a 403 afterwards. None for ever. Not divided by `speed`.
+            create gets a 429. None for any number.
+        expire_after: For how many seconds a finished video is served; afterwards
+            its link answers 403. None for ever. Not divided by `speed`.
         log_delay: How many seconds a create takes to appear in the request log,
             ``GET /v2/logs``; infinite for never. Not divided by `speed`.
-        request_log: Whether there is a request log; without one its path is a 404.
-        state: A file to keep generations, account and log in; the next emulator on
-            it goes on from there, and its account is the file's. None to forget.
-        faults: What goes wrong from the start; `faults` adds and removes more.
-        size: The videos' longer side in pixels, 64 to 4096. Five seconds take
-            about 0.12 s of CPU time at 320, 1.7 s at 1280.
-
-        strict: Whether a field that the model does not take is refused. The vendor
-            drops it, and so does the emulator otherwise; its page and log say so.
-        nulls: Whether answers name what is not there, as null; the vendor, and the
-            emulator otherwise, leaves it out.
-        names: What its address may be called besides: a container's name, say.
-        catalogue: Which models there are; by default what this version knows.
+        request_log: Whether there is a request log; without one its path answers
+            404.
+        state: A file to keep generations, account and log in; the next emulator
+            with this file continues from it, with its account. None keeps nothing.
+        faults: The faults at the start; `faults` adds and removes more.
+        size: The videos' longer side in pixels, 64 to 4096. Five seconds of video
+            take about 0.12 s of CPU time at 320, 1.7 s at 1280.
+        strict: Whether a field that the model does not take is refused. By default
+            the emulator drops it, as the vendor does, and says so on its page and in
+            its log.
+        nulls: Whether answers contain absent values as null; by default they are
+            left out, as by the vendor.
+        names: Other host names by which it may be reached: a container's name, say.
+        catalogue: The models; by default those that this version knows.
 
     Raises:
         ConfigurationError: One of them makes no sense.
@@ -139,7 +139,7 @@ class Emulator:
         self._log = RequestLog(log_delay)
         self._store = self._open_store()
         self._state = self._open_state()
-        # A number of its own for each process that goes on from a file.
+        # Another seed for each process that continues from a state file.
         chance = random.Random(f"{seed}/requests/{len(self._log.rows)}")  # noqa: S311 (no secret)
         self._traffic = Traffic(chance)
         self._faults = Faults(seed, self._clock.now)
@@ -196,7 +196,7 @@ class Emulator:
 
     @property
     def app(self) -> ASGIApp:
-        """The ASGI app, to be used with or without a server."""
+        """The ASGI app, for use with or without a server."""
         return self._app
 
     @property
@@ -214,36 +214,36 @@ class Emulator:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong: rules to add, count and remove, while it runs."""
+        """The active faults, to add, count and remove while it runs."""
         return self._faults
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """The requests that were dealt with, in order: the last 50,000 at least."""
+        """The requests so far, in order: at least the last 50,000."""
         return self._traffic.records
 
     @property
     def creates(self) -> Sequence[CreateRecord]:
-        """Every create that was accepted, in order: what the vendor would bill."""
+        """Every accepted create, in order: what the vendor would bill."""
         return self._store.creates
 
     @property
     def charges(self) -> Sequence[ChargeRecord]:
-        """Every generation that was completed and paid for by now, in order."""
+        """Every generation that was completed and charged by now, in order."""
         self._store.settle(self._clock.now())
         return self._store.charges
 
     @property
     def balance(self) -> float:
-        """The credits that are not spent by now; 2,000,000 are 1 USD."""
+        """The credits left; 2,000,000 are 1 USD."""
         self._store.settle(self._clock.now())
         return self._store.account.balance
 
     def top_up(self, credits: float) -> None:  # noqa: A002 (the API's own word)
-        """Pay credits into the account, now; 2,000,000 are 1 USD.
+        """Add credits to the account, now; 2,000,000 are 1 USD.
 
         Raises:
-            ConfigurationError: They are no number above 0.
+            ConfigurationError: They are not a number above 0.
         """
         require("credits", credits, "finite, above 0", fits=is_number(credits, LEAST))
         self._account.top_up(credits)

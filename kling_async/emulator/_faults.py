@@ -1,6 +1,6 @@
-"""Faults: rules from JSON, when one strikes, and what it makes of an answer.
+"""Faults: rules from JSON, when one strikes, and how it changes an answer.
 
-Pure: `_traffic` carries them out.
+Pure functions: `_traffic` applies them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def are_keys(given: object) -> bool:
 
 @frozen(kw_only=True)
 class EmulatorSettings:
-    """What an emulator is told when it is made, checked; `Emulator` says what for.
+    """The checked arguments of an `Emulator`, which documents them.
 
     Raises:
         ConfigurationError: One of them makes no sense.
@@ -115,7 +115,7 @@ Effect = Literal[
 
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 
-# The others need an answer that they can spoil, so the work is done first.
+# These change a true answer, so the work is done first.
 SPOILERS = frozenset(EFFECTS) - {"status", "delay", "reset", "close", "html"}
 
 _STATUSES = (200, 599)
@@ -127,51 +127,52 @@ _LARGE = 10**12
 
 @frozen
 class Fault:
-    """A rule by which requests go wrong.
+    """A rule by which requests fail.
 
-    It strikes a request that fits all of `method`, `path`, `model`, that comes
-    between `starts_after` and `ends_after`, and that its number and chance pick.
+    It strikes a request that fits `method`, `path` and `model`, comes between
+    `starts_after` and `ends_after`, and is picked by `nth`, `every` and
+    `probability`.
 
     Args:
-        effect: What happens. ``"status"``: an answer of that status in place of
+        effect: What happens. ``"status"``: an answer with that status instead of
             the true one. ``"delay"``: the true answer comes late. ``"reset"``: the
             connection is reset (in process `httpx.ReadError`). ``"close"``: it is
             closed without an answer (`httpx.RemoteProtocolError`). ``"cut"``: it
             is closed in the middle of the body. ``"stall"``: the body stops in its
-            middle and goes on later. ``"truncate"``: half of the body is missing,
-            and the head does not tell. ``"html"``: a gateway's page.
-            ``"wrong_type"``: the true body, called text. ``"wrong_shape"``: the
-            true body inside another, or `body` in its place. ``"wrong_id"``: the
-            true body with the id of another generation. ``"bad_utf8"``: a byte in
-            it that is none. ``"bad_gzip"``: called packed, and it is not.
-            ``"deep"``: with 100,000 nested lists. ``"bomb"``: packed, and
-            behind `size` spaces when unpacked. ``"huge"``: behind `size` spaces, or
-            before them if it is no JSON, of a length that is not told.
-            ``"trickle"``: a byte every `seconds`. A redirect is the ``"status"``
-            302 with the header ``Location``.
-        method: The verb, such as ``"POST"``; None for any.
-        path: Where: generations, files, logs, billing, models, metrics, or a path
-            with ``*`` for anything; None for everywhere.
+            middle and continues later. ``"truncate"``: half of the body is missing,
+            and ``Content-Length`` fits the half. ``"html"``: a gateway's page.
+            ``"wrong_type"``: the true body with the type text. ``"wrong_shape"``: the
+            true body inside another, or `body` instead. ``"wrong_id"``: the
+            true body with the id of another generation. ``"bad_utf8"``: the body
+            has a byte that is not UTF-8. ``"bad_gzip"``: the header says gzip, the
+            body is not. ``"deep"``: the body has 100,000 nested lists. ``"bomb"``:
+            gzip that unpacks to `size` spaces and the body. ``"huge"``: `size` spaces
+            before the body, or after it if it is not JSON, without
+            ``Content-Length``. ``"trickle"``: a byte every `seconds`. A redirect is
+            the ``"status"`` 302 with the header ``Location``.
+        method: The HTTP method, such as ``"POST"``; None for any.
+        path: generations, files, logs, billing, usage, keys, models, metrics, or a
+            path with ``*`` for anything; None for every path.
         model: The model that a create names; None for any.
         nth: Only the n-th fitting request, counted from 1.
         every: Only every n-th fitting request.
-        probability: The share of them that it strikes, 0 to 1; drawn from the
+        probability: The share of them that it strikes, 0 to 1; random by the
             emulator's seed.
         times: How often it strikes at most.
-        starts_after: From when, in seconds after it was added.
-        ends_after: Until when, likewise; None for ever.
-        accepted: Whether the work is done all the same before the fault strikes:
+        starts_after: When it begins, in seconds after it was added.
+        ends_after: When it ends, in seconds after it was added; None for never.
+        accepted: Whether the work is done before the fault strikes:
             a create is accepted, and billed when it completes.
         status: The HTTP status, 200 to 599: 503 for ``"status"`` and 502 for
             ``"html"`` if left out.
-        headers: Headers of the answer, over its own.
+        headers: Headers of the answer, in place of its own.
         body: The body of ``"status"``, ``"html"`` or ``"wrong_shape"``: a text, or
-            what is sent as JSON; the usual one if left out.
-        seconds: How long ``"delay"``, ``"stall"`` and each byte of ``"trickle"``
-            last; the others wait so long before they strike.
+            a value to send as JSON; the usual one if left out.
+        seconds: How many seconds ``"delay"``, ``"stall"`` and each byte of
+            ``"trickle"`` last; the others wait so long before they strike.
         size: How many spaces ``"bomb"`` and ``"huge"`` add; by default a billion.
             Over a socket they take no memory; in process httpx holds them all.
-        name: What `RequestRecord.fault` calls it; the effect if left out.
+        name: Its name in `RequestRecord.fault`; the effect if left out.
 
     Raises:
         ConfigurationError: One of them makes no sense.
@@ -235,7 +236,7 @@ class Fault:
         """Read a rule from decoded JSON, with the names of this class.
 
         Raises:
-            ConfigurationError: It is none; the message names what is wrong.
+            ConfigurationError: It is not a valid rule.
         """
         known = fields_dict(cls)
         if not isinstance(data, Mapping) or "effect" not in data:
@@ -258,16 +259,15 @@ class Fault:
 
     @property
     def refuses(self) -> bool:
-        """Whether the server itself has failed the request, and knows that it has.
+        """Whether the server itself fails the request, so that its log says failed.
 
-        So a create is in the request log as failed. One that never came through,
-        or that was turned away at the door, is not.
+        A create that did not arrive, or was refused with 401 or 429, is not logged.
         """
         is_answer = self.effect in {"status", "html"}
         return is_answer and not self.accepted and self.status not in _AT_THE_DOOR
 
     def fits(self, method: str, path: str, model: str | None) -> bool:
-        """Whether a request is one that the rule is about."""
+        """Whether the rule applies to a request."""
         places = PATHS_BY_NAME.get(self.path, (self.path,)) if self.path else ("*",)
         return (
             self.method in {None, method}
@@ -277,7 +277,7 @@ class Fault:
 
     def picks(self, number: int, chance: random.Random) -> bool:
         """Whether it strikes the fitting request of a number, counted from 1."""
-        drawn = chance.random()  # always, so that one rule's chance is its own
+        drawn = chance.random()  # always, so that rules stay independent
         return (
             self.nth in {None, number}
             and (self.every is None or number % self.every == 0)
@@ -289,12 +289,12 @@ def faults_in(text: str) -> list[Fault]:
     """Read rules from JSON: a list of them, or one.
 
     Raises:
-        ConfigurationError: It is no JSON, or a rule is wrong.
+        ConfigurationError: It is not JSON, or a rule is wrong.
     """
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the faults are no JSON: {error}") from error
+        raise ConfigurationError(f"the faults are not JSON: {error}") from error
     return [Fault.from_json(it) for it in (data if isinstance(data, list) else [data])]
 
 
@@ -307,12 +307,12 @@ def _are_headers(given: object) -> bool:
 
 @define(eq=False)
 class ActiveFault:
-    """A rule at work, and how it has fared.
+    """An active fault, with its counts.
 
     Attributes:
         fault: The rule.
         id: Its number in the list.
-        seen: How many fitting requests came while it held.
+        seen: How many fitting requests came while it was active.
         struck: How many of them it struck.
     """
 
@@ -324,7 +324,7 @@ class ActiveFault:
     struck: int = field(default=0, init=False)
 
     def wants(self, method: str, path: str, model: str | None, now: float) -> bool:
-        """Count a request, and say whether the rule is to strike it."""
+        """Count a request, and return whether the rule strikes it."""
         fault = self.fault
         end = math.inf if fault.ends_after is None else fault.ends_after
         holds = fault.starts_after <= now - self._since < end
@@ -337,9 +337,9 @@ class ActiveFault:
 
 @define(eq=False)
 class Faults:
-    """The rules of one emulator, in the order in which they were added.
+    """The faults of one emulator, in the order in which they were added.
 
-    The first that is to strike a request does; the others only count it.
+    The first one that fits strikes the request; the others only count it.
     """
 
     _seed: int
@@ -348,26 +348,26 @@ class Faults:
     _ids: Iterator[int] = field(factory=lambda: count(1), init=False)
 
     def add(self, fault: Fault) -> ActiveFault:
-        """Put a rule to work, now."""
+        """Add a fault; it is active from now on."""
         number = next(self._ids)
         chance = random.Random(f"{self._seed}/faults/{number}")  # noqa: S311 (no secret)
         rule = self._rules[number] = ActiveFault(fault, number, chance, self._now())
         return rule
 
     def remove(self, fault: ActiveFault | int) -> None:
-        """Take a rule, or that of an id, out again.
+        """Remove a fault, given itself or by its id.
 
         Raises:
-            KeyError: It is not there.
+            KeyError: There is no such fault.
         """
         del self._rules[fault if isinstance(fault, int) else fault.id]
 
     def clear(self) -> None:
-        """Take all rules out."""
+        """Remove all faults."""
         self._rules.clear()
 
     def strike(self, method: str, path: str, model: str | None) -> Fault | None:
-        """Return the rule that strikes a request, if one does."""
+        """Return the fault that strikes a request, if one does."""
         now = self._now()
         wanting = [
             rule
@@ -411,27 +411,27 @@ class ErrorBody(Protocol):
 
 @frozen
 class RawAnswer:
-    """An answer as a whole."""
+    """A complete answer."""
 
     status: int
     headers: list[tuple[bytes, bytes]] = field(factory=list[tuple[bytes, bytes]])
     body: bytes = b""
 
     def with_headers(self, named: Mapping[str, str]) -> RawAnswer:
-        """Return it with other headers, each in place of one of its name."""
+        """Return it with these headers, in place of others with the same name."""
         headers = MutableHeaders(raw=list(self.headers))
         for name, value in named.items():
             headers[name] = value
         return evolve(self, headers=headers.raw)
 
     def with_body(self, body: bytes, content_type: str) -> RawAnswer:
-        """Return it with another body, of the length that it says."""
+        """Return it with another body and its type and length."""
         named = {"content-type": content_type, "content-length": str(len(body))}
         return evolve(self, body=body).with_headers(named)
 
     @property
     def content_type(self) -> str:
-        """What it says its body is."""
+        """Its media type, as its header says."""
         return MutableHeaders(raw=list(self.headers)).get("content-type", "")
 
     @property
@@ -440,7 +440,7 @@ class RawAnswer:
         return self.content_type.startswith("application/json")
 
     def without_length(self) -> RawAnswer:
-        """Return it without a word on how long it is."""
+        """Return it without ``Content-Length``."""
         headers = [it for it in self.headers if it[0] != b"content-length"]
         return evolve(self, headers=headers)
 
@@ -448,7 +448,7 @@ class RawAnswer:
 def apply_to_answer(
     fault: Fault, true: RawAnswer | None, error_body: ErrorBody
 ) -> RawAnswer:
-    """Return what a fault makes of the true answer, or in its place."""
+    """Return the true answer as a fault changes it, or one in its place."""
     if true is None or fault.effect in {"status", "html"}:
         return _make_answer(fault, error_body)
     answer = evolve(true, status=fault.status or true.status)
@@ -482,14 +482,14 @@ def _of_bad_gzip(_: Fault, answer: RawAnswer) -> RawAnswer:
 
 
 def _deep(_: Fault, answer: RawAnswer) -> RawAnswer:
-    """Add a field with lists in lists, which costs a careless reader its stack."""
+    """Add a field of nested lists, which overflows the stack of a careless reader."""
     depths = b"[" * _DEPTH + b"]" * _DEPTH
     rest = answer.body.lstrip()[1:] or b"}"
     return answer.with_body(b'{"deep": ' + depths + b", " + rest, "application/json")
 
 
 def _of_wrong_id(_: Fault, answer: RawAnswer) -> RawAnswer:
-    """Tell of another generation; the tracing header stays true."""
+    """Change the body's id; the tracing header stays true."""
     body: object = json.loads(answer.body) if answer.is_json else None
     if not isinstance(body, dict) or "id" not in body:
         return answer
@@ -497,7 +497,7 @@ def _of_wrong_id(_: Fault, answer: RawAnswer) -> RawAnswer:
 
 
 def _bomb(fault: Fault, answer: RawAnswer) -> RawAnswer:
-    """Pack the body behind so many spaces that a thousandth of it is sent."""
+    """Pack `size` spaces and the body: a thousandth of their size is sent."""
     spaces, check = _pack_spaces(fault.size)
     last = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     end = last.compress(answer.body) + last.flush()
@@ -510,7 +510,7 @@ def _bomb(fault: Fault, answer: RawAnswer) -> RawAnswer:
 
 @lru_cache(maxsize=4)
 def _pack_spaces(count: int) -> tuple[bytes, int]:
-    """Pack spaces as blocks that others may follow; return their check sum, too."""
+    """Pack spaces as blocks that others may follow; also return their checksum."""
     blocks, rest = divmod(count, len(_BLOCK))
     check = 0
     for _ in range(blocks):

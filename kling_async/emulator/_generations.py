@@ -1,7 +1,6 @@
 """Creates, polls and files over HTTP.
 
-Turns requests into calls of the store and back; decides nothing about
-generations.
+Turns requests into calls of the store; decides nothing about generations.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ _KEPT = 60
 
 
 def truncate(body: Mapping[str, object]) -> dict[str, object]:
-    """Return a decoded JSON object with its long texts cut."""
+    """Return a decoded JSON object with long texts shortened."""
     return {name: _truncate(value) for name, value in body.items()}
 
 
@@ -82,10 +81,10 @@ _MOST_BYTES = 50_000_000
 
 
 async def fetch_pictures(addresses: Iterable[str], size: int) -> dict[str, Picture]:
-    """Fetch images, and films of which the first frame is taken.
+    """Fetch images, and the first frames of videos.
 
     Args:
-        addresses: Where they are; those on other machines are left out.
+        addresses: Their URLs; those on other machines are ignored.
         size: The longer side that they are reduced to, in pixels.
     """
     wanted = [it for it in dict.fromkeys(addresses) if _is_here(it)]
@@ -132,10 +131,10 @@ def _decode_picture(data: bytes, size: int) -> Picture:
         return Picture.of(cast("Image.Image", image), size)
 
 
-# A browser is to see a video in it or nothing.
+# A browser must read it as a video or not at all.
 _AS_IT_SAYS = {"x-content-type-options": "nosniff"}
 
-# As a content network answers to a link whose time is over.
+# The answer of a content network to an expired link.
 _EXPIRED = """<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>
 """
@@ -148,10 +147,10 @@ class Generations:
     Attributes:
         store: The generations.
         videos: Their videos.
-        log: Where creates are noted.
-        clock: What time it is.
-        traffic: Where chance for ids comes from.
-        state: Where all is kept; None if it is not.
+        log: The request log.
+        clock: The clock.
+        traffic: The source of random ids.
+        state: The state file, if there is one.
         expire_after: For how many seconds a finished video is served.
         is_strict: Whether a field that the model does not take is refused.
     """
@@ -166,7 +165,7 @@ class Generations:
     is_strict: bool = False
 
     async def generations(self, request: Request) -> Response:
-        """Create a generation, or tell of one."""
+        """Create a generation, or answer with its status."""
         if request.method == "POST":
             return await self._create(request)
         return await self._poll(request)
@@ -230,14 +229,14 @@ class Generations:
         return job
 
     def note_failure(self, exchange: ServedExchange) -> None:
-        """Write a create that the server has failed into the vendor's log."""
+        """Write a create that the server failed to the request log."""
         if exchange.record.method == "POST" and exchange.record.path in GENERATIONS:
             self._note(exchange, None)
 
     def _note(self, exchange: ServedExchange, job: StoredGeneration | None) -> None:
         record = exchange.record
         if record.model is None:
-            return  # it got no further than the door
+            return  # refused before its body was read
         row = LoggedRequest(
             at=job.created_at if job else self.clock.now(),
             model=record.model,
@@ -313,7 +312,7 @@ def _require_model(name: object, body: Mapping[str, object]) -> Model:
 
 
 def _without_unknown(model: Model, body: Mapping[str, object]) -> dict[str, object]:
-    """Drop what the model does not take, as the vendor does; say what it was."""
+    """Drop fields that the model does not take, as the vendor does, and log them."""
     dropped = [name for name in body if name not in {"model", *model.fields}]
     if dropped:
         _logger.warning("%s does not take %s: dropped", model.id, ", ".join(dropped))

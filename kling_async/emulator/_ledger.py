@@ -1,4 +1,4 @@
-"""Prices and the ledger: what a video costs, and every movement of the balance.
+"""Prices and the ledger: what a video costs, and every change of the balance.
 
 Knows no generation, no key and no clock.
 """
@@ -16,11 +16,11 @@ from kling_async._requests.catalogue import catalogue_in_use
 
 @frozen
 class PriceRule:
-    """A price that holds under conditions.
+    """A price under conditions.
 
     Attributes:
         usd: USD for a second of video.
-        when: The parameters that it is for; none for any.
+        when: The parameters that it applies to; empty for all.
     """
 
     usd: float
@@ -33,7 +33,7 @@ def _with_audio(sound: float, silence: float) -> tuple[PriceRule, ...]:
     )
 
 
-# The first part that an id contains decides.
+# The first entry whose text is in the model's id applies.
 _PRICES: tuple[tuple[str, tuple[PriceRule, ...]], ...] = (
     ("master", (PriceRule(0.28),)),
     ("effects", (PriceRule(0.07),)),
@@ -56,7 +56,7 @@ _PRICES: tuple[tuple[str, tuple[PriceRule, ...]], ...] = (
     ("", (PriceRule(0.05),)),
 )
 
-# Their length is that of the sound or the film that is given.
+# Their length is that of the given sound or video.
 _NOT_QUOTED = ("avatar", "motion-control", "video-to-video-edit")
 
 
@@ -65,7 +65,7 @@ def price_of(model: str, body: Mapping[str, object], length: int) -> int:
 
     Args:
         model: The model's id.
-        body: What was asked for, as checked against the catalogue.
+        body: The create's body, checked against the catalogue.
         length: The video's length in seconds.
     """
     fields = catalogue_in_use()[model].fields
@@ -81,7 +81,7 @@ def price_of(model: str, body: Mapping[str, object], length: int) -> int:
 
 
 def quote_of(model: str) -> dict[str, object]:
-    """Return a model's prices as ``GET /v1/models?include=pricing`` tells them."""
+    """Return a model's prices in the form of ``GET /v1/models?include=pricing``."""
     if any(part in model for part in _NOT_QUOTED):
         return {"kind": "variable", "currency": "USD"}
     rates = _prices_of(model)
@@ -114,15 +114,15 @@ EntryType = Literal["INIT", "PAYMENT", "MODEL_USAGE"]
 
 @frozen(kw_only=True)
 class LedgerEntry:
-    """One movement of the balance.
+    """One change of the balance.
 
     Attributes:
-        at: When, in seconds since 1970.
+        at: Its time, in seconds since 1970.
         direction: Whether the balance rose or fell.
-        type: What for.
-        credits: How many, always positive.
-        model: The model that was used, if it was for one.
-        reference_id: The id of the generation that was paid for, if it was one.
+        type: Its reason.
+        credits: How many credits, always positive.
+        model: The model used, if any.
+        reference_id: The id of the generation that was paid for, if any.
     """
 
     at: float
@@ -135,12 +135,12 @@ class LedgerEntry:
 
 @define
 class Ledger:
-    """One account's credits; those of unfinished work are held back.
+    """One account's credits; those for unfinished work are reserved.
 
     Attributes:
         balance: The credits that are not spent.
-        held: Those of them that unfinished generations will need.
-        entries: What moved the balance, in order.
+        held: The part of them that is reserved for unfinished generations.
+        entries: The changes of the balance, in order.
     """
 
     balance: float
@@ -149,32 +149,32 @@ class Ledger:
 
     @classmethod
     def open(cls, credits_: float, *, at: float) -> Ledger:
-        """Open an account with so many credits, paid in at a time."""
+        """Open an account with a first payment of credits."""
         account = cls(credits_)
         first = LedgerEntry(at=at, direction="TOPUP", type="INIT", credits=credits_)
         account.entries.append(first)
         return account
 
     def top_up(self, credits_: float, *, at: float) -> None:
-        """Pay more credits in."""
+        """Add credits."""
         self.balance += credits_
         entry = LedgerEntry(at=at, direction="TOPUP", type="PAYMENT", credits=credits_)
         self.entries.append(entry)
 
     def covers(self, price: float) -> bool:
-        """Whether there are credits for it that are not set aside."""
+        """Whether there are enough credits that are not reserved."""
         return self.balance - self.held >= price
 
     def hold(self, price: float) -> None:
-        """Set credits aside."""
+        """Reserve credits."""
         self.held += price
 
     def release(self, price: float) -> None:
-        """Free what was set aside: the work has failed and costs nothing."""
+        """Release reserved credits: the work has failed and costs nothing."""
         self.held -= price
 
     def charge(self, price: float, *, at: float, model: str, reference_id: str) -> None:
-        """Spend what was set aside."""
+        """Spend reserved credits."""
         self.held -= price
         self.balance -= price
         entry = LedgerEntry(

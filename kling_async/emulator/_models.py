@@ -1,4 +1,4 @@
-"""The model catalogue over HTTP: which models there are, their prices, their pace.
+"""The model catalogue over HTTP: the models, their prices and durations.
 
 Needs no key and knows no account.
 """
@@ -45,18 +45,18 @@ _MOST_ALIASES = 100
 
 @define(kw_only=True, eq=False)
 class ModelPages:
-    """The endpoints that tell of models.
+    """The endpoints for models.
 
     Attributes:
-        store: The generations, whose times are measured.
-        clock: What time it is.
+        store: The generations, whose durations are measured.
+        clock: The clock.
     """
 
     store: GenerationStore
     clock: Clock
 
     async def catalogue(self, request: Request) -> Response:
-        """Tell which models there are, and more of each if it is asked for."""
+        """Answer with the models, and with the requested sections of each."""
         asked = {name: _read_filter(request.query_params, name) for name in _FILTERS}
         sections = _sections(request.query_params)
         data = [
@@ -72,7 +72,7 @@ class ModelPages:
         return answer
 
     async def one(self, request: Request) -> Response:
-        """Tell of one model, by its id or an alias, whatever the case."""
+        """Answer with one model, by its id or an alias, in any case."""
         name = str(request.path_params["id"]).lower()
         for model in catalogue_in_use().values():
             if name in _facts_of(model)["id"]:
@@ -81,7 +81,7 @@ class ModelPages:
         raise Refusal(HTTPStatus.NOT_FOUND, "Model is not found")
 
     async def metrics(self, request: Request) -> Response:
-        """Tell how long the models took of late, those without a success left out."""
+        """Answer with recent durations of models that had a success."""
         query = Query(request.query_params)
         query.take_only(("aliases",))
         asked = query.params.getlist("aliases")
@@ -109,7 +109,7 @@ class ModelPages:
 
 
 def _read_filter(params: QueryParams, name: str) -> set[str]:
-    """Read a filter: separated by commas or repeated, whatever the case."""
+    """Read a filter: separated by commas or repeated, in any case."""
     texts = ",".join(params.getlist(name)).lower().split(",")
     return {text.strip() for text in texts if text.strip()}
 
@@ -148,7 +148,7 @@ def _facts_of(model: Model) -> Mapping[str, set[str]]:
 
 
 def _model_item(model: Model, sections: Collection[str]) -> dict[str, object]:
-    told: dict[str, object] = {
+    item: dict[str, object] = {
         "id": model.id,
         "aliases": list(model.aliases),
         "type": _TYPE,
@@ -156,12 +156,12 @@ def _model_item(model: Model, sections: Collection[str]) -> dict[str, object]:
         "tags": list(_TAGS),
     }
     if "pricing" in sections:
-        told["pricing"] = quote_of(model.id)
+        item["pricing"] = quote_of(model.id)
     if "modalities" in sections:
-        told["modalities"] = _modalities_of(model)
+        item["modalities"] = _modalities_of(model)
     if "capabilities" in sections:
-        told["capabilities"] = [_capability_of(model)]
-    return told
+        item["capabilities"] = [_capability_of(model)]
+    return item
 
 
 def _recent_times(

@@ -1,4 +1,4 @@
-"""The wire's own terms: paths, refusals, parameters, keys, and what time it is."""
+"""The protocol: paths, refusals, query parameters, keys, and the clock."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from kling_async._text import short_repr
 
 @define(eq=False)
 class Clock:
-    """A clock that goes on from one event loop to the next, and never back."""
+    """A clock that continues from one event loop to the next, and never goes back."""
 
     _last: float = field(factory=time.time)
     _loop: object = field(default=None, init=False)
     _offset: float = field(default=0.0, init=False)
 
     def go_on_from(self, at: float) -> None:
-        """Never tell a time before this one, which another process has told."""
+        """Continue from a time that another process has reached."""
         self._last = max(self._last, at)
 
     def now(self) -> float:
-        """Return the time; outside an event loop, when it was last asked."""
+        """Return the time; outside an event loop, the last one returned."""
         try:
             loop = running_loop()
         except RuntimeError:
@@ -54,7 +54,7 @@ def timestamp(at: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# Each path of creates and polls, with the status that a create has there.
+# The paths of creates and polls, with the status of an accepted create.
 GENERATIONS: Mapping[str, HTTPStatus] = {
     PATHS["universal"]: HTTPStatus.OK,
     PATHS["legacy"]: HTTPStatus.CREATED,
@@ -72,16 +72,16 @@ USAGE, USAGE_DETAIL = "/v2/usage", "/v2/usage/detail"
 
 KEY, KEYS = "/v1/key", "/v1/keys"
 
-# Three names of one list, and where one of its items is.
+# Three paths of one list, the path of one model, and of the metrics.
 MODELS, MODEL, METRICS = (
     ("/v1/models", "/models", "/api/v1/models"),
     "/model/",
     "/models/metrics",
 )
 
-ADMIN = "/_emulator/"  # no vendor's
+ADMIN = "/_emulator/"  # not the vendor's
 
-# The paths behind a short name; a star stands for anything.
+# Short names for paths; a star stands for anything.
 PATHS_BY_NAME: Mapping[str, tuple[str, ...]] = {
     "generations": tuple(GENERATIONS),
     "files": (f"{FILES}*",),
@@ -100,7 +100,7 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
     Attributes:
         status: The HTTP status.
         message: The vendor's words.
-        headers: What the answer's head says besides.
+        headers: Further headers of the answer.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
 
     @classmethod
     def over(cls, problems: Iterable[Problem], *, part: str = "Body") -> Self:
-        """Refuse a request with all that is wrong with a part of it."""
+        """Refuse a request, listing all problems of a part of it."""
         lines = (
             f"{it.field}: Expected {it.allowed}. Received {it.given}" for it in problems
         )
@@ -125,13 +125,13 @@ class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
 
     @classmethod
     def too_many(cls, message: str, seconds: float) -> Self:
-        """Refuse a request that comes so many seconds too early."""
+        """Refuse a request that came some seconds too early."""
         headers = {"retry-after": str(max(1, math.ceil(seconds)))}
         return cls(HTTPStatus.TOO_MANY_REQUESTS, message, headers)
 
 
 def is_from_elsewhere(request: Request) -> bool:
-    """Whether a browser asks on behalf of somebody else's page."""
+    """Whether a browser sends it for a page of another site."""
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.url.netloc:
         return True
@@ -141,7 +141,7 @@ def is_from_elsewhere(request: Request) -> bool:
 def error_body(
     *, status: int, message: str, path: str, request_id: str
 ) -> dict[str, object]:
-    """Return the vendor's error body, stamped with the time of day."""
+    """Return the vendor's error body, with the current time."""
     return {
         "message": message,
         "path": path,
@@ -153,18 +153,18 @@ def error_body(
 
 @define(eq=False)
 class Query:
-    """The parameters of one request, and what is wrong with them."""
+    """The query parameters of one request, and their problems."""
 
     params: QueryParams
     problems: list[Problem] = field(factory=list[Problem], init=False)
 
     def take_only(self, names: Collection[str]) -> None:
-        """Note every parameter that has another name."""
+        """Reject every parameter with another name."""
         for name in self.params.keys() - set(names):
             self.reject(name, f"only {', '.join(names)}")
 
     def reject(self, name: str, allowed: str) -> None:
-        """Note that a parameter is wrong."""
+        """Note a wrong parameter."""
         given = short_repr(self.params[name]) if name in self.params else "nothing"
         self.problems.append(Problem(name, given, allowed))
 
@@ -179,7 +179,7 @@ class Query:
         return default
 
     def moment(self, name: str) -> float | None:
-        """Read a time, UTC if it does not say otherwise, in seconds since 1970."""
+        """Read a time, UTC unless it has a zone, in seconds since 1970."""
         text = self.params.get(name)
         if text is None:
             return None
@@ -192,17 +192,17 @@ class Query:
             return None
 
     def choices(self, name: str, allowed: Collection[str]) -> list[str]:
-        """Read a parameter that may be repeated, each time with one of a few texts."""
+        """Read a repeatable parameter with one of a few values."""
         given = self.params.getlist(name)
         if not set(given) <= set(allowed):
             self.reject(name, " | ".join(map(repr, allowed)))
         return given
 
     def check(self) -> None:
-        """Refuse the request if anything was wrong.
+        """Refuse the request if any parameter was wrong.
 
         Raises:
-            Refusal: With all of it.
+            Refusal: It lists all problems.
         """
         if self.problems:
             raise Refusal.over(self.problems, part="Query")
@@ -215,11 +215,11 @@ _MINUTE = 60.0
 
 @define(eq=False)
 class Auth:
-    """Lets those in who have a key, each so many times a minute.
+    """Checks keys, and limits how often each is used.
 
     Attributes:
-        clock: What time it is.
-        api_keys: The keys that are taken; None for any that is not empty.
+        clock: The clock.
+        api_keys: The valid keys; None for any that is not empty.
         rate_limit: How many requests a minute each key may make; None for any
             number.
     """
@@ -232,7 +232,7 @@ class Auth:
     )
 
     def require(self, endpoint: Endpoint) -> Endpoint:
-        """Return an endpoint behind the auth."""
+        """Return an endpoint that checks the key first."""
 
         async def check_first(request: Request) -> Response:
             self.check(request.headers.get("authorization", ""))
@@ -241,7 +241,7 @@ class Auth:
         return check_first
 
     def check(self, authorization: str) -> None:
-        """Look at a key.
+        """Check a key.
 
         Raises:
             Refusal: It is missing or wrong, or has been used too often.

@@ -1,7 +1,7 @@
-"""A uvicorn server in the event loop of its user, and what it refuses at the door.
+"""A uvicorn server in the user's event loop, and the requests that it refuses.
 
-It answers to its own names only: else a web page could point a name of its own here
-and use the emulator in the browser of its visitor (DNS rebinding).
+It answers to its own names only: a web page could otherwise point a name of its own
+here and use the emulator from its visitor's browser (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kling_async._errors import ConfigurationError
 from kling_async.emulator._protocol import error_body
 from kling_async.emulator._traffic import DROP
 
-# Bytes: four images of the 10 MB that Kling documents, as data URIs, and some more.
+# Bytes: four images of 10 MB, Kling's documented limit, as data URIs, and some more.
 LARGEST_BODY = 64 * 1024 * 1024
 
 _BODILESS = frozenset({"GET", "HEAD"})
@@ -41,10 +41,10 @@ class Guard:
     """The ASGI middleware between a socket and everything else.
 
     Attributes:
-        app: What is behind it.
-        names: What it may be called: the name or address that it listens on, and
-            those that it was told.
-        largest_body: The most bytes that a request may bring.
+        app: The app behind it.
+        names: Its host names: the name or address that it listens on, and those
+            that it was given.
+        largest_body: The most bytes of a request's body.
     """
 
     app: ASGIApp
@@ -58,8 +58,8 @@ class Guard:
         headers = Headers(scope=scope)
         if not is_own(headers.get("host", ""), self.names):
             words = (
-                "this name is not the emulator's: use its address, localhost, "
-                "or a name that it was given (--name)"
+                "this is not a name of the emulator: use its address, localhost, "
+                "or a name that you give it with --name"
             )
             await self._refuse(HTTPStatus.MISDIRECTED_REQUEST, words, scope, send)
             return
@@ -74,19 +74,19 @@ class Guard:
         await self.app(scope, _replay(whole, receive), send)
 
     async def _whole(self, length: str, receive: Receive) -> list[Message] | None:
-        """Read a request to its end, or until it is too much."""
+        """Read a request to its end, or until it is too large."""
         if length.isdecimal() and int(length) > self.largest_body:
             return None
-        told = list[Message]()
+        messages = list[Message]()
         size = 0
         while True:
             message = await receive()
-            told.append(message)
+            messages.append(message)
             size += len(message.get("body", b""))
             if size > self.largest_body:
                 return None
             if not message.get("more_body", False):
-                return told
+                return messages
 
     async def _refuse(
         self, status: HTTPStatus, words: str, scope: Scope, send: Send
@@ -98,15 +98,15 @@ class Guard:
         await answer(scope, _no_more, send)
 
 
-def _replay(told: list[Message], receive: Receive) -> Receive:
-    """Say once more what was read, then what comes after it."""
-    left = iter(told)
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    """Return the messages that were read, then those that follow."""
+    left = iter(messages)
 
-    async def say() -> Message:
+    async def replay() -> Message:
         message = next(left, None)
         return await receive() if message is None else message
 
-    return say
+    return replay
 
 
 async def _no_more() -> Message:
@@ -117,7 +117,7 @@ async def _no_more() -> Message:
 def is_own(header: str, names: frozenset[str]) -> bool:
     """Whether a ``Host`` header names this server: an address, or one of its names.
 
-    Any other name could be a web site's that leads here.
+    Any other name could be a web site's that resolves to this address.
     """
     name = (
         header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() else header
@@ -129,7 +129,7 @@ def is_own(header: str, names: frozenset[str]) -> bool:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return not names.isdisjoint(_WILDCARDS)  # it listens on all of them
+    return not names.isdisjoint(_WILDCARDS)  # it listens on all addresses
 
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound: replaced)
@@ -138,11 +138,11 @@ _KEEP_ALIVE_SECONDS = 75
 
 _PATIENCE = 10  # seconds
 
-_AT_ONCE = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset
+_AT_ONCE = struct.pack("ii", 1, 0)  # no linger: the peer sees a reset
 
 
 class _Protocol(H11Protocol):
-    """HTTP as uvicorn speaks it, with a way to drop the connection."""
+    """uvicorn's HTTP protocol, with a way to drop the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         super().connection_made(transport)
@@ -174,12 +174,12 @@ class _Guest(uvicorn.Server):
         self._hang_up = hang_up
 
     def stop(self) -> None:
-        """Serve no more; `serve` returns soon."""
+        """Stop serving; `serve` returns soon."""
         self.should_exit = True
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """Tick as often as the header Date changes, and end at once when told to."""
+        """Tick once a second, and end at once on `stop`."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
@@ -191,7 +191,7 @@ class _Guest(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and tell so, also when it failed."""
+        """Begin to listen, and set the event, also after a failure."""
         try:
             await super().startup(sockets)
         finally:
@@ -201,16 +201,16 @@ class _Guest(uvicorn.Server):
         """Stop without waiting for clients that keep a connection or read slowly."""
         await (
             _turn_loop()
-        )  # one that is being accepted is not to find its server closed
+        )  # a connection being accepted must not find its server closed
         for listening in (*self.servers, *(sockets or ())):
             listening.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        # Let every exchange see that its client is gone, also one begun just now.
+        # Let every exchange see that its client is gone, even one that has just begun.
         await _turn_loop()
         self._hang_up()
         if self.server_state.tasks:
-            # All is hung up by then; this is for a frame that takes its time.
+            # All have been cancelled; this waits for slow ones.
             await asyncio.wait(set(self.server_state.tasks), timeout=_PATIENCE)
         for server in self.servers:
             await server.wait_closed()
@@ -221,7 +221,7 @@ class Listener:
     """An app that is served on a socket until it is closed.
 
     Attributes:
-        url: Where, as a client on this machine reaches it.
+        url: Its URL for a client on this machine.
     """
 
     url: str
@@ -238,8 +238,8 @@ class Listener:
         Args:
             app: The ASGI app.
             host: The address or the host name to listen on.
-            port: The port; 0 for any that is free.
-            hang_up: Called when stopping, to end the requests under way.
+            port: The port; 0 for any free one.
+            hang_up: Called when stopping, to end the requests in flight.
 
         Raises:
             ConfigurationError: The event loop is not asyncio's, or the address
@@ -252,14 +252,14 @@ class Listener:
             http=_Protocol,
             proxy_headers=False,
             server_header=False,
-            date_header=False,  # the app tells its own time
+            date_header=False,  # the app sets it by its own clock
             lifespan="off",
             ws="none",
-            log_config=None,  # and no level: uvicorn's loggers belong to the process
+            log_config=None,  # nor log_level: uvicorn's loggers belong to the process
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         server = _Guest(config, hang_up)
-        # A task and no task group: this may be entered and left in different tasks.
+        # Not a task group: this may be entered and left in different tasks.
         task = asyncio.create_task(server.serve([bound]), name="kling_async.emulator")
         self = cls(_url_of(bound), server, task, bound)
         try:
@@ -270,7 +270,7 @@ class Listener:
         return self
 
     async def aclose(self) -> None:
-        """Stop serving; nothing is left behind, also when cancelled meanwhile."""
+        """Stop serving; leave nothing behind, even if cancelled meanwhile."""
         self._server.stop()
         try:
             with anyio.CancelScope(shield=True):
@@ -282,7 +282,7 @@ class Listener:
 
 
 async def _turn_loop() -> None:
-    """Let the event loop go round as often as it does from a socket to its protocol."""
+    """Let the event loop run the steps from a new socket to its protocol."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -293,7 +293,7 @@ def _require_asyncio() -> None:
     except RuntimeError as error:
         raise ConfigurationError(
             "the emulator's server runs on asyncio only; on trio use "
-            "httpx.ASGITransport(app=emulator.app) in place of a socket"
+            "httpx.ASGITransport(app=emulator.app) instead of a socket"
         ) from error
 
 
@@ -305,7 +305,7 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(
             f"the emulator cannot listen on {host} port {port}: {error.strerror}; "
-            "give another port, or 0 for any that is free"
+            "give another port, or 0 for any free one"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Keeps what an emulator knows in a file, so that the next one goes on from there.
+"""Keeps an emulator's state in a file, so that the next one continues from it.
 
-What follows from the rest is not kept: balance, ledger and statuses are worked out
-from the generations and the time.
+Balance, ledger and statuses are not kept: they follow from the generations and the
+time.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Json = Mapping[str, object]
 
 @define(eq=False)
 class StateFile:
-    """The file that one emulator at a time keeps its state in.
+    """The file in which one emulator at a time keeps its state.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
         store: The generations and the account.
         log: The request log.
-        clock: What time it is.
+        clock: The clock.
         in_threads: Whether the file is written in a worker thread.
     """
 
@@ -57,13 +57,13 @@ class StateFile:
     _turn: anyio.Lock = field(factory=anyio.Lock, init=False)
     _asked: int = field(default=0, init=False)
     _written: int = field(default=0, init=False)
-    # Each is encoded once; a save is as quick as writing the file.
+    # Each item is encoded only once, so that a save is quick.
     _images: dict[str, str] = field(factory=dict[str, str], init=False)
     _jobs: list[str] = field(factory=list[str], init=False)
     _rows: list[str] = field(factory=list[str], init=False)
 
     async def save(self) -> None:
-        """Write all that is known; who asks meanwhile shares the next writing."""
+        """Write the state; calls made meanwhile share the next write."""
         self._asked += 1
         mine = self._asked
         async with self._turn:
@@ -78,14 +78,14 @@ class StateFile:
             self._written = covered
 
     def save_now(self) -> None:
-        """Write all that is known, when nobody else does."""
+        """Write the state, while nobody else does."""
         write_atomically(self.path, self._text())
 
     def load(self) -> None:
-        """Take over what the file says; if there is none, begin it.
+        """Read the state from the file; if there is none, create it.
 
         Raises:
-            ConfigurationError: It cannot be read or written, or is something else.
+            ConfigurationError: It cannot be read or written, or is not a state file.
         """
         try:
             if self.path.exists():
@@ -97,7 +97,7 @@ class StateFile:
             ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigurationError(
-                f"{self.path} holds no emulator's state ({error!r}); "
+                f"{self.path} is not the state of an emulator ({error!r}); "
                 "give another file, or move it away"
             ) from error
 
@@ -191,11 +191,11 @@ def _objects(data: object) -> Iterator[dict[str, object]]:
 
 def _number(data: object) -> float:
     if not isinstance(data, int | float):
-        raise TypeError(f"{data!r} is no number")
+        raise TypeError(f"{data!r} is not a number")
     return data
 
 
 def _text(data: object) -> str:
     if not isinstance(data, str):
-        raise TypeError(f"{data!r} is no text")
+        raise TypeError(f"{data!r} is not a text")
     return data

@@ -1,6 +1,6 @@
-"""The generations that were accepted: their ids, their plan, how far each one is.
+"""The accepted generations: their ids, their plans, their statuses.
 
-What becomes of a generation is decided when it is created.
+The outcome of a generation is decided when it is created.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def new_id(model: str, chance: random.Random) -> str:
 
 
 def new_token(chance: random.Random) -> str:
-    """Make a random id of the short form that a seed can repeat."""
+    """Make a random id of the short form, repeatable by a seed."""
     return "".join(chance.choices(_TOKEN_ALPHABET, k=_TOKEN_LENGTH))
 
 
 def new_uuid(chance: random.Random) -> str:
-    """Make a random UUID that a seed can repeat."""
+    """Make a random UUID, repeatable by a seed."""
     return str(uuid.UUID(int=chance.getrandbits(128), version=4))
 
 
@@ -66,7 +66,7 @@ def file_name_of(generation_id: str) -> str:
 
 
 def _route_of(model: str) -> str:
-    """Return ``kling-video/v2/master/image-to-video``, however the model says it."""
+    """Return a model's route, such as ``kling-video/v2/master/image-to-video``."""
     name = re.sub(r"^(klingai/)?(kling-video[/-])?", "", model)
     tiered = _TIER.sub(r"/\1/", name)
     return f"kling-video/{tiered}"
@@ -127,12 +127,12 @@ def plan_for(
     speed: float,
     failure_rate: float,
 ) -> Plan:
-    """Draw the life of a generation.
+    """Choose the life of a generation at random.
 
     Args:
         model: The model's id.
         length: The video's length in seconds.
-        chance: Where chance comes from; the same seed gives the same life.
+        chance: The random generator; the same seed gives the same life.
         speed: How many times faster than the vendor.
         failure_rate: The share of generations that fail, 0 to 1.
     """
@@ -148,9 +148,9 @@ def plan_for(
 
 
 def typical_seconds(model: str, length: int) -> float:
-    """Return the median time that a model works on a video of so many seconds.
+    """Return the median seconds that a model works on a video of some length.
 
-    As documented where it is; else as its nearest relative, in proportion.
+    It is the documented time, else that of the most similar model, in proportion.
     """
     known = catalogue_in_use()[model].typical_seconds(length)
     if known is not None:
@@ -201,10 +201,10 @@ class StoredGeneration:
     """One accepted generation.
 
     Attributes:
-        record: Which one it is.
-        request: The create's body, its long texts cut.
+        record: Its ids and model.
+        request: The create's body, with long texts shortened.
         scene: What its video shows.
-        plan: What becomes of it, and when.
+        plan: Its outcome, and when.
         price: What it costs if it succeeds, in credits.
         created_at: When it was accepted, in seconds since 1970.
     """
@@ -223,7 +223,7 @@ class StoredGeneration:
 
     @property
     def file_name(self) -> str:
-        """The name that its video is served under."""
+        """The name of its video's file."""
         return file_name_of(self.id)
 
     @property
@@ -236,7 +236,7 @@ class StoredGeneration:
         return self.plan.status_at(now - self.created_at)
 
     def credits_used_at(self, now: float) -> int:
-        """Return what it has cost so far: all of it when completed, else nothing."""
+        """Return its cost so far: nothing until it is completed."""
         return self.price if self.status_at(now) == Status.COMPLETED else 0
 
 
@@ -245,13 +245,13 @@ class GenerationStore:
     """All generations of one emulator.
 
     Attributes:
-        seed: What chance starts from; the same creates have the same lives.
+        seed: The seed; the same creates have the same lives.
         speed: How many times faster than the vendor.
         failure_rate: The share of generations that fail.
-        account: Who pays.
+        account: The account that pays.
         max_running: How many may be unfinished at once; None for any number.
-        nulls: Whether answers name what is not there, as null.
-        ended: The generations that are over and settled, in the order they ended.
+        nulls: Whether answers contain absent values as null.
+        ended: The generations that have ended and are settled, in that order.
     """
 
     seed: int
@@ -277,12 +277,12 @@ class GenerationStore:
 
     @property
     def creates(self) -> list[CreateRecord]:
-        """What was accepted, in order."""
+        """The accepted creates, in order."""
         return [job.record for job in self._jobs.values()]
 
     @property
     def charges(self) -> list[ChargeRecord]:
-        """What was completed and paid for so far, in order."""
+        """The charges so far, in order."""
         return [
             ChargeRecord(
                 generation_id=job.id,
@@ -304,10 +304,10 @@ class GenerationStore:
         now: float,
         client_request_id: str | None,
     ) -> StoredGeneration:
-        """Take a valid create on.
+        """Accept a valid create.
 
         Raises:
-            Refusal: Too many are unfinished, or the credits do not suffice.
+            Refusal: Too many are unfinished, or there are not enough credits.
         """
         self.settle(now)
         self._require_room(now)
@@ -316,14 +316,14 @@ class GenerationStore:
                 HTTPStatus.FORBIDDEN,
                 "You've run out of credits. Please top up your balance to continue",
             )
-        # What looks the same is kept once.
+        # Equal scenes are kept once.
         scene = self._scenes.setdefault(scene.key, scene)
         job = self._draw(request, scene, price, now, client_request_id)
         self.take_on(job)
         return job
 
     def take_on(self, job: StoredGeneration) -> None:
-        """Add a generation, and set aside what it will cost."""
+        """Add a generation, and reserve its price."""
         self.account.hold(job.price)
         self._jobs[job.id] = job
         self._ids_by_file[job.file_name] = job.id
@@ -345,7 +345,7 @@ class GenerationStore:
         now: float,
         client_request_id: str | None,
     ) -> StoredGeneration:
-        # By its number, so that a life hangs neither on others' nor on the timing.
+        # By its number, so that it depends neither on other lives nor on timing.
         chance = random.Random(f"{self.seed}/{len(self._jobs)}")  # noqa: S311 (no secret)
         model = catalogue_in_use()[str(request["model"])].id
         plan = plan_for(
@@ -373,7 +373,7 @@ class GenerationStore:
         )
 
     def settle(self, now: float) -> None:
-        """Charge what has been completed since, and free what has failed."""
+        """Charge the generations that have completed, and release those that failed."""
         while self._unsettled and self._unsettled[0][0] <= now:
             job = self._jobs[heapq.heappop(self._unsettled)[1]]
             self.ended.append(job)
@@ -385,11 +385,11 @@ class GenerationStore:
             )
 
     def find(self, generation_id: str) -> StoredGeneration | None:
-        """Return the generation of an id."""
+        """Return the generation with an id."""
         return self._jobs.get(generation_id)
 
     def find_file(self, name: str) -> StoredGeneration | None:
-        """Return the generation whose video is served under a name."""
+        """Return the generation whose video's file has a name."""
         return self._jobs.get(self._ids_by_file.get(name, ""))
 
 
@@ -401,14 +401,14 @@ def generation_response(
     video: Mapping[str, object] | None = None,
     nulls: bool = False,
 ) -> JSONResponse:
-    """Return the answer about a generation at a time, with the tracing headers.
+    """Return the answer for a generation at a time, with the tracing headers.
 
     Args:
         job: The generation.
-        now: What time it is.
+        now: The time, in seconds since 1970.
         http_status: The HTTP status.
         video: Its video, if it is completed.
-        nulls: Whether what is not there is sent as null; else it is left out.
+        nulls: Whether absent values are sent as null, or left out.
     """
     status, spent = job.status_at(now), job.credits_used_at(now)
     error = job.plan.error if status == Status.ERROR else None

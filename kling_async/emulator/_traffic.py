@@ -1,6 +1,6 @@
-"""What every request passes through: a trace, a record, the faults that strike it.
+"""The path of every request: it is traced, recorded, and struck by faults.
 
-Wraps the endpoints and knows none of them, but for a fast path of polls of
+Wraps the endpoints and knows none of them, except for a fast path for polls of
 unfinished generations, by far the most common request.
 """
 
@@ -65,7 +65,7 @@ class ForwardedRequest:
     send: Send
 
     async def answer(self) -> RawAnswer:
-        """Do the work, and keep the answer back."""
+        """Call the endpoint, and return its answer without sending it."""
         messages: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -91,23 +91,23 @@ class ForwardedRequest:
         await self.send({"type": "http.response.body", "body": body})
 
     async def give(self, answer: RawAnswer) -> None:
-        """Send an answer as a whole."""
+        """Send a complete answer."""
         await self.begin(answer, answer.body)
         await self.end(b"")
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not for a client that is gone.
+        """Wait while the client is connected.
 
         Raises:
-            ClientDisconnect: It is gone.
+            ClientDisconnect: It has disconnected.
         """
         await self.unless_left(lambda: anyio.sleep(seconds))
 
     async def unless_left(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something as long as the client is there.
+        """Work while the client is connected.
 
         Raises:
-            ClientDisconnect: It is gone.
+            ClientDisconnect: It has disconnected.
         """
         is_gone = False
 
@@ -125,7 +125,7 @@ class ForwardedRequest:
             raise ClientDisconnect
 
     async def drop(self, *, reset: bool) -> None:
-        """Drop the connection: over a socket for real, in process as httpx tells it.
+        """Drop the connection: the socket, or in the same process by httpx's error.
 
         Raises:
             httpx.ReadError: In process, for a reset.
@@ -147,7 +147,7 @@ class ForwardedRequest:
 
 
 async def apply(fault: Fault, call: ForwardedRequest, error_body: ErrorBody) -> None:
-    """RawAnswer a request as a fault wants it."""
+    """Answer a request as a fault says."""
     is_done = fault.accepted or fault.effect in SPOILERS
     true = await call.answer() if is_done else None
     if fault.effect not in _SLOW:
@@ -157,9 +157,9 @@ async def apply(fault: Fault, call: ForwardedRequest, error_body: ErrorBody) -> 
     elif fault.effect in {"cut", "stall"} and true is not None:
         await _break_off(fault, call, true.with_headers(fault.headers))
     elif fault.effect in {"huge", "trickle"} and true is not None:
-        told = true.with_headers(fault.headers)
+        answer = true.with_headers(fault.headers)
         give = _give_hugely if fault.effect == "huge" else _give_in_drops
-        await call.unless_left(lambda: give(fault, call, told))
+        await call.unless_left(lambda: give(fault, call, answer))
     else:
         if fault.effect == "delay" and true is None:
             true = await call.answer()
@@ -178,12 +178,12 @@ async def _break_off(fault: Fault, call: ForwardedRequest, answer: RawAnswer) ->
 
 
 async def _give_hugely(fault: Fault, call: ForwardedRequest, answer: RawAnswer) -> None:
-    """Put spaces where they do no harm but by their number, and tell no length."""
+    """Send spaces where they are harmless but for their number, without a length."""
     before, after = (b"", answer.body) if answer.is_json else (answer.body, b"")
     await call.begin(answer.without_length(), before)
     for begin in range(0, fault.size, len(_PIECE)):
         await call.go_on(_PIECE[: fault.size - begin])
-        await anyio.lowlevel.checkpoint()  # uvicorn takes none when nobody listens
+        await anyio.lowlevel.checkpoint()  # uvicorn has none if nobody listens
     await call.end(after)
 
 
@@ -206,8 +206,8 @@ class FastPolls:
 
     Attributes:
         store: The generations.
-        clock: What time it is.
-        auth: Who may ask.
+        clock: The clock.
+        auth: Checks keys.
     """
 
     store: GenerationStore
@@ -245,16 +245,16 @@ _logger = logging.getLogger("kling_async.emulator")
 
 _IN_SCOPE = "kling_async.exchange"
 
-# An emulator that runs for days is not to fill the memory with what was asked.
+# So that an emulator that runs for days does not fill the memory with records.
 _KEPT_RECORDS = 50_000
 
 
 @frozen(kw_only=True)
 class RequestRecord:
-    """One request, as it was dealt with.
+    """One request that was answered.
 
     Attributes:
-        method: Its verb.
+        method: Its HTTP method.
         path: Its path, without the query.
         status: The HTTP status of the answer; 0 if none was sent, as when the
             connection was dropped or the client was gone.
@@ -275,12 +275,12 @@ class RequestRecord:
 
 @define(kw_only=True)
 class ServedExchange:
-    """One request under way: who asks, and what the endpoint found out about it.
+    """One request in flight.
 
     Attributes:
         record: What will be recorded; the endpoint adds to it.
-        authorization: The header by which it shows its key.
-        body: What was sent along.
+        authorization: Its ``Authorization`` header.
+        body: Its body.
     """
 
     record: RequestRecord
@@ -291,7 +291,7 @@ class ServedExchange:
 
     @property
     def request_id(self) -> str:
-        """The server's id of it, told in an error's body and in the log."""
+        """The server's id of it, for error bodies and the log."""
         if self._request_id is None:
             self._request_id = new_uuid(self._chance)
         return self._request_id
@@ -305,7 +305,7 @@ class ServedExchange:
     def note(
         self, *, model: str | None = None, generation_id: str | None = None
     ) -> None:
-        """Add what the endpoint has learned."""
+        """Add to the record."""
         self.record = evolve(
             self.record,
             model=model or self.record.model,
@@ -315,20 +315,20 @@ class ServedExchange:
 
 @define(eq=False)
 class Traffic:
-    """All requests of one emulator: those dealt with, and those under way."""
+    """All requests of one emulator: those answered, and those in flight."""
 
     chance: random.Random
     records: list[RequestRecord] = field(factory=list[RequestRecord], init=False)
     _open: set[CancelScope] = field(factory=set[CancelScope], init=False)
 
     def keep(self, record: RequestRecord) -> None:
-        """Keep a record; of a great many, the last ones."""
+        """Keep a record, and drop old ones if there are very many."""
         self.records.append(record)
         if len(self.records) >= 2 * _KEPT_RECORDS:
             del self.records[:_KEPT_RECORDS]
 
     def hang_up(self) -> None:
-        """Give up every request that is under way."""
+        """Cancel every request in flight."""
         for scope in list(self._open):
             scope.cancel()
 
@@ -352,7 +352,7 @@ class Traffic:
     async def watch(
         self, inner: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Pass one request on until it is answered or given up."""
+        """Pass one request on until it is answered or cancelled."""
         with CancelScope() as under_way:
             self._open.add(under_way)
             try:
@@ -366,13 +366,13 @@ class TraceMiddleware:
     """The ASGI middleware in front of every endpoint.
 
     Attributes:
-        app: What is behind it.
+        app: The app behind it.
         traffic: Where requests are recorded.
-        faults: What goes wrong.
-        polls: The quick way of plain polls.
-        on_refused: Told of a request that a fault has refused.
-        clock: What time it is, which each answer tells.
-        catalogue: Which models there are.
+        faults: The faults.
+        polls: The fast path for plain polls.
+        on_refused: Called with a request that a fault refuses.
+        clock: The clock, for the ``Date`` of each answer.
+        catalogue: The known models.
     """
 
     app: ASGIApp
@@ -490,7 +490,7 @@ def _model_in(body: bytes) -> str | None:
 
 
 def internal_error(exchange: ServedExchange) -> JSONResponse:
-    """RawAnswer as the vendor does when it has failed itself."""
+    """Return the vendor's answer to a failure of its own."""
     body = error_body(
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
         message="Internal server error",

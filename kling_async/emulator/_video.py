@@ -1,6 +1,6 @@
-"""Real videos: the scene that a create describes, drawn, encoded and kept.
+"""Real videos: the scene that a create describes, drawn, encoded and cached.
 
-Decodes the images that came along; fetches none.
+Decodes the images in the request; fetches none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEFAULT_ASPECT = "16:9"
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-# Where pictures are looked for; they are shown one after another in this order.
+# The fields that may contain pictures; they are shown one after another in this order.
 _PICTURES = (
     "image_url",
     "video_url",
@@ -51,12 +51,12 @@ class Scene:
     """What one video shows.
 
     Attributes:
-        text: What a title card says, if there is no image.
+        text: The text of the title card, if there is no image.
         source: The name of the file that was not fetched, if any.
         images: The pictures to zoom into, one after another, as JPEG, reduced to
-            what is needed.
-        aspect: Width and height, in proportion.
-        length: How many seconds.
+            the size needed.
+        aspect: The ratio of width and height.
+        length: Its length, in seconds.
     """
 
     text: str
@@ -76,12 +76,12 @@ class Scene:
 def scene_of(
     body: Mapping[str, object], size: int, fetched: Mapping[str, Picture]
 ) -> Generator[None, None, Scene]:
-    """Read a valid body, image by image, and return what it asks to see.
+    """Read a valid body, image by image, and return its scene.
 
     Args:
-        body: The create's body, as checked against the catalogue.
+        body: The create's body, checked against the catalogue.
         size: The video's longer side in pixels; images are reduced to it.
-        fetched: The pictures behind addresses, as far as they are known.
+        fetched: The pictures already fetched, by URL.
 
     Raises:
         Refusal: An image cannot be decoded.
@@ -105,12 +105,12 @@ def scene_of(
 
 
 def addresses_in(body: Mapping[str, object]) -> list[str]:
-    """Return the addresses of the pictures and films that a body names."""
+    """Return the URLs of the pictures and videos that a body names."""
     return [text for _, text in _pictures(body) if not _is_data(text)]
 
 
 def _texts_in(value: object, where: str = "") -> Iterator[tuple[str, str]]:
-    """Give every text in a body with its place, such as ``image_list[2]``."""
+    """Yield every text in a body with its path, such as ``image_list[2]``."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, dict):
@@ -145,7 +145,7 @@ def _decode(where: str, uri: str, size: int) -> Picture:
         raise Refusal.over([Problem(where, short_repr(uri), allowed)]) from error
 
 
-# A header may promise any size: a PNG of 10 kB can unfold to gigabytes.
+# A header may claim any size: a PNG of 10 kB can unpack to gigabytes.
 _MOST_PIXELS = 40_000_000
 
 _TURNED = {5, 6, 7, 8}  # orientations on the side (Exif 2.32, tag 0x0112)
@@ -162,8 +162,8 @@ class Picture:
     """A picture as a video needs it.
 
     Attributes:
-        jpeg: What is seen, reduced to what is needed.
-        aspect: Width and height of the whole.
+        jpeg: The picture, reduced to the size needed.
+        aspect: Width and height of the original.
     """
 
     jpeg: bytes
@@ -171,7 +171,7 @@ class Picture:
 
     @classmethod
     def of(cls, image: Image.Image, size: int) -> Self:
-        """Reduce a picture at once, upright, so that few are held at full size."""
+        """Reduce a picture and turn it upright, so that few are kept at full size."""
         is_turned = image.getexif().get(0x0112) in _TURNED
         width, height = image.size
         aspect = (height, width) if is_turned else (width, height)
@@ -186,7 +186,7 @@ class Picture:
 
 
 def decode_image(data: bytes, size: int) -> Picture:
-    """Decode an image. What is none is an error of any kind."""
+    """Decode an image; if it is not one, any exception may be raised."""
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     require_size(*image.size)
     return Picture.of(image, size)
@@ -205,9 +205,9 @@ def _file_name(address: str) -> str:
 
 def _text_of(body: Mapping[str, object]) -> str:
     shots = body.get("multi_prompt")
-    told = (text for _, text in _texts_in(shots)) if shots else ()
-    said = body.get("prompt") or " / ".join(told) or body.get("effect_scene")
-    return str(said or body.get("model") or "")
+    scripts = (text for _, text in _texts_in(shots)) if shots else ()
+    text = body.get("prompt") or " / ".join(scripts) or body.get("effect_scene")
+    return str(text or body.get("model") or "")
 
 
 FRAMES_PER_SECOND = 24
@@ -218,10 +218,10 @@ _ZOOM = 0.15  # the share of the picture that has left the frame at the end
 
 _SMALLEST_SIDE = 16
 
-# One thread, so that the same scene is always the same bytes.
+# One thread, so that a scene always has the same bytes.
 _X264 = {"preset": "superfast", "crf": "26", "threads": "1"}
 
-# Brightness and two colours. Zoomed as they are, they need no conversion a frame.
+# Brightness and two colours. Zoomed separately, they need no conversion per frame.
 Planes = Sequence[Image.Image]
 
 
@@ -229,8 +229,8 @@ def film_to(path: Path, scene: Scene, size: int) -> Generator[None]:
     """Encode a scene into an MP4 file: a step to draw it, then one for each frame.
 
     Args:
-        path: Where to write it; nothing whole is there before the last step.
-        scene: What to show.
+        path: The file; it is complete only after the last step.
+        scene: The scene.
         size: The longer side, in pixels.
     """
     width, height = frame_size(scene.aspect, size)
@@ -248,14 +248,14 @@ def film_to(path: Path, scene: Scene, size: int) -> Generator[None]:
 
 
 def frame_size(aspect: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return width and height in pixels: even, as H.264's 4:2:0 colours ask."""
+    """Return width and height in pixels: even, as H.264's 4:2:0 colours require."""
     scale = size / max(aspect)
     width, height = (max(_SMALLEST_SIDE, round(it * scale / 2) * 2) for it in aspect)
     return width, height
 
 
 def _frames(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
-    """Give the frames: each picture for the same time, the next one fading in."""
+    """Yield the frames: each picture for the same time, the next one fading in."""
     count = len(pictures)
     fade = min(_FADE_FRAMES, frames // count)
     for frame in range(frames):
@@ -273,7 +273,7 @@ def _frames(pictures: Sequence[Planes], frames: int) -> Iterator[Planes]:
 
 
 def _zoom(picture: Planes, share: float) -> Planes:
-    """Return what is seen of a picture after a share of its time."""
+    """Return the visible part of a picture after a share of its time."""
     return [
         plane.resize(
             plane.size, Image.Resampling.BILINEAR, _visible_box(plane.size, share)
@@ -298,7 +298,7 @@ def _pictures_of(scene: Scene, width: int, height: int) -> list[Planes]:
 
 
 def _planes_of(image: Image.Image) -> Planes:
-    """Split a picture as H.264 takes it: half as many colours, in video's range."""
+    """Split a picture for H.264: colours at half the size, in the range of video."""
     light, *colours = image.convert("YCbCr").split()
     half = (image.width // 2, image.height // 2)
     return [
@@ -320,7 +320,7 @@ def _frame_of(picture: Planes) -> av.VideoFrame:
 
 
 def _title_card(scene: Scene, width: int, height: int) -> Image.Image:
-    """Draw the prompt over a colour that the scene's key picks."""
+    """Draw the prompt over a colour chosen by the scene's key."""
     hue = int(scene.key[:4], 16) % 360
     shade = Image.linear_gradient("L").resize((width, height))
     card = ImageOps.colorize(shade, f"hsl({hue}, 45%, 38%)", f"hsl({hue}, 55%, 12%)")
@@ -344,7 +344,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class VideoCache:
-    """The finished videos of one emulator, in a folder of its own.
+    """The finished videos of one emulator, in their own folder.
 
     Attributes:
         size: The videos' longer side, in pixels.
@@ -361,7 +361,7 @@ class VideoCache:
     _folder: Path | None = field(default=None, init=False)
 
     async def get(self, scene: Scene) -> Path:
-        """Return a scene's video; who asks meanwhile waits for the same one."""
+        """Return a scene's video; concurrent calls wait for the same one."""
         key = scene.key
         async with self._turns.setdefault(key, anyio.Lock()):
             if key not in self._files:
@@ -373,7 +373,7 @@ class VideoCache:
         return self._files[key]
 
     async def finish(self, work: Generator[None, None, T]) -> T:
-        """Do some work to its end, and give up between two steps if cancelled."""
+        """Run some work to its end; if cancelled, stop between two steps."""
         if self.in_threads:
             return await to_thread.run_sync(_finish_in_thread, work)
         # A thread's work takes no time on a virtual clock, which would run on
@@ -388,7 +388,7 @@ class VideoCache:
                 await lowlevel.checkpoint()
 
     def clear(self) -> None:
-        """Remove all files. What is asked for afterwards is rendered again."""
+        """Remove all files; they are rendered again when needed."""
         self._files.clear()
         self._folder = None
         if self._remove_folder is not None:
@@ -397,7 +397,7 @@ class VideoCache:
     def _make_folder(self) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="kling-emulator-"))
-            # Also for an app that is used without a server, and just dropped.
+            # Also if an app is used without a server, and is garbage-collected.
             self._remove_folder = weakref.finalize(
                 self, shutil.rmtree, self._folder, ignore_errors=True
             )
@@ -405,7 +405,7 @@ class VideoCache:
 
 
 def _finish_in_thread(work: Generator[None, None, T]) -> T:
-    # Closed here, since a task that is cancelled for good leaves its thread behind.
+    # Closed here: a cancelled task may leave its thread behind.
     with contextlib.closing(work):
         while True:
             try:

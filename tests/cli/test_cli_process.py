@@ -150,7 +150,7 @@ def test_the_emulator_fails_by_the_rules_of_a_file_and_keeps_its_state(
 
 @pytest.mark.parametrize(
     "content, told",
-    [(None, "cannot read"), ("{", "no JSON"), ('{"effect": "rain"}', "effect")],
+    [(None, "cannot read"), ("{", "not JSON"), ('{"effect": "rain"}', "effect")],
 )
 def test_rules_that_cannot_be_read_are_told(
     content: str | None, told: str, tmp_path: Path

@@ -146,7 +146,7 @@ async def test_a_rule_that_makes_no_sense_is_refused(data: object, words: str) -
 def test_rules_that_are_no_json_are_refused() -> None:
     """Also those that are nested without end."""
     for text in ("{", "[" * 100_000):
-        with pytest.raises(ConfigurationError, match="no JSON"):
+        with pytest.raises(ConfigurationError, match="not JSON"):
             faults_in(text)
 
 

@@ -142,5 +142,5 @@ def test_a_link_tells_how_long_it_lives(query: str, until: str | None) -> None:
     done = Generation(id="g-1", status=Status.COMPLETED, video=video)
     bundle = done._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
     shown = bundle["text/html"]
-    assert (f"lives until {until}" if until else "a link that expires") in shown
+    assert (f"link expires {until}" if until else "this link expires") in shown
     assert (video.expires_at is None) == (until is None)

@@ -295,4 +295,4 @@ def test_under_anyio_it_says_what_to_do(project: pytest.Pytester, mode: str) -> 
         mode,
     )
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*pytest.mark.asyncio in place of pytest.mark.anyio*"])
+    result.stdout.fnmatch_lines(["*pytest.mark.asyncio instead of pytest.mark.anyio*"])
