@@ -161,7 +161,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     """By its name, and as what it is."""
     path = tmp_path / "odd.json"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"odd\.json is none that this"):
+    with pytest.raises(ConfigurationError, match=r"odd\.json is not one that this"):
         load_catalogue(path)
 
 
