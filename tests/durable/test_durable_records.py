@@ -22,10 +22,10 @@ from kling_async import (
     TextToVideo,
     Video,
 )
-from kling_async.durable import JobState
+from kling_async.durable import Intent, JobState, JobStatus
 from kling_async.durable._budget import BudgetStore
 from kling_async.durable._database import Database
-from kling_async.durable._records import AttemptResult, Intent, JobInput, JobStatus
+from kling_async.durable._records import AttemptResult, JobInput
 from kling_async.durable._store import StatusCache
 from kling_async.durable._submit import (
     MissingFileError,

@@ -18,8 +18,8 @@ from kling_async import (
     TextToVideo,
 )
 from kling_async._config import WhenUncertain
-from kling_async.durable import DurableKling, JobState, NewJob
-from kling_async.durable._records import Intent, JobInput
+from kling_async.durable import DurableKling, Intent, JobState, NewJob
+from kling_async.durable._records import JobInput
 from kling_async.durable._worker import CONTEXTS
 from kling_async.emulator import Emulator, Fault
 

@@ -21,6 +21,7 @@ from kling_async import (
     Fixed,
     KlingError,
     Learned,
+    Polling,
     PollState,
     RateLimitError,
     RetryPolicy,
@@ -30,7 +31,6 @@ from kling_async import (
 )
 from kling_async._failures import may_repeat_get, repeat
 from kling_async._http.wire import Response, decode_error
-from kling_async._polling.schedules import Polling
 
 MODEL = "klingai/v2-master-text-to-video"
 NOW = dt.datetime(2026, 11, 24, 18, 0, tzinfo=dt.UTC)

@@ -11,8 +11,7 @@ import anyio
 import httpx
 from attrs import define, field
 
-from kling_async import AsyncKling, Fixed, Polling, RetryPolicy
-from kling_async._hooks import Hooks
+from kling_async import AsyncKling, Fixed, Hooks, Polling, RetryPolicy
 
 BASE_URL = "https://kling.test"
 ID = "88a64d31-cce4-41e8-b9d8-5392e8c2a6d4:kling-video/v2/master/image-to-video"

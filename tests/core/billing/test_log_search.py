@@ -12,15 +12,14 @@ import anyio.lowlevel
 import pytest
 from attrs import define, evolve, field
 
+from kling_async import KlingError, LogRow, RateLimitError, ServerError
 from kling_async._billing.log_search import (
     GivenIds,
     LostCreate,
     RequestLogSearch,
     Verdict,
 )
-from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
-from kling_async._errors import KlingError, RateLimitError, ServerError
 from kling_async._runtime.window import SlidingWindow
 
 pytestmark = pytest.mark.looptime

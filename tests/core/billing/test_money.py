@@ -8,17 +8,8 @@ from collections.abc import Callable, Mapping
 import pytest
 from hypothesis import given, strategies as st
 
-from kling_async._billing.money import (
-    Balance,
-    Budget,
-    LogRow,
-    Price,
-    PriceList,
-    Rate,
-    credits_of,
-    usd_of,
-)
-from kling_async._errors import ConfigurationError
+from kling_async import Balance, Budget, ConfigurationError, LogRow, Price
+from kling_async._billing.money import PriceList, Rate, credits_of, usd_of
 
 PRO = "klingai/video-v3-pro-text-to-video"
 AVATAR = "klingai/avatar-pro"

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kling_async._billing.money import Balance, LogRow, PriceList, Rate, Transaction
+from kling_async import Balance, DecodeError, LogRow, Transaction
+from kling_async._billing.money import PriceList, Rate
 from kling_async._billing.rows import (
     decode_balance,
     decode_log,
     decode_prices,
     decode_transactions,
 )
-from kling_async._errors import DecodeError
 from kling_async._http.wire import Response
 
 MODEL = "klingai/v2-master-image-to-video"

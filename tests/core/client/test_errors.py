@@ -14,9 +14,9 @@ from typing import Literal
 import httpx
 import pytest
 
-from kling_async import AsyncKling, RetryPolicy, _errors
-from kling_async._errors import (
+from kling_async import (
     APIStatusError,
+    AsyncKling,
     AuthenticationError,
     BadRequestError,
     BudgetExceededError,
@@ -25,6 +25,8 @@ from kling_async._errors import (
     ConnectionFailedError,
     DecodeError,
     DownloadError,
+    Generation,
+    GenerationError,
     GenerationFailedError,
     InvalidRequestError,
     JobConflictError,
@@ -36,12 +38,15 @@ from kling_async._errors import (
     Problem,
     RateLimitError,
     RequestTimeoutError,
+    RetryPolicy,
     ServerError,
+    Status,
     SubmissionUncertainError,
     TransportError,
+    Video,
     WaitTimeoutError,
+    _errors,
 )
-from kling_async._generation import Generation, GenerationError, Status, Video
 
 RUNNING = Generation(
     id="g-1",

@@ -10,7 +10,7 @@ from attrs import evolve
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings, strategies as st
 
-from kling_async._generation import Generation, GenerationError, Status, Video
+from kling_async import Generation, GenerationError, Status, Video
 
 VIDEO = Video(url="https://cdn.example.com/output.mp4")
 ERROR = GenerationError(name="ModerationError", message="refused")

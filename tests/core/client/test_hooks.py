@@ -10,19 +10,20 @@ from typing import NoReturn
 import pytest
 from attrs import evolve
 
-from kling_async._errors import ConnectionFailedError, KlingError
-from kling_async._generation import Generation, Status, Video
-from kling_async._hooks import (
+from kling_async import (
+    ConnectionFailedError,
     CreatedEvent,
+    Generation,
     Hooks,
-    Reporter,
+    KlingError,
     RequestEvent,
     RetryEvent,
+    Status,
     StatusEvent,
     UncertainEvent,
-    logger,
-    notify,
+    Video,
 )
+from kling_async._hooks import Reporter, logger, notify
 
 Event = RequestEvent | RetryEvent | CreatedEvent | UncertainEvent | StatusEvent
 

@@ -11,7 +11,7 @@ import pytest
 from attrs import frozen
 from attrs.exceptions import FrozenInstanceError
 
-from kling_async._errors import (
+from kling_async import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
@@ -21,6 +21,7 @@ from kling_async._errors import (
     ConnectionFailedError,
     DecodeError,
     DownloadError,
+    Generation,
     GenerationFailedError,
     InvalidRequestError,
     JobConflictError,
@@ -31,7 +32,9 @@ from kling_async._errors import (
     PermissionDeniedError,
     RateLimitError,
     RequestTimeoutError,
+    RetryPolicy,
     ServerError,
+    Status,
     SubmissionUncertainError,
     TransportError,
     WaitTimeoutError,
@@ -39,14 +42,12 @@ from kling_async._errors import (
 from kling_async._failures import (
     Fate,
     Healing,
-    RetryPolicy,
     may_be_accepted,
     may_repeat_create,
     may_repeat_create_at_own_risk,
     may_repeat_get,
     meaning_of,
 )
-from kling_async._generation import Generation, Status
 
 
 @frozen

@@ -13,6 +13,14 @@ from itertools import pairwise
 import attrs
 import pytest
 
+from kling_async import (
+    Catalogue,
+    ConfigurationError,
+    Exponential,
+    Fixed,
+    Hooks,
+    RetryPolicy,
+)
 from kling_async._config import (
     BASE_URL_VARIABLE,
     DEFAULT_BASE_URL,
@@ -26,11 +34,8 @@ from kling_async._config import (
     find_key,
     find_plain_http,
 )
-from kling_async._errors import ConfigurationError
-from kling_async._failures import RetryPolicy
-from kling_async._hooks import Hooks, Reporter
-from kling_async._polling.schedules import Exponential, Fixed
-from kling_async._requests.catalogue import Catalogue, catalogue_in_use
+from kling_async._hooks import Reporter
+from kling_async._requests.catalogue import catalogue_in_use
 
 KEY = "sk-0123456789abcdef"
 

@@ -10,20 +10,23 @@ from collections.abc import Callable, Mapping
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kling_async._errors import (
+from kling_async import (
     APIStatusError,
     AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
     DecodeError,
+    Generation,
+    GenerationError,
     InvalidRequestError,
     NotFoundError,
     OutOfCreditsError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
+    Status,
+    Video,
 )
-from kling_async._generation import Generation, GenerationError, Status, Video
 from kling_async._http.wire import (
     Response,
     decode_created,

@@ -28,6 +28,7 @@ from kling_async import (
     Hooks,
     KlingError,
     Polling,
+    PollState,
     RequestEvent,
     RetryPolicy,
     Status,
@@ -35,7 +36,6 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async._hooks import Reporter
-from kling_async._polling.schedules import PollState
 from kling_async._polling.watch import Ask, CreationIndex, PollLoop, PollLoops, Watch
 from kling_async._runtime.limiter import Limiter, Slot
 from kling_async._runtime.loop import loop_here

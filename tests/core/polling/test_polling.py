@@ -7,9 +7,14 @@ import math
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kling_async._errors import ConfigurationError
-from kling_async._generation import Status
-from kling_async._polling.schedules import Exponential, Fixed, Polling, PollState
+from kling_async import (
+    ConfigurationError,
+    Exponential,
+    Fixed,
+    Polling,
+    PollState,
+    Status,
+)
 
 
 def after(polls: int, chance: float = 0.5) -> PollState:

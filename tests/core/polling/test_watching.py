@@ -34,13 +34,13 @@ from kling_async import (
     OutOfCreditsError,
     PermissionDeniedError,
     Polling,
+    PollState,
     RetryEvent,
     RetryPolicy,
     Status,
     TextToVideo,
     WaitTimeoutError,
 )
-from kling_async._polling.schedules import PollState
 from kling_async._polling.watch import last_look
 
 LIFE: Mapping[int, Told] = {0: "queued", 25: "generating", 95: done()}

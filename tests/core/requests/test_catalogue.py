@@ -13,12 +13,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve, frozen
 
-from kling_async._errors import Problem
-from kling_async._requests.catalogue import (
-    KINDS,
-    MODELS,
-)
-from kling_async.models import Field
+from kling_async import Problem
+from kling_async._requests.catalogue import MODELS
+from kling_async.models import KINDS, Field
 
 FACTS = Path(__file__).with_name("catalogue_facts.txt")
 MEGABYTE = 1_000_000

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from kling_async._requests.fields import Field, validate_value, with_numbers
+from kling_async._requests.fields import validate_value, with_numbers
 from kling_async._text import closest_match, short_repr
+from kling_async.models import Field
 
 WHOLE = Field(type="integer")
 LENGTH = Field(type="integer", choices=(5, 10), default=5)

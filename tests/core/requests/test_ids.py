@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from kling_async import InvalidRequestError
 from kling_async._checks import client_request_id_from, require_generation_id
-from kling_async._errors import InvalidRequestError
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"
 

@@ -12,8 +12,9 @@ import make_catalogue
 import pytest
 from make_requests import generated
 
-from kling_async._requests.catalogue import MODELS, Catalogue, Model, read_catalogue
-from kling_async._requests.fields import Field
+from kling_async import Catalogue
+from kling_async._requests.catalogue import MODELS, read_catalogue
+from kling_async.models import Field, Model
 
 HOME = Path(make_catalogue.HOME)
 OWN = make_catalogue.own_words()

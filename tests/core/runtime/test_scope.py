@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from jumping_clock import clock_that_jumps, living_tasks, on_each_loop
 
-from kling_async._errors import ClientClosedError, ConnectionFailedError, DecodeError
+from kling_async import ClientClosedError, ConnectionFailedError, DecodeError
 from kling_async._runtime.loop import running_loop
 from kling_async._runtime.tasks import ClientTasks, at_loop_end
 
