@@ -56,7 +56,7 @@ class Outcome(Generic[RequestT]):
         return self.error is None
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Holdback:
     """Keeps a batch within the generations that the account allows at once.
 
@@ -110,7 +110,7 @@ class Holdback:
         self._ended = anyio.Event()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Arrivals(Generic[RequestT]):
     """Outcomes that nobody has taken yet.
 
@@ -139,7 +139,7 @@ class _Arrivals(Generic[RequestT]):
         return bool(self.untaken)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Batch(Generic[RequestT]):
     """Many requests, and their outcomes.
 

@@ -51,7 +51,7 @@ _PRICES_LIVE = 900.0
 _LOG_LIMIT, _LEAST = 10.0, 0.1
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Shared:
     """What all calls for one key share in one event loop.
 
@@ -73,7 +73,7 @@ class Shared:
     )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BillingClients:
     """The accounts of one client: one for each event loop, server and key."""
 
@@ -106,7 +106,7 @@ def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
     return _GIVEN_IDS_OF_ACCOUNTS.setdefault(hash(key), GivenIds())
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BillingClient:
     """One account, as one client asks about it.
 

@@ -40,7 +40,7 @@ _PRICES_AGAIN = 300.0
 _ROUNDING = 0.5  # a credit is the least there is
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BudgetTracker:
     """What one call spends, and may still spend.
 

@@ -84,7 +84,7 @@ class _WrongError(Exception):
         self.state: State = state
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Doctor:
     """Looks at one account, over one client's connections.
 

@@ -45,7 +45,7 @@ _LONGEST_HOURS = 92 * 24
 _KEPT = 10_000
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class GivenIds:
     """The creates of one account whose client request id is the caller's own.
 
@@ -72,7 +72,7 @@ class GivenIds:
                 del self.in_flight[client_request_id]
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class LostCreate:
     """One create that is looked for.
 
@@ -251,7 +251,7 @@ class LostCreate:
         return row.created.timestamp() - self._offsets[0] < self._reach
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class RequestLogSearch:
     """Looks for all lost creates of one account in one event loop.
 

@@ -130,7 +130,7 @@ async def find(
         job.cancel()
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class Submission:
     """A create on its way.
 

@@ -159,7 +159,7 @@ class Limits:
             )
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class Download:
     """One download.
 

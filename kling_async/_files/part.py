@@ -65,7 +65,7 @@ def is_out_of_files(error: BaseException | None) -> bool:
     return is_out_of_files(error.__cause__ or error.__context__)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Part:
     """The bytes of a download so far.
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _LONGEST_HEADER, _MOST_HEADERS = 100 * 1024, 10_000
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Lost(Exception):  # noqa: N818 (never leaves this module)
     """Hides a lost connection from aiohttp, which would send a GET again."""
 
@@ -44,7 +44,7 @@ async def _send_once(
         raise _Lost(error) from error
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Headers(Mapping[str, str]):
     """aiohttp's own headers, read as httpx reads them."""
 
@@ -82,7 +82,7 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AiohttpSender:
     """Sends over one session of aiohttp, made for the running event loop."""
 

@@ -66,7 +66,7 @@ class _Inflater(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Unpacker:
     """Unpacks one body.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SLOT = "kling_async.slot"
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Line:
     """An open connection, and where it leads."""
 
@@ -58,7 +58,7 @@ async def close_line(line: object) -> None:
             await line.connection.aclose()
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class _Lines:
     """In the place of a pool: each request goes over the connection of its slot.
 
@@ -106,7 +106,7 @@ def open_transport(
     return transport
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Proxies:
     """Finds the proxy to each host, once for all requests.
 
@@ -147,7 +147,7 @@ async def _is_direct(url: httpx.URL, no_proxy: str) -> bool:
     return bool(await to_thread.run_sync(bypass, url.host, abandon_on_cancel=True))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ProxyRoutingTransport(httpx.AsyncBaseTransport):
     """Sends each request the way that the environment names for its host.
 

@@ -35,7 +35,7 @@ class UnreadableBodyError(Exception):
     """A body that is too large, or not packed as it says."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Body:
     """A body as far as it has come.
 
@@ -97,7 +97,7 @@ JSON = {"accept": "application/json", "accept-encoding": ACCEPTED}
 _CONNECT_LIMIT = 15.0
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class Call:
     """One request to the API.
 
@@ -125,7 +125,7 @@ class Call:
         return self.base_url + self.target
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class StreamedResponse:
     """An answer whose headers are there, and whose body comes.
 
@@ -191,7 +191,7 @@ class Sender(Protocol):
         ...
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class TransportSender:
     """Our own way: straight to httpx's transport.
 
@@ -231,7 +231,7 @@ def _parse_url(library: str, url: str) -> httpx.URL:
     return library_named(library).URL(url)
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class ClientSender:
     """The user's own client, with all that it is set up to do."""
 

@@ -50,7 +50,7 @@ _USER_AGENT = f"kling_async/{__version__}"
 Library = Literal["httpx", "httpx2", "aiohttp"]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Session:
     """What one client has open in one event loop.
 
@@ -123,7 +123,7 @@ class Session:
                 await closing.aclose()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Exchange:
     """A block that ends by its deadline, or when the client is closed.
 
@@ -166,7 +166,7 @@ class Exchange:
         self._bound.cut()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Connections:
     """The sessions of one client, made as event loops come.
 

@@ -83,7 +83,7 @@ def _of_aiohttp(error: Exception) -> BaseException | None:
     return None
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Transport:
     """Exchanges with the API, each in a slot of the limiter.
 
@@ -301,7 +301,7 @@ class Transport:
         return error
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Received:
     """What came back for one request, and what ended it before its end."""
 

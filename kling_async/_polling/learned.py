@@ -238,7 +238,7 @@ _TRUST = 1.1
 _NEW_SHARE = 1 / 32
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _History:
     """The durations of one kind of work, and the pace last made of them."""
 

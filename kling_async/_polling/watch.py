@@ -62,7 +62,7 @@ class CreationInfo:
     created: float = field(factory=anyio.current_time)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class CreationIndex:
     """What one client knows of its creates, by the generation's id."""
 
@@ -112,7 +112,7 @@ Ask = Callable[[Slot, str, float], Awaitable[Generation]]
 """Asks the server for one generation, once: in which slot, and for how many seconds."""
 
 
-@define(eq=False, weakref_slot=False)
+@define(eq=False, repr=False, weakref_slot=False)
 class HistoryNode:
     """Where one stands in the chain of news; each watcher follows at its own pace.
 
@@ -123,7 +123,7 @@ class HistoryNode:
     next: tuple[Generation, HistoryNode] | None = None
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class PollSetup:
     """What the poll loops of one client in one event loop have in common.
 
@@ -150,7 +150,7 @@ class PollSetup:
     )
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class PollLoop:
     """The polls of one generation, for one or a thousand watchers.
 
@@ -449,7 +449,7 @@ class PollLoop:
             self.setup.reporter.emit(StatusEvent(generation=seen))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PollLoops:
     """The poll loops of one client: one for each id in each event loop."""
 
@@ -526,7 +526,7 @@ def _as_ours(error: Exception) -> KlingError:
     return ours
 
 
-@define(eq=False, kw_only=True, weakref_slot=False)
+@define(eq=False, kw_only=True, repr=False, weakref_slot=False)
 class Watch:
     """An iterator over what is new; between two steps it holds nothing open.
 

@@ -167,7 +167,7 @@ class Model:
 _SHOWN_MODELS = 2
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Catalogue(Mapping[str, Model]):
     """Models by id. An alias finds its model, too, and is not listed.
 

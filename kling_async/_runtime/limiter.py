@@ -59,7 +59,7 @@ class Kind(IntEnum):
 _FREE = (Kind.LOG, Kind.DOWNLOAD)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Slot:
     """The right to one exchange, until it is given back.
 
@@ -121,7 +121,7 @@ class Slot:
         limiter._slow_down(pause, is_news=is_news)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
 
-@define(eq=False, weakref_slot=False)
+@define(eq=False, repr=False, weakref_slot=False)
 class Waiter:
     """One who waits for a slot.
 
@@ -140,7 +140,7 @@ class Waiter:
     is_gone: bool = False
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Limiter:
     """So many exchanges at once, and who is next.
 

@@ -114,7 +114,7 @@ def loop_here() -> Loop:
     return AsyncioLoop(loop) if isinstance(loop, asyncio.AbstractEventLoop) else Trio()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AsyncioLoop:
     """asyncio, plainly: futures, timers and `Task.cancel`."""
 
@@ -174,7 +174,7 @@ class AsyncioLoop:
         return self._loop.is_running()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _AsyncioBound:
     """As `asyncio.timeout`, without its coroutines and its timer."""
 
@@ -211,7 +211,7 @@ class _AsyncioBound:
         return exc_type is asyncio.CancelledError and not others
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Trio:
     """trio, through anyio."""
 
@@ -245,7 +245,7 @@ class Trio:
         return False  # nobody but itself can ask
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _AnyioWakeup:
     _event: anyio.Event = field(factory=anyio.Event)
 
@@ -259,7 +259,7 @@ class _AnyioWakeup:
         return self._event.wait().__await__()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _AnyioBound:
     _deadline: float
     is_cut: bool = False

@@ -77,7 +77,7 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
     return generator
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BackgroundTask(Generic[T]):
     """One piece of work in a client's tasks, and what became of it."""
 
@@ -166,7 +166,7 @@ def _is_running(job: _Ending) -> bool:
     return is_asyncio() and job.task is asyncio.current_task()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ClientTasks:
     """The tasks of one client in one event loop.
 

@@ -8,7 +8,7 @@ import anyio
 from attrs import define, field
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SlidingWindow:
     """Counts calls, and says how long the next one has to wait.
 
