@@ -114,6 +114,8 @@ def tests(session: nox.Session) -> None:
     if session.python != THIS:
         session.run("pytest", *SPREAD, *(session.posargs or ELSEWHERE))
         return
+    if not session.posargs:  # else each worker compiles all that is imported
+        session.run("pytest", "--collect-only", "--quiet", silent=True)
     found = Path(session.create_tmp()) / "tests.xml"
     slowest = ("--durations=30", f"--junit-xml={found}")
     session.run("coverage", "erase")
