@@ -162,7 +162,7 @@ class BucketObject:
                 content = source.read_bytes()
             else:
                 content = _pieces(source, is_abandoned)
-            before = _seen(store, name) if not isinstance(content, bytes) else None
+            before = None if isinstance(content, bytes) else _version_of(store, name)
             try:
                 obstore.put(
                     store,
@@ -175,7 +175,7 @@ class BucketObject:
             except FileNotFoundError:
                 # The last request was repeated after its answer was lost: the upload
                 # has ended, and the object is there.
-                after = None if isinstance(content, bytes) else _seen(store, name)
+                after = None if isinstance(content, bytes) else _version_of(store, name)
                 if after in (None, before) or after[0] != _length_of(source):
                     raise
 
@@ -312,7 +312,7 @@ def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStor
     return from_url(url, **options)  # type: ignore[call-overload,no-any-return]
 
 
-def _seen(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
+def _version_of(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
     """Return the version of an object: size, tag and time."""
     import obstore  # noqa: PLC0415 (an extra)
 

@@ -222,7 +222,7 @@ class Catalogue(Mapping[str, Model]):
             if name in unchecked:
                 continue
             if rule is None:
-                problems.append(self._not_taken(known, name, given))
+                problems.append(self._unknown_field(known, name, given))
             else:
                 problems += validate_value(name, value, rule, local_media=local_media)
         wrong = {problem.field for problem in problems} | set(unchecked)
@@ -248,7 +248,7 @@ class Catalogue(Mapping[str, Model]):
                 problems += tries[0]
         return problems
 
-    def _not_taken(
+    def _unknown_field(
         self, model: Model, name: str, given: Mapping[str, object]
     ) -> Problem:
         meant = did_you_mean(name, [it for it in model.fields if it not in given])
