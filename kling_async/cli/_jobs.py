@@ -90,7 +90,11 @@ def batch(
     )
 
     async def work() -> Exit:
-        rows = await plan(manifest, run.folder, check_media=check_media)
+        try:
+            rows = await plan(manifest, run.folder, check_media=check_media)
+        except OSError as error:
+            message = f"{manifest}: {error.strerror or error}"
+            raise typer.BadParameter(message, param_hint="MANIFEST") from error
         return await (run.estimate(rows) if dry_run else run.work_off(rows))
 
     code = until_interrupted(work, screen=screen, generations=SeenGenerations())
@@ -228,13 +232,13 @@ def summary(ctx: typer.Context) -> Exit:
     return _run(ctx, work)
 
 
-@jobs.command()
+@jobs.command(cls=fleet.KeyCommand)
 def cancel(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Call jobs off. What was created goes on at the server, and is billed."""
     return _decide(ctx, "cancel", keys)
 
 
-@jobs.command()
+@jobs.command(cls=fleet.KeyCommand)
 def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Try jobs once more: a generation that is known is followed, not paid again.
 
@@ -243,25 +247,25 @@ def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
     return _decide(ctx, "resubmit", keys)
 
 
-@jobs.command()
+@jobs.command(cls=fleet.KeyCommand)
 def recheck(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Look for uncertain jobs in the vendor's log again; nothing is created."""
     return _decide(ctx, "recheck", keys)
 
 
-@jobs.command()
+@jobs.command(cls=fleet.KeyCommand)
 def redeliver(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Tell the webhook of the end of jobs once more."""
     return _decide(ctx, "redeliver", keys)
 
 
-@jobs.command("give-up")
+@jobs.command("give-up", cls=fleet.KeyCommand)
 def give_up(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Let uncertain jobs fail. They may have been billed all the same."""
     return _decide(ctx, "give_up", keys)
 
 
-@jobs.command(cls=fleet.IdCommand)
+@jobs.command(cls=fleet.KeyCommand)
 def adopt(ctx: typer.Context, key: Key, generation_id: GenerationId) -> Exit:
     """Let a job go on with a generation that was found by other means."""
     return _decide(ctx, "adopt", [key], generation_id)

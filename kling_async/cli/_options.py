@@ -143,6 +143,19 @@ class IdCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class KeyCommand(TyperCommand):
+    """Takes keys and ids, whatever they begin with: its options are long ones."""
+
+    def parse_args(  # type: ignore[override]  # the contexts are Typer's own
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        """Put keys that begin with a hyphen where nobody takes them for options."""
+        if "--" not in args:
+            given = [it for it in args if it.startswith("--")]
+            args = [*given, "--", *(it for it in args if it not in given)]
+        return super().parse_args(ctx, args)
+
+
 Model = Annotated[
     str | None,
     typer.Option(

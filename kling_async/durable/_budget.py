@@ -115,6 +115,12 @@ class BudgetStore:
                 row = {"batch": batch, "credits": credits_}
                 connection.execute(sa.insert(table).values(row))
 
+    def batches(self) -> list[str]:
+        """Name the batches that have cost something, also where no job is left."""
+        query = sa.select(self._entries.c.batch).distinct()
+        with self.engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
     def account(self, batch: str) -> Account:
         """Tell how a batch stands."""
         with self.engine.begin() as connection:

@@ -60,9 +60,6 @@ _BATCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _LOOK = 0.25
 
-# How long a stop waits for creates under way to get their ids, in seconds.
-_GRACE = 60.0
-
 
 class DurableKling:
     """Jobs in a database: submitted once, done once, whatever happens in between.
@@ -254,7 +251,7 @@ class DurableKling:
             self._database, store.engine, self._limits, store.client, outage
         )
         await engine.start(context)
-        stack.push_async_callback(_stop, context, engine)
+        stack.push_async_callback(engine.stop, context)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(engine.look_out)
@@ -354,8 +351,9 @@ class DurableKling:
         return [found[key] for key in keys if key in found]
 
     async def batches(self) -> builtins.list[str]:
-        """Name all batches of the database."""
-        return await self._store.batches()
+        """Name all batches of the database, also those whose jobs were purged."""
+        paid = await persist(self._budget.batches)
+        return sorted({*paid, *await self._store.batches()})
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
         """Yield each job as it is, and again at each change, until all have ended.
@@ -582,16 +580,6 @@ class Job:
     async def cancel(self) -> None:
         """Call it off; see `DurableKling.cancel`."""
         await self._jobs.cancel(self.key)
-
-
-async def _stop(context: WorkerContext, engine: Engine) -> None:
-    """Let creates get their ids, leave the waits to others, and stop."""
-    with anyio.CancelScope(shield=True):
-        context.worker.drain()
-        with anyio.move_on_after(_GRACE):
-            await context.no_create()
-        engine.outage.close()
-        await engine.stop(context)
 
 
 def _require_batch(batch: str) -> None:

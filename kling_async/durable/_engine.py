@@ -197,6 +197,9 @@ PERMITS = "kling-creates"
 # How often it is looked whether another worker is gone, in seconds.
 LOOK_OUT: Final = 5.0
 
+# How long a stop waits for creates under way to get their ids, in seconds.
+_GRACE = 60.0
+
 _THREADS = 16
 
 # A look costs as much as a job does: where nobody waits for it, it is taken less often.
@@ -264,8 +267,12 @@ class Engine:
             raise
 
     async def stop(self, context: WorkerContext) -> None:
-        """Stop, and let others have what is not done."""
+        """Let creates get their ids, leave the waits to others, and stop."""
         with anyio.CancelScope(shield=True):
+            context.worker.drain()
+            with anyio.move_on_after(_GRACE):
+                await context.no_create()
+            self.outage.close()
             await to_thread.run_sync(_stop_engine)
             CONTEXTS.remove(context)
             MESSENGERS.clear()

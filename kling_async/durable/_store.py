@@ -168,7 +168,7 @@ class Store:
         return {key: status_of(row, self.folder) for key, row in rows.items()}
 
     async def batches(self) -> list[str]:
-        """Name all batches of the database."""
+        """Name all batches that have jobs."""
         table = self.attempts
         column = table.c.workflow_uuid
         if self.engine.dialect.name == "sqlite":
@@ -177,7 +177,7 @@ class Store:
         else:
             name = sa.func.split_part(column, ":", 2)
         query = sa.select(name).where(table.c.name == WORKFLOW)
-        return sorted(str(it[0]) for it in await persist(self._read, query.distinct()))
+        return [str(it[0]) for it in await persist(self._read, query.distinct())]
 
     async def changed_since(self, since: dt.datetime | None) -> dict[str, JobStatus]:
         """Give the jobs that run, or were submitted or have ended since."""
@@ -246,7 +246,7 @@ class Store:
     async def cancel(self, status: JobStatus) -> None:
         """Call an attempt off, unless it has ended."""
         if status.state is JobState.HELD:
-            await self._update(status, {"held": ""})
+            await self._update(status, {"held": "", "called_off": "yes"})
         workflow_id = self.workflow_id(status.key, status.attempt)
         await self.client.cancel_workflow_async(workflow_id)
 
@@ -345,6 +345,8 @@ def status_of(row: WorkflowStatus, folder: Path = Path()) -> JobStatus:
         result = evolve(
             result, state=JobState.FAILED, error=f"given up: {result.error}"
         )
+    if _attribute(row, "called_off"):
+        result = evolve(result, state=JobState.CANCELLED)
     return evolve(
         status,
         state=result.state,

@@ -280,3 +280,37 @@ def test_another_batch_does_not_write_over_the_files_of_a_folder(
     after = {it.name: it.read_bytes() for it in folder.iterdir() if it.suffix != ".db"}
     assert after == before
     assert len(emulator.creates) == 1
+
+
+def test_a_job_that_is_held_is_called_off_for_good(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """Whatever held it, a budget here: the next run does not send it."""
+    path = manifest(tmp_path, fox="one")
+    assert invoke(emulator, "batch", path, "--budget", "0").exit_code == 1
+    assert states(path) == {"fox": "held"}
+    assert "fox: cancelled" in invoke(emulator, "jobs", path, "cancel", "fox").stderr
+    assert invoke(emulator, "batch", path, "--budget", "none").exit_code == 1
+    assert states(path) == {"fox": "cancelled"}
+    assert not emulator.creates
+
+
+def test_what_purged_jobs_have_cost_is_still_told(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """Also where no job of the batch is left."""
+    path = manifest(tmp_path, fox="one")
+    assert invoke(emulator, "batch", path).exit_code == 0
+    before = invoke(emulator, "jobs", path, "summary").stdout
+    purged = invoke(emulator, "jobs", path, "purge", "--older-than", "0h")
+    assert "1 deleted" in purged.stderr
+    after = invoke(emulator, "jobs", path, "summary").stdout
+    assert before.replace("1 done", "none") == after
+
+
+def test_a_manifest_that_cannot_be_read_is_wrong_usage(tmp_path: Path) -> None:
+    """Nothing was sent, and nothing is made."""
+    result = invoke(None, "batch", tmp_path / "nosuch.csv")
+    assert result.exit_code == 2
+    assert "No such file" in errors_in(result)[0]
+    assert not list(tmp_path.iterdir())

@@ -137,3 +137,21 @@ def test_a_job_adopts_an_id_that_begins_with_a_hyphen(scenes: Path) -> None:
     assert result.exit_code == 0
     assert "tower: queued" in result.stderr
     assert ask(scenes, "cancel", "tower").exit_code == 0
+
+
+def test_a_key_that_begins_with_a_hyphen_is_a_key(tmp_path: Path) -> None:
+    """After each decision, with the options of `jobs` before and after it."""
+
+    async def submit() -> None:
+        async with DurableKling(tmp_path / "jobs.db") as jobs:
+            for key in ("-a", "-state"):
+                request = TextToVideo(prompt="x", model=MODEL)
+                await jobs.submit(request, key=key)
+
+    anyio.run(submit)
+    assert "-a: cancelled" in ask(tmp_path, "cancel", "-a", "--batch", "default").stderr
+    assert "-a: queued" in ask("--batch", "default", tmp_path, "resubmit", "-a").stderr
+    assert "-state: cancelled" in ask(tmp_path, "cancel", "--", "-state").stderr
+    adopted = ask(tmp_path, "adopt", "-state", "-KX-uzGr3i1bmDCgCZ_hM")
+    assert "-state: queued" in adopted.stderr
+    assert ask(tmp_path, "cancel", "--al", "-a").exit_code == 2
