@@ -659,15 +659,16 @@ async def answered_without_headers(forward: Forward) -> httpx.Response:
     return httpx.Response(answer.status_code, content=await answer.aread())
 
 
+@pytest.mark.parametrize("seconds_between", [0, 3])
 @pytest.mark.parametrize("fate", [answered, answered_without_headers])
 async def test_the_generation_of_an_earlier_create_is_not_handed_out_again(
-    fate: Fate,
+    fate: Fate, seconds_between: float
 ) -> None:
     """The first was answered, the second is lost, under the same id."""
     network = network_of(fate, reset, log_delay=5)
     async with client_of(network) as kling:
         first = await create(kling, client_request_id="order-1")
-        await anyio.sleep(3)
+        await anyio.sleep(seconds_between)
         second = await create(kling, client_request_id="order-1")
     assert [first.id, second.id] == ids(network)
 
