@@ -288,6 +288,20 @@ async def test_polls_that_nobody_waits_for_any_more_are_not_made() -> None:
 
 
 @on_each_loop
+async def test_a_poll_whose_watcher_is_cancelled_in_the_queue_is_not_made() -> None:
+    """It takes no slot from others when its turn comes."""
+    api = Api({0: done()}, latency=10)
+    async with api.client(max_connections=1) as kling:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kling.wait, "first")
+            await anyio.wait_all_tasks_blocked()
+            with anyio.move_on_after(5):
+                await kling.wait("second")
+        await anyio.sleep(30)
+    assert list(api.ids) == ["first"]
+
+
+@on_each_loop
 async def test_closing_the_client_ends_all_watches_at_once() -> None:
     """Those that sleep and the one that asks; each error names the generation."""
     api = Api({0: "queued"}, latency=2)
