@@ -54,8 +54,13 @@ def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return marked
 
 
-def living_tasks() -> int:
-    """Count the tasks of the running loop."""
+async def living_tasks() -> int:
+    """Count the tasks of the running loop.
+
+    On trio a timer is a task, which ends a step after it is called off, and who makes
+    this step first is drawn by lot: those that can go on do so before.
+    """
     if isinstance(running_loop(), asyncio.AbstractEventLoop):
         return len(asyncio.all_tasks())
+    await trio.testing.wait_all_tasks_blocked()
     return trio.lowlevel.current_statistics().tasks_living

@@ -220,7 +220,7 @@ async def test_an_endless_source_is_read_only_as_places_get_free(
     pulled = source.pulled if isinstance(source, OnlyAsync) else source
     pulled.count = 0
     api = Api(QUICK)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         coming = kling.generate_many(source, max_in_flight=3)
         async with aclosing(coming) as outcomes:
@@ -230,7 +230,7 @@ async def test_an_endless_source_is_read_only_as_places_get_free(
                 assert pulled.count <= seen + 3
                 if seen == 10:
                     break
-        assert living_tasks() == before
+        assert await living_tasks() == before
         taken, created = pulled.count, len(api.creates)
         await anyio.sleep(3600)
     assert (pulled.count, len(api.creates)) == (taken, created)
@@ -300,7 +300,7 @@ async def test_leaving_early_leaves_the_ids_in_the_log(
     """Of all that go on, also of those whose create was under way."""
     api = Api({}, lives={n: ended_after(50 + n) for n in range(9)}, latency=4)
     api.lives = {**api.lives, 0: ended_after(5)}
-    before = living_tasks()
+    before = await living_tasks()
     with caplog.at_level(logging.WARNING, "kling_async"):
         async with api.client() as kling:
             coming = kling.generate_many(scenes(9), max_in_flight=3)
@@ -309,7 +309,7 @@ async def test_leaving_early_leaves_the_ids_in_the_log(
                 await anyio.sleep(2)
             assert len(api.creates) == 4
             await anyio.sleep(60)
-            assert living_tasks() == before
+            assert await living_tasks() == before
     assert first.index == 0
     told = " ".join(record.message for record in caplog.records)
     assert [f"wait('g-{n}')" in told for n in range(5)] == [
@@ -323,12 +323,12 @@ async def test_leaving_early_leaves_the_ids_in_the_log(
 async def test_a_cancelled_consumer_leaves_nothing_behind() -> None:
     """Under a task group's cancellation; nothing new is created."""
     api = Api({0: "queued"})
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         with anyio.move_on_after(25) as scope:
             await outcomes_of(kling, scenes(9), max_in_flight=4)
         assert scope.cancelled_caught
-        assert living_tasks() == before
+        assert await living_tasks() == before
         await anyio.sleep(3600)
     assert len(api.creates) == 4
 
@@ -337,7 +337,7 @@ async def test_a_cancelled_consumer_leaves_nothing_behind() -> None:
 async def test_a_timeout_of_asyncio_cuts_it() -> None:
     """Also while the consumer itself is what takes long."""
     api = Api(QUICK)
-    before = living_tasks()
+    before = await living_tasks()
 
     async def consume(kling: AsyncKling) -> None:
         async for _ in kling.generate_many(scenes(9), max_in_flight=2):
@@ -348,7 +348,7 @@ async def test_a_timeout_of_asyncio_cuts_it() -> None:
             await asyncio.wait_for(consume(kling), 25)
         gc.collect()
         await asyncio.sleep(1)
-        assert living_tasks() == before
+        assert await living_tasks() == before
     assert len(api.creates) == 3
 
 
@@ -356,13 +356,13 @@ async def test_a_timeout_of_asyncio_cuts_it() -> None:
 async def test_whoever_breaks_out_without_closing_leaves_nothing_behind() -> None:
     """The garbage collector closes it, and there is no warning."""
     api = Api(QUICK)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         async for _ in kling.generate_many(scenes(9), max_in_flight=2):
             break
         gc.collect()
         await asyncio.sleep(60)
-        assert living_tasks() == before
+        assert await living_tasks() == before
     assert len(api.creates) <= 3
 
 
@@ -370,7 +370,7 @@ async def test_whoever_breaks_out_without_closing_leaves_nothing_behind() -> Non
 async def test_an_error_of_the_consumer_comes_through() -> None:
     """And ends the work as a break does."""
     api = Api(QUICK)
-    before = living_tasks()
+    before = await living_tasks()
 
     async def consume(kling: AsyncKling) -> None:
         async with aclosing(kling.generate_many(scenes(9), max_in_flight=2)) as coming:
@@ -380,14 +380,14 @@ async def test_an_error_of_the_consumer_comes_through() -> None:
     async with api.client() as kling:
         with pytest.raises(ZeroDivisionError):
             await consume(kling)
-        assert living_tasks() == before
+        assert await living_tasks() == before
 
 
 @on_each_loop
 async def test_closing_the_client_ends_it() -> None:
     """With the error that says so; nothing new is created."""
     api = Api({0: "queued"})
-    before = living_tasks()
+    before = await living_tasks()
     kling = api.client()
 
     async def consume() -> None:
@@ -398,7 +398,7 @@ async def test_closing_the_client_ends_it() -> None:
         tasks.start_soon(consume)
         await anyio.sleep(25)
         await kling.aclose()
-    assert living_tasks() == before
+    assert await living_tasks() == before
     assert len(api.creates) == 4
     with pytest.raises(ClientClosedError):
         await outcomes_of(kling, [SUNSET])

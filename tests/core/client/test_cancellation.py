@@ -340,7 +340,7 @@ class Trial:
         raise AssertionError
 
     async def _attempt(self, call: Call, finished: Generation, strike: Strike) -> None:
-        tasks, seen = living_tasks(), self.seen
+        tasks, seen = await living_tasks(), self.seen
         kling = AsyncKling(
             KEY,
             base_url=self.emulator.base_url,
@@ -365,7 +365,7 @@ class Trial:
         # `asyncio.Task.cancel` on `aclose` ends its patience: nothing else does.
         assert not seen.lost or (call is close_at_work and self.way in _NATIVE)
         assert {it for it in created if it not in self.log.text} <= stage.told
-        assert living_tasks() == tasks
+        assert await living_tasks() == tasks
         assert [it for it in self.folder.iterdir() if it.name.startswith(".")] == []
 
 

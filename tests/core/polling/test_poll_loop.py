@@ -155,7 +155,7 @@ async def test_a_watcher_that_is_cancelled_disturbs_no_other(
 async def test_watchers_may_be_cancelled_at_any_moment() -> None:
     """One goes at every second; the last one standing sees it all."""
     api = Api(LIFE, latency=3)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client(polling=Fixed(5)) as kling:
         *others, last = [Viewer(api, kling) for _ in range(90)]
         async with anyio.create_task_group() as tasks:
@@ -166,7 +166,7 @@ async def test_watchers_may_be_cancelled_at_any_moment() -> None:
                 viewer.scope.cancel()
         assert last.seen == WHOLE
         await anyio.wait_all_tasks_blocked()
-        assert living_tasks() == before
+        assert await living_tasks() == before
     assert api.polls == [8 * n for n in range(13)]
 
 
@@ -305,7 +305,7 @@ async def test_a_poll_whose_watcher_is_cancelled_in_the_queue_is_not_made() -> N
 async def test_closing_the_client_ends_all_watches_at_once() -> None:
     """Those that sleep and the one that asks; each error names the generation."""
     api = Api({0: "queued"}, latency=2)
-    before = living_tasks()
+    before = await living_tasks()
     for instant in (1, 5):
         kling = api.client(polling=Fixed(3600))
         viewers = [Viewer(api, kling, timeout=math.inf) for _ in range(3)]
@@ -319,14 +319,14 @@ async def test_closing_the_client_ends_all_watches_at_once() -> None:
         for viewer in viewers:
             assert isinstance(viewer.error, ClientClosedError)
             assert viewer.error.generation_id == ID
-    assert living_tasks() == before
+    assert await living_tasks() == before
 
 
 @on_each_loop
 async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
     """None of them is given it while the client closes."""
     api = Api({0: done()}, latency=10)
-    before = living_tasks()
+    before = await living_tasks()
     kling = api.client(max_connections=1)
 
     async def watch(generation_id: str) -> None:
@@ -340,7 +340,7 @@ async def test_closing_ends_those_who_wait_for_their_turn_too() -> None:
         await kling.aclose()
         assert api.now == pytest.approx(5)
     assert len(api.ids) == 1
-    assert living_tasks() == before
+    assert await living_tasks() == before
 
 
 def test_watchers_in_two_event_loops_do_not_share(
@@ -617,13 +617,13 @@ async def test_the_request_id_of_the_create_is_known_to_all() -> None:
 async def test_nothing_is_polled_while_nobody_waits() -> None:
     """A watcher that is busy or has been forgotten costs no request."""
     api = Api(LIFE)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         watching = kling.watch(ID)
         await anext(watching)
         for _ in range(10):
             await anyio.sleep(60)
-            assert living_tasks() == before
+            assert await living_tasks() == before
         assert api.polls == [0]
         assert (await anext(watching)).status == "completed"
         assert api.polls == [0, 600]
@@ -634,12 +634,12 @@ async def test_nothing_is_polled_while_nobody_waits() -> None:
 async def test_when_the_last_watcher_leaves_nothing_goes_on() -> None:
     """Its poll is not made again, and no task is left."""
     api = Api({0: httpx.ConnectError("down")}, latency=1)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client(retry=RetryPolicy(initial=0, attempts=9)) as kling:
         with anyio.move_on_after(2.5):
             await kling.wait(ID)
         await anyio.sleep(1)
-        assert living_tasks() == before
+        assert await living_tasks() == before
     assert len(api.polls) == 3
 
 

@@ -244,7 +244,7 @@ async def test_a_cancelled_generate_leaves_the_id_in_the_log(
 ) -> None:
     """As a warning, also when the create's answer comes after its caller has gone."""
     api = Api({0: "queued"}, latency=2)
-    before = living_tasks()
+    before = await living_tasks()
     with caplog.at_level(logging.WARNING, "kling_async"):
         async with api.client() as kling:
             with anyio.move_on_after(instant) as scope:
@@ -252,7 +252,7 @@ async def test_a_cancelled_generate_leaves_the_id_in_the_log(
             assert scope.cancelled_caught
             assert api.now == pytest.approx(instant)
             await anyio.sleep(60)
-            assert living_tasks() == before
+            assert await living_tasks() == before
     (record,) = caplog.records
     assert "g-0" in record.message
     assert "billed" in record.message

@@ -517,7 +517,7 @@ async def test_the_deadline_cuts_the_sleep() -> None:
 async def test_the_deadline_cuts_a_request_that_hangs() -> None:
     """Whatever the client's own time-out is."""
     api = Api({0: "queued"}, latency=1e5)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client(timeout=600) as kling:
         with pytest.raises(WaitTimeoutError) as caught:
             await statuses(kling, timeout=45)
@@ -526,7 +526,7 @@ async def test_the_deadline_cuts_a_request_that_hangs() -> None:
         assert caught.value.generation is None
         assert caught.value.generation_id == ID
         await anyio.sleep(5)
-        assert living_tasks() == before
+        assert await living_tasks() == before
 
 
 @on_each_loop
@@ -623,14 +623,14 @@ async def test_a_closed_client_says_so_and_keeps_the_id(
 async def test_whoever_breaks_out_leaves_nothing_behind() -> None:
     """Not even without `aclose`: between two steps a watch holds nothing open."""
     api = Api(LIFE)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         watching = kling.watch(ID)
         async for generation in watching:
             if generation.status == "generating":
                 break
         await anyio.wait_all_tasks_blocked()
-        assert living_tasks() == before
+        assert await living_tasks() == before
         await anyio.sleep(3600)
         await watching.aclose()
     assert api.polls == [0, 10, 20, 30]
@@ -656,7 +656,7 @@ async def test_a_watch_that_is_garbage_leaves_nothing_behind(
 ) -> None:
     """Nor does it warn."""
     api = Api(LIFE)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         watching: AsyncGenerator[Generation, None] | None = kling.watch(ID)
         assert watching is not None
@@ -664,7 +664,7 @@ async def test_a_watch_that_is_garbage_leaves_nothing_behind(
         watching = None
         gc.collect()
         await asyncio.sleep(3600)
-        assert living_tasks() == before
+        assert await living_tasks() == before
     assert api.polls == [0]
     assert caplog.records == []
 
@@ -674,14 +674,14 @@ async def test_a_watch_that_is_garbage_leaves_nothing_behind(
 async def test_a_cancelled_watch_leaves_at_once(latency: float, instant: float) -> None:
     """Asleep or with a poll under way, whose exchange ends by itself."""
     api = Api({0: "queued"}, latency=latency)
-    before = living_tasks()
+    before = await living_tasks()
     async with api.client() as kling:
         with anyio.move_on_after(instant) as scope:
             await statuses(kling)
         assert scope.cancelled_caught
         assert api.now == pytest.approx(instant)
         await anyio.sleep(latency + 0.1)
-        assert living_tasks() == before
+        assert await living_tasks() == before
         polls = len(api.polls)
         await anyio.sleep(3600)
     assert len(api.polls) == polls
@@ -691,7 +691,7 @@ async def test_a_cancelled_watch_leaves_at_once(latency: float, instant: float) 
 async def test_a_task_group_that_fails_takes_its_watch_along() -> None:
     """The watch is cancelled as any task, and the error comes through."""
     api = Api({0: "queued"})
-    before = living_tasks()
+    before = await living_tasks()
 
     async def fail() -> None:
         await anyio.sleep(15)
@@ -707,7 +707,7 @@ async def test_a_task_group_that_fails_takes_its_watch_along() -> None:
             await watch_and_fail()
         assert caught.group_contains(ZeroDivisionError, depth=1)
         await anyio.wait_all_tasks_blocked()
-        assert living_tasks() == before
+        assert await living_tasks() == before
 
 
 @pytest.mark.looptime

@@ -232,7 +232,7 @@ async def test_a_waiter_learns_that_its_work_was_cut_off() -> None:
 @on_each_loop
 async def test_a_cancelled_close_is_still_a_whole_one() -> None:
     """Ctrl-C during the close does not lose the create that it waits for."""
-    scope, before = ClientTasks(), living_tasks()
+    scope, before = ClientTasks(), await living_tasks()
 
     async def work() -> str:
         await anyio.sleep(5)
@@ -243,7 +243,7 @@ async def test_a_cancelled_close_is_still_a_whole_one() -> None:
     with anyio.CancelScope() as caller:
         caller.cancel()
         await scope.aclose(60)
-    assert living_tasks() == before
+    assert await living_tasks() == before
     assert await essential.result() == "paid id"
     with pytest.raises(ClientClosedError):
         await other.result()
@@ -252,7 +252,7 @@ async def test_a_cancelled_close_is_still_a_whole_one() -> None:
 @pytest.mark.looptime
 async def test_a_close_that_asyncio_cancels_is_impatient_and_still_whole() -> None:
     """`Task.cancel` and `asyncio.wait_for` cut the essential off; no task is left."""
-    scope, before = ClientTasks(), living_tasks()
+    scope, before = ClientTasks(), await living_tasks()
     essential = scope.start(forever, wait_on_close=True)
     closing = asyncio.create_task(scope.aclose(math.inf))
     await asyncio.sleep(1)
@@ -260,7 +260,7 @@ async def test_a_close_that_asyncio_cancels_is_impatient_and_still_whole() -> No
     closing.cancel()
     await asyncio.wait([closing], timeout=300)
     assert closing.cancelled()
-    assert living_tasks() == before
+    assert await living_tasks() == before
     with pytest.raises(ClientClosedError):
         await essential.result()
 
@@ -289,10 +289,10 @@ async def test_nothing_starts_in_a_closed_scope() -> None:
     scope = ClientTasks()
     await scope.aclose(0)
     assert scope.is_closed
-    before = living_tasks()
+    before = await living_tasks()
     with pytest.raises(ClientClosedError, match="make a new AsyncKling"):
         scope.start(one)
-    assert living_tasks() == before
+    assert await living_tasks() == before
 
 
 @on_each_loop
@@ -324,7 +324,7 @@ async def test_closing_twice_is_closing_once() -> None:
 async def test_no_task_is_left_after_a_close() -> None:
     """Ended, failed, cut off, essential or not yet begun: every task is gone."""
     scope = ClientTasks()
-    before = living_tasks()
+    before = await living_tasks()
 
     async def fail() -> NoReturn:
         raise DecodeError("not JSON", status_code=200)
@@ -338,9 +338,9 @@ async def test_no_task_is_left_after_a_close() -> None:
     scope.start(forever, wait_on_close=True)
     await anyio.wait_all_tasks_blocked()
     scope.start(forever)
-    assert living_tasks() > before
+    assert await living_tasks() > before
     await scope.aclose(60)
-    assert living_tasks() == before
+    assert await living_tasks() == before
 
 
 async def test_work_whose_loop_cancels_it_before_it_began_has_ended() -> None:
