@@ -41,7 +41,7 @@ from kling_async._requests.params import (
 class ImageToVideo(Request):
     """A video that begins with an image.
 
-    `kling_async.models` tells which model takes which field and value.
+    `kling_async.models` lists the fields and values of each model.
 
     Attributes:
         image_url: The first frame: a URL, a base64 data URI, a path, or bytes. Kling
@@ -50,7 +50,7 @@ class ImageToVideo(Request):
         prompt: What happens. Up to 2,500 characters (o1, v2.6), 3,072 (v3 turbo).
         multi_prompt: In place of ``prompt``, v3 only: what happens shot by shot; for
             the turbo models 1 to 6 shots of 1 to 15 s each.
-        tail_image_url: The last frame, likewise.
+        tail_image_url: The last frame, given like ``image_url``.
         last_image_url: The last frame, as the o1 model calls it.
         duration: The video's length in seconds: 5 or 10; 3 to 15 for v3.
         negative_prompt: What to avoid.
@@ -266,7 +266,8 @@ class Avatar(Request):
 
     Attributes:
         image_url: The person: a URL, a base64 data URI, a path, or bytes.
-        audio_url: The sound, likewise: MP3, WAV, M4A or AAC, up to 5 MB.
+        audio_url: The sound, given like ``image_url``: MP3, WAV, M4A or AAC, up to 5
+            MB.
         prompt: How they move, up to 2,500 characters.
         provider: Who renders it: ``auto`` (Kling, then a mirror), ``kling``, ``fal``.
     """
