@@ -13,6 +13,7 @@ Results go to stdout, all else to stderr. Needs the extra ``cli``.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -26,10 +27,13 @@ def main() -> None:
     """Run the command that the arguments of this process name, and exit."""
     # From the first moment: what comes next takes a while.
     signal.signal(signal.SIGTERM, _leave)
+    gc.disable()  # what is loaded stays: to look through it again and again takes time
     try:
         # Late, so that without typer there is a line to read and no traceback.
         with needs_extra("cli", "rich", "typer"):
             from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
+        gc.freeze()
+        gc.enable()
         app(prog_name="kling-async")
     except MissingExtraError as error:
         sys.stderr.write(f"error: {error}\n")
