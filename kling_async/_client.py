@@ -1,4 +1,4 @@
-"""The public client, `AsyncKling`: every method a few lines over the packages below."""
+"""The public client, `AsyncKling`: short methods that call the packages below."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _url_of(generation: Generation) -> str:
         return generation.video.url
     if generation.failed:
         reason = generation.error or "the server gave no reason"
-        raise DownloadError(f"there is no video, since it failed: {reason}")
+        raise DownloadError(f"there is no video: the generation failed: {reason}")
     raise DownloadError("there is no video to download yet: wait for it first")
 
 
@@ -128,37 +128,37 @@ class AsyncKling:
         base_url: Where the API is; by default ``AIMLAPI_BASE_URL``, else the
             vendor's ``https://api.aimlapi.com``.
         timeout: The longest one HTTP exchange may take, in seconds.
-        wait_timeout: The longest `watch`, `wait` and `generate` go on when they
-            are given no ``timeout``, in seconds. The vendor documents up to 14
-            minutes for a 10 s video, and a queue comes on top: half an hour.
-        retry: What is tried again, how often and how soon.
+        wait_timeout: The time limit of `watch`, `wait` and `generate` without a
+            ``timeout``, in seconds. The vendor documents up to 14 minutes for a
+            10 s video, plus time in a queue: half an hour by default.
+        retry: What is retried, how often and how soon.
         polling: When to poll: `Learned` (by default a new one), `Exponential`,
             `Fixed`, or your own.
         max_connections: The most HTTP exchanges in flight at once.
         http_client: Your own client of httpx or httpx2, for proxies, TLS or a
             test transport. It stays yours: it is not closed here.
-        transport: What opens the connections, if there is no ``http_client``:
+        transport: The library that opens connections, if there is no ``http_client``:
             ``"httpx"``, ``"httpx2"`` (extra ``httpx2``), its maintained fork, or
-            ``"aiohttp"`` (extra ``aiohttp``, asyncio alone), which takes less
+            ``"aiohttp"`` (extra ``aiohttp``, asyncio only), which takes less
             CPU for each poll.
-        hooks: Callables that are told of requests, retries, creates, statuses.
+        hooks: Functions to call for requests, retries, creates, statuses.
         endpoint: ``"universal"`` (``/v2/video/generations``), or ``"legacy"``
             (``/v2/generate/video/kling/generation``).
-        catalogue: Which models there are and what each takes, by `load_catalogue`;
-            by default what this version knows.
-        check_media: Whether local images are held against the limits that
+        catalogue: The models and their fields, from `load_catalogue`; by default
+            those that this version knows.
+        check_media: Whether local images are checked against the limits that
             Kling documents (JPEG or PNG, 10 MB, 300 px, 2:5 to 5:2).
         allow_private_downloads: Whether `download` may fetch from addresses that
             are not public: loopback, private and link-local ones, a cloud's own.
-            Without it only from ``base_url``'s own host and port, and, where
-            that is loopback, from this machine.
+            Without it only the host and port of ``base_url`` are allowed, and, if
+            that is loopback, this machine.
         allow_plain_http: Whether ``base_url`` may be ``http://`` on another machine,
-            where anyone on the way can read the key. By default what the
-            environment variable ``AIMLAPI_ALLOW_PLAIN_HTTP`` says (``1`` for yes),
-            else not.
+            so that anyone on the way can read the key. By default the
+            environment variable ``AIMLAPI_ALLOW_PLAIN_HTTP`` decides (``1`` for
+            yes); without it, no.
 
     Raises:
-        ConfigurationError: There is no key, or a value makes no sense.
+        ConfigurationError: There is no key, or a value is not allowed.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class AsyncKling:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it, or the client that it was made from, has been closed."""
+        """Whether this client, or the one that it was made from, has been closed."""
         return self._is_closed or (self._parent is not None and self._parent.is_closed)
 
     def __repr__(self) -> str:
@@ -229,9 +229,9 @@ class AsyncKling:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Free everything; a create in flight is waited for, a poll is not.
+        """Close the client: wait for creates in flight, and cancel everything else.
 
-        What was created goes on at the server. May be called again. A client
+        Generations go on at the server. It may be called again. A client
         made by `with_options` closes only itself: the connections belong to
         the client that it was made from.
         """
@@ -243,8 +243,8 @@ class AsyncKling:
         """Make a client with other options that shares the connections.
 
         Args:
-            **overrides: Any of the constructor's options but
-                ``max_connections`` and ``http_client``.
+            **overrides: Any of the constructor's options except ``max_connections``,
+                ``http_client`` and ``transport``.
 
         Raises:
             ConfigurationError: A value makes no sense.
@@ -276,7 +276,7 @@ class AsyncKling:
                 ``A-Z a-z 0-9 . _ : -``. The vendor's request log lists it
                 beside the generation. By default a new one is made.
             **params: Instead of ``request``: ``model`` and the fields that it
-                takes, named as on the wire. Images may be URLs, data URIs,
+                takes, named as in the API. Images may be URLs, data URIs,
                 `pathlib.Path` or bytes.
 
         Returns:
@@ -284,9 +284,9 @@ class AsyncKling:
             work.
 
         Raises:
-            InvalidRequestError: The request cannot be right; nothing was sent.
+            InvalidRequestError: The request does not fit the model; nothing was sent.
             SubmissionUncertainError: It was sent, its answer was lost, and the
-                vendor's log does not tell what became of it.
+                vendor's log does not show the outcome.
             APIStatusError: The server refused it.
             TransportError: It did not reach the server, or the log lists it as
                 failed: nothing is billed.
@@ -314,12 +314,12 @@ class AsyncKling:
         )
         tasks = transport.session.tasks
         created = await submission.run()
-        # Nothing is to stand between a paid answer and its return.
+        # Nothing may come between a paid answer and its return.
         notify(partial(self._creations.note, created.id, body), tasks)
         return created
 
     async def get(self, generation_id: str) -> Generation:
-        """Ask for a generation as it is now.
+        """Fetch the current state of a generation.
 
         Raises:
             InvalidRequestError: No generation can have this id.
@@ -341,26 +341,26 @@ class AsyncKling:
         polling: Polling | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[Generation, None]:
-        """Follow a generation: yield it at first sight and at each new status.
+        """Follow a generation: yield it first as it is, then at each new status.
 
-        The terminal one comes last, also when it failed; then the iterator
-        ends. Given a `Generation`, that one is the first sight. Outages
-        shorter than the timeout are outlived.
+        The last one is terminal, even if it failed; then the iterator ends.
+        Given a `Generation`, that is the first one yielded.
+        The watch survives outages shorter than the timeout.
 
-        All who watch one generation with this client in one event loop share
-        its polls: whoever wants the next one soonest makes it, and all have
-        its news at once.
+        All watchers of one generation with this client in one event loop share
+        its polls: the earliest schedule decides when the next one is, and all
+        see its result.
 
         Args:
-            generation_or_id: Which.
-            polling: When to poll, in place of the client's schedule.
-            timeout: How long to go on, in seconds; ``math.inf`` for as long as
+            generation_or_id: The generation or its id.
+            polling: When to poll, instead of the client's schedule.
+            timeout: The time limit, in seconds; ``math.inf`` for as long as
                 it takes. By default the client's ``wait_timeout``.
 
         Raises:
             WaitTimeoutError: The time was up. The generation goes on.
-            APIStatusError: The server refuses to tell (401, 403), or goes on
-                refusing (such as 404).
+            APIStatusError: The server refuses the poll (401, 403), or keeps refusing it
+                (such as 404).
         """
         watch = self._watch(generation_or_id, polling, timeout)
         if watch.last is not None:
@@ -406,10 +406,10 @@ class AsyncKling:
         polling: Polling | None = None,
         timeout: float | None = None,
     ) -> Generation:
-        """Wait for the end of a generation and give it, completed.
+        """Wait for the end of a generation, and return it completed.
 
         Args:
-            generation_or_id: Which.
+            generation_or_id: The generation or its id.
             polling: When to poll, in place of the client's schedule.
             timeout: As for `watch`.
 
@@ -436,8 +436,8 @@ class AsyncKling:
     ) -> Generation:
         """Create a generation and wait for its video: `create`, then `wait`.
 
-        A caller that is cancelled leaves a line in the log with the id of the
-        generation, which goes on at the server.
+        If the caller is cancelled, the generation goes on at the server, and its id is
+        logged.
 
         Args:
             request: What to generate, as one of the request classes.
@@ -456,7 +456,7 @@ class AsyncKling:
     async def _await_created(
         self, created: Generation, timeout: float | None
     ) -> Generation:
-        """Wait for the end of what was created; whoever leaves is told its id."""
+        """Wait for the end of a created generation; log its id if cancelled."""
         try:
             return await self.wait(created, timeout=timeout)
         except anyio.get_cancelled_exc_class():
@@ -473,27 +473,27 @@ class AsyncKling:
     ) -> AsyncGenerator[Outcome[AnyRequest], None]:
         """Generate many at once; yield each outcome as it comes.
 
-        A failure becomes an outcome with an error and stops no other. Leaving
-        the loop early creates no more; what was created goes on at the server,
-        and its ids are in the log. A 429 holds the batch back and fails nothing,
-        unless it lasts for the whole ``timeout``.
+        A failure becomes an outcome with an error and does not stop the others. After
+        leaving the loop early nothing more is created; the created generations go on at
+        the server, and their ids are in the log. A 429 slows the batch down, and fails
+        a request only if it lasts for the whole ``timeout``.
 
         Args:
             requests: Request objects, or mappings with ``model`` and fields;
-                any iterable or async iterable, read only as places get free.
-            max_in_flight: How many may be under way at once.
-            budget: The most to spend, by what is charged and, for what is in
-                flight, by `price`, or by what the like was charged if that is more.
+                any iterable or async iterable, read only as slots get free.
+            max_in_flight: How many may be in flight at once.
+            budget: The most to spend. Requests in flight count with their `price`,
+                or with the charge of a similar request if that is more.
                 The first request that does not fit, and all after it, become outcomes
-                with `BudgetExceededError`. Where no price is known a request goes
-                alone, and may pass the budget; its charge is learnt from.
+                with `BudgetExceededError`. If no price is known, a request runs
+                alone, and may exceed the budget; its charge is then the price.
             timeout: As for `watch`, for each generation.
 
         Raises:
             ConfigurationError: An argument makes no sense.
             ClientClosedError: The client was closed.
-            Exception: Whatever ``requests`` raises, once the outcomes of those
-                before are told.
+            Exception: Whatever ``requests`` raises, after the outcomes of the earlier
+                requests.
         """
         if timeout is not None:
             require_timeout("timeout", timeout)
@@ -554,29 +554,29 @@ class AsyncKling:
         timeout: float | None = None,
         check_mp4: bool = True,
     ) -> Path | str:
-        """Write a finished video to a file, whole or not at all.
+        """Download a finished video to a file, whole or not at all.
 
-        A dropped connection is resumed where it broke. The key is not sent
-        along. A file that is there already is replaced at the end, and so is a
-        symbolic link: what it leads to stays as it is.
+        A dropped connection is resumed where it broke. The key is not sent.
+        An existing file is replaced at the end, and so is a symbolic link, but not
+        its target.
 
         Args:
-            generation_or_video: What to fetch.
-            path_or_url: The file to write; its directory has to be there. Or the
+            generation_or_video: What to download.
+            path_or_url: The file to write, in an existing directory, or the
                 URL of an object in a bucket, such as ``s3://bucket/boat.mp4`` (extra
-                ``storage``). The server has no say in it.
-            max_bytes: The most bytes to take; by default 1 GiB.
-            timeout: How long to take in all, in seconds; ``math.inf`` for as long
+                ``storage``). The server cannot change it.
+            max_bytes: The most bytes; by default 1 GiB.
+            timeout: The time limit, in seconds; ``math.inf`` for as long
                 as it takes. By default the client's ``wait_timeout``.
             check_mp4: Whether it has to be an MP4 that a player can open.
 
         Returns:
-            Where it is: the path, or the URL as it was given.
+            The path, or the URL as it was given.
 
         Raises:
             DownloadError: There is no video, its link has expired or leads to an
-                address that is not public, the server failed for good, what it
-                sent is no MP4 or passes a limit, or the file cannot be written.
+                address that is not public, the server keeps failing, its answer is not
+                an MP4 or exceeds a limit, or the file cannot be written.
         """
         limits = self._limits(max_bytes, timeout, check_mp4)
         if isinstance(generation_or_video, Video):
@@ -638,7 +638,7 @@ class AsyncKling:
         return where
 
     async def balance(self) -> Balance:
-        """Ask what the account holds.
+        """Fetch the account's balance.
 
         Raises:
             KlingError: The request failed.
@@ -646,11 +646,11 @@ class AsyncKling:
         return await self._billing().balance()
 
     async def diagnose(self) -> Diagnosis:
-        """Look at all that this client relies on, without spending anything.
+        """Check everything that this client relies on, without spending anything.
 
         Name resolution, TLS, proxies, clocks, the key, the balance, the request log,
         tracing, prices, metrics and downloads; each with what was seen and what to do.
-        Nothing is tried again, and what fails is told, not raised.
+        Nothing is retried; failures are reported, not raised.
 
         Raises:
             ClientClosedError: The client was closed.
@@ -665,17 +665,17 @@ class AsyncKling:
         return await Doctor(asked).diagnose()
 
     async def price(self, request: Request | Mapping[str, object]) -> Price:
-        """Ask what a request will cost, as far as the vendor quotes it.
+        """Fetch the price of a request, if the vendor quotes it.
 
-        A price list is asked for once in a quarter of an hour.
+        A price list is used for a quarter of an hour.
 
         Args:
             request: The request, or a mapping with its ``model`` and the fields
-                that the price hangs on, such as ``duration``; a mapping is not
+                that the price depends on, such as ``duration``; a mapping is not
                 checked.
 
         Returns:
-            The price. It is false, and its ``usd`` None, where nobody can say.
+            The price. If it is not known, it is false, and its ``usd`` is None.
 
         Raises:
             InvalidRequestError: No model is named.
@@ -697,9 +697,9 @@ class AsyncKling:
     ) -> AsyncGenerator[LogRow, None]:
         """Read the vendor's log of the key's requests, newest first.
 
-        It is read as it is iterated, no faster than the vendor allows: 200 pages
-        of 100 rows in a minute. Rows may appear late, and the charge of a video
-        does only once it is completed.
+        Pages are read during the iteration, no faster than the vendor allows: 200 pages
+        of 100 rows in a minute. Rows may appear late, and the charge of a video appears
+        only once it is completed.
 
         Args:
             since: Where to begin: a time with its zone, or how long ago. At most
@@ -728,7 +728,7 @@ class AsyncKling:
         direction: Literal["TOPUP", "CHARGE"] | None = None,
         type: str | None = None,  # noqa: A002 (the API's own word)
     ) -> AsyncGenerator[Transaction, None]:
-        """Read the account's ledger, newest first, as it is iterated.
+        """Read the account's ledger, newest first; pages are read during the iteration.
 
         A charge is entered after its generation has completed.
 
@@ -761,24 +761,24 @@ class AsyncKling:
         since: dt.datetime | dt.timedelta | None = None,
         timeout: float | None = None,
     ) -> Generation | None:
-        """Find the generation that a create whose answer was lost did start.
+        """Find the generation of a create whose answer was lost.
 
-        `create` does this by itself before it raises `SubmissionUncertainError`;
-        this is for later, and for the id of a process that has crashed.
+        `create` does this itself before it raises `SubmissionUncertainError`;
+        use this later, or for the id of a process that has crashed.
 
         Args:
             client_request_id: The id that the create was sent with.
             since: When it was sent: a time with its zone, or how long ago; at
                 most 92 days. A day ago by default.
-            timeout: How long to look, in seconds; a row may come late. By
+            timeout: How long to search, in seconds; a row may appear late. By
                 default the retry policy's ``reconcile_timeout``.
 
         Returns:
-            The generation as it is now. None when the vendor's log was read and
-            lists none: the create failed, which costs nothing, or never came.
+            The generation as it is now. None if the vendor's log was read and lists
+            none: the create failed, which costs nothing, or never arrived.
 
         Raises:
-            InvalidRequestError: The id or the time cannot be right.
+            InvalidRequestError: The id or the time is invalid.
             KlingError: The log could not be read.
         """
         client_request_id_from(client_request_id)

@@ -47,7 +47,7 @@ _ROWS = 100  # the most that the vendor gives at once
 
 _PRICES_LIVE = 900.0
 
-# A page of the log is small: one that takes longer is better asked for again.
+# Seconds. A page of the log is small: if one takes longer, it is better to ask again.
 _LOG_LIMIT, _LEAST = 10.0, 0.1
 
 
@@ -56,9 +56,9 @@ class Shared:
     """What all calls for one key share in one event loop.
 
     Attributes:
-        log_limiter: How fast the request log may be asked.
-        search: The lost creates that are looked for.
-        given_ids: The creates under ids of the caller's own, in all event loops.
+        log_limiter: Limits requests to the log.
+        search: The search for lost creates.
+        given_ids: The creates under ids that callers gave, in all event loops.
         prices: Price lists by model, each with when it was read (loop time).
     """
 
@@ -83,7 +83,7 @@ class BillingClients:
     )
 
     def of(self, transport: Transport) -> BillingClient:
-        """Give the account that a transport's key is for."""
+        """Return the account of a transport's key."""
         settings = transport.settings
         known = self._shared.setdefault(transport.session, {})
         key = (settings.base_url, settings.api_key.reveal())
@@ -92,14 +92,14 @@ class BillingClients:
         return BillingClient(transport, known[key])
 
 
-# A server that a lent client reaches may be another one for the next.
+# The same URL may lead to another server over another client.
 _GIVEN_IDS: WeakKeyDictionary[object, GivenIds] = WeakKeyDictionary()
 
 _GIVEN_IDS_OF_ACCOUNTS: dict[int, GivenIds] = {}
 
 
 def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
-    """Give what all clients of this process share that have one account."""
+    """Return what all clients of one account in this process share."""
     lent = transport.connections.http_client
     if lent is not None:
         return _GIVEN_IDS.setdefault(lent, GivenIds())
@@ -108,10 +108,10 @@ def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
 
 @frozen(eq=False, repr=False)
 class BillingClient:
-    """One account, as one client asks about it.
+    """One account, over one client.
 
     Attributes:
-        transport: How it is asked.
+        transport: The client's transport.
         shared: What it shares with other clients of the same key.
     """
 
@@ -119,11 +119,11 @@ class BillingClient:
     shared: Shared
 
     async def balance(self) -> Balance:
-        """Ask what there is."""
+        """Fetch the balance."""
         return await self._ask("/v2/billing", decode_balance)
 
     async def price(self, body: Mapping[str, object]) -> Price:
-        """Ask what a request costs; a price list is good for a quarter of an hour.
+        """Fetch a request's price; a price list is used for a quarter of an hour.
 
         Args:
             body: The request by the wire's names, with its ``model``.
@@ -143,8 +143,7 @@ class BillingClient:
     ) -> AsyncGenerator[LogRow, None]:
         """Give the rows of the request log, newest first.
 
-        Rows that came late, or since, push others onto the next page: those are
-        given once.
+        New and late rows push others onto the next page: those are yielded only once.
         """
         window = {"start": stamp(start), "end": stamp(end), **filters}
         offset, before = 0, frozenset[LogRow]()
@@ -174,14 +173,14 @@ class BillingClient:
             cursor = {"cursor": page.next_cursor}
 
     def search_log(self, session: Session, lost: LostCreate) -> Awaitable[Verdict]:
-        """Look for a create in the log; to be called in the client's tasks."""
+        """Search the log for a create, in a task of the client."""
         read_page = partial(self.read_log_page, session)
         return self.shared.search.look_for(lost, read_page)
 
     async def read_log_page(
         self, session: Session, hours: int, offset: int, left: float
     ) -> Page[LogRow]:
-        """Ask once for a page of the newest rows; to be called in the client's tasks.
+        """Fetch a page of the newest rows, in a task of the client.
 
         Args:
             session: Where to ask.
@@ -219,7 +218,7 @@ class BillingClient:
     ) -> T:
         """Ask by the rules of any GET."""
         limit, is_log = self.transport.settings.timeout, path.startswith("/v2/logs")
-        # The log has a limit of its own: whoever passes it may still create.
+        # The log has its own limit: exceeding that does not hold back creates.
         kind = Kind.LOG if is_log else Kind.AWAITED
 
         async def get(session: Session, slot: Slot) -> T:

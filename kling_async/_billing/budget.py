@@ -1,6 +1,6 @@
-"""A budget kept: who may still create, by what is spent and what is in flight.
+"""Keeps a budget: decides by spending and quotes whether a create may be sent.
 
-Reckons in credits. Asks for prices by what it is given, and creates nothing.
+Counts in credits. Creates nothing itself.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ T = TypeVar("T")
 
 Key = tuple[str, ...]
 
-# What no price hangs on. All else may be what one hangs on: sound, shots, the length of
-# the reference media, which is as long again where it lies at the same address.
+# Fields that no price depends on. A price may depend on any other: sound, shots, the
+# length of reference media, which is the same at the same URL.
 _PRICELESS = frozenset(
     "prompt negative_prompt image_url tail_image_url last_image_url image_list "
     "static_mask dynamic_masks cfg_scale external_task_id camera_control "
     "advanced_camera_control".split()
 )
 
-# After a price list could not be read it is left alone for so many seconds.
+# Seconds until a price list that could not be read is read again.
 _PRICES_AGAIN = 300.0
 
-_ROUNDING = 0.5  # a credit is the least there is
+_ROUNDING = 0.5  # a credit is the smallest amount
 
 
 @define(eq=False, repr=False)
 class BudgetTracker:
-    """What one call spends, and may still spend.
+    """What one call has spent, and may still spend.
 
-    A request is let through when its cost fits beside what is spent and what is in
-    flight. One that does not fit waits for what is in flight, which may cost less
-    than was thought; once nothing is, it is refused, and so are all after it.
+    A request is admitted if its cost, the spending and the costs in flight fit the
+    budget. Otherwise it waits for the requests in flight, which may cost less than
+    quoted; once none is left, it is refused, and so are all after it.
 
-    What a request costs is what the vendor quotes, or what the like of it was charged
-    at the dearest, if that is more. Where neither is known it goes alone, with all
-    that is left: it may cost more than that.
+    The cost of a request is the vendor's quote, or the highest charge of a similar
+    request, if that is more. If neither is known, it runs alone, with all that is
+    left: it may cost more than that.
 
     Attributes:
         budget: The limit.
-        price: Tells what a request costs, as far as anyone knows.
+        price: Fetches the price of a request.
     """
 
     budget: Budget
@@ -79,7 +79,7 @@ class BudgetTracker:
     async def run(
         self, body: Mapping[str, object], work: Callable[[], Awaitable[Generation]]
     ) -> Generation:
-        """Do work that costs money, if that fits.
+        """Do work that costs money, if it fits the budget.
 
         Args:
             body: The request by the wire's names, with its ``model``.
@@ -141,7 +141,7 @@ class BudgetTracker:
         try:
             return (await self.price(body)).credits
         except KlingError as error:
-            logger.warning("no price could be asked for: %s", error)
+            logger.warning("could not read the price: %s", error)
             self._ask_again_at[model] = anyio.current_time() + _PRICES_AGAIN
             return None
 
@@ -159,7 +159,7 @@ class BudgetTracker:
     def _settle(self, held: float, charge: float | None) -> None:
         self.in_flight -= held
         self._count -= 1
-        # What nobody can tell may have cost all that was held for it.
+        # If its charge is unknown, it may have cost all that was reserved for it.
         self.spent += held if charge is None else charge
         self._changed.set()
         self._changed = anyio.Event()
@@ -171,7 +171,7 @@ def _key(body: Mapping[str, object]) -> Key:
 
 
 def _shape(value: object) -> str:
-    """Write what a price may hang on; of shots not what they show."""
+    """Return the fields that a price may depend on; of shots only their lengths."""
     if isinstance(value, Mapping):
         return f"({', '.join(_key(cast('Mapping[str, object]', value)))})"
     if isinstance(value, list | tuple):

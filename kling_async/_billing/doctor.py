@@ -1,6 +1,6 @@
-"""What this SDK relies on, asked one after another without spending anything.
+"""Checks of everything that this SDK relies on, without spending anything.
 
-Each answer says what was seen and, where something is wrong, what to do about it.
+Each check says what was seen and, if something is wrong, what to do.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _WITH_KEY = frozenset({"balance", "request log", "tracing headers", "downloads"}
 
 @frozen(kw_only=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
-        name: What, such as ``clock``.
-        state: ``ok``, ``warning``, ``failed``, or ``skipped`` where it could not be
-            looked at.
+        name: Its name, such as ``clock``.
+        state: ``ok``, ``warning``, ``failed``, or ``skipped`` if it could not be
+            made.
         seen: What was seen.
-        advice: What to do about it, where something is wrong.
+        advice: What to do, if something is wrong.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Diagnosis:
     """What `AsyncKling.diagnose` found.
 
     Attributes:
-        checks: What was looked at, in order.
+        checks: The checks, in order.
     """
 
     checks: tuple[Check, ...]
@@ -75,7 +75,7 @@ class Diagnosis:
 
 
 class _WrongError(Exception):
-    """Something is not as it has to be."""
+    """A check found something wrong."""
 
     def __init__(self, seen: str, advice: str, state: State = "failed") -> None:
         super().__init__(seen)
@@ -96,7 +96,7 @@ class Doctor:
     _answers: dict[str, Response] = field(factory=dict[str, Response], init=False)
 
     async def diagnose(self) -> Diagnosis:
-        """Look at everything; one that fails stops no other."""
+        """Make all checks; a failed one does not stop the others."""
         looks: tuple[tuple[str, Callable[[], Awaitable[str]], str], ...] = (
             ("proxy", self._proxy, "Correct HTTPS_PROXY, ALL_PROXY or NO_PROXY"),
             ("name resolution", self._name, "Check the network, its DNS, the base URL"),
@@ -105,10 +105,10 @@ class Doctor:
             ("key", self._key, "Check the API key; keys are made at the vendor's site"),
             ("balance", self._balance, "Top up the account"),
             ("request log", self._log, "Without it no lost create can be found"),
-            ("tracing headers", self._tracing, "Something in between may drop them"),
-            ("price list", self._prices, "Without it a budget sends one at a time"),
+            ("tracing headers", self._tracing, "A proxy may drop them"),
+            ("price list", self._prices, "Without it budgets allow one at a time"),
             ("metrics", self._metrics, "Nothing else depends on them"),
-            ("downloads", self._downloads, "Allow the hosts that videos lie at"),
+            ("downloads", self._downloads, "Allow the hosts of videos"),
         )
         checks: list[Check] = []
         for name, look, advice in looks:
@@ -134,7 +134,7 @@ class Doctor:
         parts = urlsplit(self._base_url)
         proxy = await Proxies().find(httpx.URL(self._base_url))
         if self._is_lent or proxy is not None:
-            raise _WrongError("somebody in between resolves it", "", "skipped")
+            raise _WrongError("the proxy resolves it", "", "skipped")
         try:
             found = await anyio.getaddrinfo(parts.hostname, parts.port or 443)
         except OSError as error:
@@ -153,11 +153,11 @@ class Doctor:
         answer = await self._ask(f"/v1/models?id={_NEWEST[0]}&include=pricing")
         if answer.date is None:
             advice = "Lost creates are then found by this machine's clock"
-            raise _WrongError("the server tells no time", advice, "warning")
+            raise _WrongError("the server's answers have no Date", advice, "warning")
         off = (dt.datetime.now(dt.UTC) - answer.date).total_seconds()
         seen = f"{abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the server's"
         if abs(off) > _CLOCK_ERROR:
-            advice = "Set this machine's clock: what it dates is dated wrongly"
+            advice = "Set this machine's clock: its times are wrong"
             raise _WrongError(seen, advice, "warning")
         return seen
 
@@ -167,12 +167,12 @@ class Doctor:
         except AuthenticationError as error:
             if not error.from_vendor:
                 raise
-            advice = "Check the API key: the server does not take it"
+            advice = "Check the API key: the server does not accept it"
             raise _WrongError(error.reason, advice) from error
         except KlingError as error:
             seen = f"the server does not say: {error.reason}"
             raise _WrongError(seen, "", "skipped") from error
-        return "the server takes it"
+        return "the server accepts it"
 
     async def _balance(self) -> str:
         held = await self.account.balance()
@@ -189,7 +189,7 @@ class Doctor:
         answer = await self._ask("/v2/billing", {"x-client-request-id": _TRACE})
         if answer.headers.get("x-client-request-id") != _TRACE:
             advice = (
-                "Without them a lost create may not be found: ask who is in between"
+                "Without them a lost create may not be found: ask who runs the proxy"
             )
             raise _WrongError("the id sent did not come back", advice, "warning")
         return "the id sent came back"
@@ -200,7 +200,7 @@ class Doctor:
             price = await self.account.price({"model": model, "duration": 5})
             kinds.append(f"{model}: {price.kind}")
             if price.kind == "unknown":
-                advice = "Without a price a budget sends one request at a time"
+                advice = "Without a price a budget allows one request at a time"
                 raise _WrongError(f"none for {model}", advice, "warning")
         return "; ".join(kinds)
 
@@ -232,7 +232,7 @@ class Doctor:
                 seen = f"{host} answered {answer.status_code}"
         except errors_named("HTTPError") as error:
             seen = f"{host}: {type(error).__name__}: {error}"
-        raise _WrongError(seen, "Allow the hosts that videos lie at, or set a proxy")
+        raise _WrongError(seen, "Allow the hosts of videos, or set a proxy")
 
     @property
     def _base_url(self) -> str:
@@ -267,5 +267,5 @@ async def _look(name: str, look: Callable[[], Awaitable[str]], advice: str) -> C
         if cause is not None:
             advice = "Let TLS trust the server: set SSL_CERT_FILE to your proxy's CA"
         elif isinstance(error, APIStatusError) and not error.from_vendor:
-            advice = "Something in between answers instead of the vendor: ask who it is"
+            advice = "A proxy or gateway answers instead of the vendor: ask who runs it"
         return Check(name=name, state="failed", seen=error.reason, advice=advice)

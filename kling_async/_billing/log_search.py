@@ -1,7 +1,7 @@
-"""Creates whose answer was lost, looked for in the vendor's request log.
+"""The search in the vendor's request log for creates whose answer was lost.
 
-One reading of the log serves all of them. Sends nothing; tells what the log says of
-a create, by the vendor's clock and never by this machine's.
+One reading of the log serves all of them. Sends no create; finds what the log says
+about one, by the vendor's clock and never by this machine's.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _SOONEST, _LATEST = 1.0, 5.0
 
 _AGE_SHARE = 0.5
 
-# How far off a row's time may be, in seconds: a server's `Date` is in whole seconds;
+# How wrong a row's time may be, in seconds: a server's `Date` is in whole seconds;
 # the vendor's servers may differ, and may begin late.
 _DATE, _EARLY, _LATE = 1.0, 1.0, 30.0
 
-# Read so much further back than should be needed, in seconds.
+# How much further back to read than should be needed, in seconds.
 _MARGIN = 600.0
 
 _LONGEST_HOURS = 92 * 24
@@ -62,7 +62,7 @@ class GivenIds:
 
     @contextmanager
     def use(self, client_request_id: str) -> Generator[None]:
-        """Count a create under an id until it is known what became of it."""
+        """Count a create under an id until its outcome is known."""
         self.in_flight[client_request_id] += 1
         try:
             yield
@@ -74,26 +74,26 @@ class GivenIds:
 
 @define(eq=False, kw_only=True, repr=False)
 class LostCreate:
-    """One create that is looked for.
+    """One create that is searched for.
 
     Attributes:
-        client_request_id: What it was sent with.
+        client_request_id: The id that it was sent with.
         since: When it was sent, by this machine's clock.
-        sent_at: Likewise, on the event loop's clock.
-        lost_at: When its answer was lost, on that clock; ``math.inf`` where nobody
-            knows, after a crash: then the newest generation of the id is taken.
+        sent_at: The same, on the event loop's clock.
+        lost_at: When its answer was lost, on that clock; ``math.inf`` if unknown,
+            after a crash: then the newest generation with the id is taken.
         deadline: When to give up, on that clock.
-        is_unique: Whether no other create has its id. A row is then certainly of this
-            one, however old it seems.
-        is_single: Whether it was sent once under its id, so that a row which failed
-            is of this attempt.
+        is_unique: Whether no other create has its id. A row with it then certainly
+            belongs to this one, however old it seems.
+        is_single: Whether it was sent once under its id, so that a failed row
+            belongs to this attempt.
         given_ids: The creates of this process whose ids may be used again.
         max_retry_after: The longest wait that the log may ask for, in seconds.
         verdict: What the log says so far.
         generation_id: What was found.
-        is_read: Whether the log of the whole time was read at least once meanwhile.
-        back_to: When the oldest row that was read came, by the vendor's clock.
-        failure: Why the log could not be read, the last time that it could not.
+        is_read: Whether the log of the whole time was read at least once.
+        back_to: The time of the oldest row read, by the vendor's clock.
+        failure: The last error in reading the log.
         settled: Set when there is a verdict.
         offset: How many rows have been read since the newest.
         due: When to read on, on the event loop's clock.
@@ -119,8 +119,8 @@ class LostCreate:
     _began: float = field(factory=anyio.current_time, init=False)
     _has_failed: bool = field(default=False, init=False)
     _rows: dict[str, LogRow] = field(factory=dict[str, LogRow], init=False)
-    # What to take from a vendor's time (a timestamp) to have it on the loop's clock:
-    # at least, and at most. Known once the server has told its own.
+    # How much a vendor's timestamp is ahead of the loop's clock: at least, and at most.
+    # Known once the server has sent its time.
     _vendor_offsets: tuple[float, float] | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -153,7 +153,7 @@ class LostCreate:
 
     @property
     def gap(self) -> str | None:
-        """What keeps the log from proving that there is no generation, in words."""
+        """Why the log does not prove that there is no generation, in words."""
         if self._rows:
             ids = ", ".join(sorted(self._rows))
             return f"the log lists under this id what may be another create's: {ids}"
@@ -182,7 +182,7 @@ class LostCreate:
         return min(ages) - _MARGIN
 
     def put_off(self, at_least: float = 0.0) -> None:
-        """Read on later, and the later the longer it takes."""
+        """Read on later, with longer and longer pauses."""
         now = anyio.current_time()
         pause = min(max(_SOONEST, (now - self._began) * _AGE_SHARE), _LATEST)
         self.due = max(self.due, now + max(pause, at_least))
@@ -196,7 +196,7 @@ class LostCreate:
     def take(
         self, page: Page[LogRow], *, offset: int, hours: int, asked_at: float
     ) -> None:
-        """Take in a page of the log, which another create may have been due for."""
+        """Add a page of the log, which may have been read for another create."""
         if page.date is not None and self._vendor_offsets is None:
             date = page.date.timestamp()
             least, most = date - anyio.current_time(), date + _DATE - asked_at
@@ -220,7 +220,7 @@ class LostCreate:
             self.offset += len(page.rows)
 
     def _decide(self, *, is_end: bool) -> None:
-        """Settle it by the rows seen so far, which at the end are all there are."""
+        """Settle it by the rows read so far; at the end, by all."""
         own = [it for it, row in self._rows.items() if self._may_be_own(row)]
         is_shared = self.given_ids.in_flight[self.client_request_id] > 1
         is_only = is_end and len(own) == 1 and not is_shared
@@ -253,17 +253,17 @@ class LostCreate:
 
 @define(eq=False, repr=False)
 class RequestLogSearch:
-    """Looks for all lost creates of one account in one event loop.
+    """Searches for all lost creates of one account in one event loop.
 
-    Each reads the log from the newest row down; what one reads is shown to all, and
-    they take turns, so that a long way back keeps nobody from the newest rows.
+    Each reads the log from the newest row down. All see each page, and they take
+    turns, so that a long search does not keep others from the newest rows.
     """
 
     _lost: dict[LostCreate, None] = field(factory=dict[LostCreate, None])
     _turn: anyio.Lock = field(factory=anyio.Lock)
 
     async def look_for(self, lost: LostCreate, read_page: ReadPage) -> Verdict:
-        """Read the log until it tells what became of a create, or the time is up.
+        """Read the log until it shows the outcome of a create, or the time is up.
 
         Args:
             lost: The create.

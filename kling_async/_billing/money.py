@@ -1,7 +1,7 @@
-"""What a request costs by a model's price list: a pure sum, without I/O.
+"""The cost of a request by a model's price list: pure functions, without I/O.
 
-Knows what a unit is and which line of the list a request falls under; where
-either is in doubt it gives no price rather than a guess.
+If a unit or the right line of the list is in doubt, there is no price rather than a
+guess.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def credits_of(usd: float) -> int:
 
 @frozen(kw_only=True)
 class Balance:
-    """What the account holds.
+    """The account's balance.
 
     Attributes:
-        usd: In USD; less than nothing is possible, the vendor allows overdraft.
-        currency: What the vendor calls the currency.
+        usd: In USD; it may be negative, since the vendor allows overdraft.
+        currency: The vendor's name of the currency.
     """
 
     usd: float
@@ -55,18 +55,18 @@ class Balance:
 
 @frozen(kw_only=True)
 class Price:
-    """What a request will cost, as far as the vendor quotes it.
+    """The price of a request, if the vendor quotes it.
 
-    False where nobody can say: ``if price: print(price.usd)``.
+    It is false if it is not known: ``if price: print(price.usd)``.
 
     Attributes:
-        model: The model that was asked about.
+        model: The model.
         kind: How the vendor prices it: ``fixed``; ``variants``, by the request's
-            parameters; ``variable``, not to be told beforehand; ``unknown``,
-            where it says nothing.
-        usd: The price in USD. None for ``variable`` and ``unknown``, and where
-            the price hangs on what the request does not say, such as the
-            length of a video that is sent along.
+            parameters; ``variable``, not known in advance; ``unknown``, if the
+            vendor does not say.
+        usd: The price in USD. None for ``variable`` and ``unknown``, and if the
+            price depends on something else than the request's fields, such as the
+            length of a video in it.
     """
 
     model: str
@@ -75,7 +75,7 @@ class Price:
 
     @property
     def credits(self) -> int | None:
-        """The price in credits, None where it is not known."""
+        """The price in credits; None if it is not known."""
         return None if self.usd is None else credits_of(self.usd)
 
     def __bool__(self) -> bool:
@@ -87,16 +87,16 @@ class LogRow:
     """One request as the vendor's log lists it; failed ones are there too.
 
     Attributes:
-        created: When it came, by the vendor's clock.
+        created: When it arrived, by the vendor's clock.
         status: ``succeeded`` or ``failed``. A failed request costs nothing.
         model: The model's id.
-        usd: What it cost, in USD; a video is charged only once it is completed.
-        credits: Likewise, in credits.
+        usd: Its cost in USD; a video is charged only once it is completed.
+        credits: The same in credits.
         inference_id: For a generation, its id.
         request_id: The vendor's id of the HTTP request.
         client_request_id: The id that the caller sent with it.
         origin: ``api`` or ``playground``.
-        raw: The row as it came.
+        raw: The whole row.
     """
 
     created: dt.datetime | None
@@ -118,17 +118,17 @@ class LogRow:
 
 @frozen(kw_only=True)
 class Transaction:
-    """One movement of the account's balance.
+    """One change of the account's balance.
 
     Attributes:
-        created: When, by the vendor's clock.
+        created: Its time, by the vendor's clock.
         direction: ``TOPUP`` for money in, ``CHARGE`` for money out.
-        type: What for, such as ``MODEL_USAGE`` or ``PAYMENT``.
-        usd: How much, in USD; never negative, `direction` carries the sign.
-        credits: Likewise, in credits.
+        type: Its reason, such as ``MODEL_USAGE`` or ``PAYMENT``.
+        usd: The amount in USD, never negative: `direction` says the sign.
+        credits: The same in credits.
         model: The model that was paid for.
         reference_id: For a ``MODEL_USAGE``, the id of the generation.
-        raw: The entry as it came.
+        raw: The whole entry.
     """
 
     created: dt.datetime | None
@@ -227,7 +227,7 @@ class PriceList:
 def _best_fit(
     rates: Sequence[Rate], body: Mapping[str, object], model: str
 ) -> tuple[Rate, ...]:
-    """Give the lines that fit and say most; of several the dearest will count."""
+    """Return the fitting lines with the most conditions; the highest price counts."""
     fitting = [
         rate
         for rate in rates
@@ -241,7 +241,7 @@ def _best_fit(
 
 
 def _value_or_default(body: Mapping[str, object], name: str, model: str) -> object:
-    """What a request says, else what the server takes in its place."""
+    """The value of a request's field, else the server's default."""
     value = body.get(name)
     known = catalogue_in_use().get(model)
     if value is None and known is not None and name in known.fields:

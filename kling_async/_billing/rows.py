@@ -1,7 +1,7 @@
 """The account's JSON, read: balance, prices, request log, ledger.
 
-As tolerant as `_wire`, and by its means. A balance or a price that is not there
-is never made up.
+As tolerant as `_http.wire`, with its functions. A missing balance or price is never
+invented.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from kling_async._http.wire import (
 
 RowT = TypeVar("RowT")
 
-# What has none of these is no row: to skip it would be to say that nothing is listed.
+# An item without any of these is not a row, and must not be skipped: that would mean
+# that nothing is listed.
 _LOG_FIELDS = frozenset(
     "created status model cost request_id inference_id client_request_id".split()
 )
@@ -89,7 +90,7 @@ def decode_log(answer: Response) -> Page[LogRow]:
     body = parse_object(answer)
     rows = tuple(_log_row(row) for row in _items(answer, body))
     if any(_LOG_FIELDS.isdisjoint(row.raw) for row in rows):
-        raise make_decode_error(answer, "the answer lists what is no request")
+        raise make_decode_error(answer, "the answer does not list requests")
     return Page(rows=rows, has_more=_has_more(body), date=answer.date)
 
 
@@ -102,7 +103,7 @@ def decode_transactions(answer: Response) -> Page[Transaction]:
     body = parse_object(answer)
     rows = tuple(_transaction(row) for row in _items(answer, body))
     if any(_LEDGER_FIELDS.isdisjoint(row.raw) for row in rows):
-        raise make_decode_error(answer, "the answer lists what is no entry of a ledger")
+        raise make_decode_error(answer, "the answer does not list a ledger")
     cursor = as_text(dig(body, "pagination", "next_cursor"))
     return Page(rows=rows, has_more=cursor is not None, next_cursor=cursor)
 
@@ -127,7 +128,7 @@ def _items(
 ) -> Iterator[Mapping[str, object]]:
     data = body.get("data")
     if not isinstance(data, list):
-        raise make_decode_error(answer, "the answer holds no list")
+        raise make_decode_error(answer, "the answer has no list")
     for item in cast("list[object]", data):
         if isinstance(item, dict):
             yield cast("dict[str, object]", item)
@@ -202,7 +203,7 @@ def _price_list(pricing: object) -> PriceList:
         for line in (cast("list[object]", lines) if isinstance(lines, list) else [])
     ]
     read = tuple(rate for rate in rates if rate is not None)
-    # A line that cannot be read may be the one that counts.
+    # A line that cannot be read may be the one that applies.
     return PriceList(kind=kind, rates=read if len(read) == len(rates) else ())
 
 

@@ -1,7 +1,7 @@
-"""One create: sent, and sent again only where the first certainly never arrived.
+"""One create: sent again only if it certainly was not accepted.
 
-The billing rule at work. Knows no HTTP; which failure means what is decided in
-`_failures`, what the vendor's log proves in `log_search`.
+This is the billing rule. Knows no HTTP; `_failures` decides what a failure means,
+`log_search` what the vendor's log proves.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from kling_async._http.session import Session
 from kling_async._http.wire import same_generation
 from kling_async._runtime.limiter import Kind, Slot
 
-# How long to ask for the status of what was found; its id is safe by then.
+# How long to poll a generation that was found, in seconds; its id is safe by then.
 _STATUS_LIMIT = 10.0
 
-# Read so far back for what was sent in the future, by a clock that was wrong.
+# How far back to read for a create that was sent in the future by a wrong clock.
 _DAY = 24 * 3600.0
 
 
 def placeholder(generation_id: str, client_request_id: str) -> Generation:
-    """Make the generation that an id stands for whose status nobody has told."""
+    """Make the generation of an id whose status is not known yet."""
     return Generation(
         id=generation_id,
         status=Status.UNKNOWN,
@@ -132,14 +132,14 @@ async def find(
 
 @define(eq=False, kw_only=True, repr=False)
 class Submission:
-    """A create on its way.
+    """One create in flight.
 
     Attributes:
-        account: Whose it is, and how it is sent.
+        account: The account that pays, and its transport.
         content: The body.
-        model: The model asked for.
-        client_request_id: The id that it is sent with, each time.
-        is_unique: Whether that was drawn for this create alone.
+        model: The model.
+        client_request_id: The id that each attempt is sent with.
+        is_unique: Whether that id was made for this create alone.
         since: When it was sent.
     """
 
@@ -160,11 +160,11 @@ class Submission:
         return self.account.transport.settings
 
     async def run(self) -> Generation:
-        """Send it, and give what the server made of it.
+        """Send it, and return its generation.
 
         Raises:
             SubmissionUncertainError: It was sent, its answer was lost, and the
-                vendor's log does not tell what became of it.
+                vendor's log does not show the outcome.
             KlingError: The server refused it, it certainly never got there, or
                 the log lists it as failed.
         """
@@ -175,12 +175,12 @@ class Submission:
                 return self._made
             if self._lost is None or self._lost is error:
                 raise
-            # Whatever became of a later attempt, the lost one may be running.
+            # Whatever happened to a later attempt, the lost one may be running.
             raise self._lost from self._lost.__cause__ or error
 
     def _may_repeat(self, error: BaseException) -> bool:
         if getattr(error, "is_unbilled", False):
-            return False  # its answer was lost all the same
+            return False  # its answer was still lost
         if self._settings.retry.uncertain == "retry":
             return may_repeat_create_at_own_risk(error)
         return may_repeat_create(error)
@@ -225,7 +225,7 @@ class Submission:
             raise
 
     async def _record_traced(self, session: Session, told: Generation) -> Generation:
-        """Prefer the header's id, which the log lists, unless there is none such."""
+        """Prefer the header's id, which the log lists, unless it is unknown there."""
         generation, traced = told, told.inference_id or told.id
         try:
             if not same_generation(told.id, traced):
@@ -236,14 +236,14 @@ class Submission:
         return generation
 
     async def _resolve(self, session: Session, error: KlingError) -> Generation:
-        """Find out what became of it."""
+        """Find its outcome in the log."""
         if not may_be_accepted(error):
             raise error
         self._lost = self._uncertain(error)
         self._tell("lost")
         if self._settings.retry.uncertain != "reconcile":
             raise self._lost
-        if error.generation_id is not None:  # told by a header of the failure
+        if error.generation_id is not None:  # from a header of the failure
             known = placeholder(error.generation_id, self.client_request_id)
             told = await refresh(self.account, session, known)
             if told is not known:
@@ -251,7 +251,7 @@ class Submission:
         return await self._look_up(session, error)
 
     async def _look_up(self, session: Session, error: KlingError) -> Generation:
-        """Give what the log lists, or raise what it says; nothing is sent again."""
+        """Return the generation in the log, or raise its outcome; do not resend."""
         now, retry = anyio.current_time(), self._settings.retry
         lost = LostCreate(
             client_request_id=self.client_request_id,

@@ -1,8 +1,8 @@
 """API calls over aiohttp, for `transport="aiohttp"`: its client, used directly.
 
-httpx-aiohttp would escape targets anew, send a lost GET twice by itself, and tell a
-lost connection as one that was never made. Here the target goes out as it is given,
-each request once, and aiohttp's own errors come out.
+httpx-aiohttp would escape targets again, silently send a lost GET twice, and report a
+lost connection as one that was never made. Here the target is sent as given, each
+request once, and aiohttp's own errors are raised.
 """
 
 from __future__ import annotations
@@ -128,14 +128,14 @@ async def _close(answer: aiohttp.ClientResponse) -> None:
 
 @lru_cache(maxsize=64)
 def _limits_of(limit: float) -> aiohttp.ClientTimeout:
-    # The exchange's own bound ends a silence: a timer less for each read.
+    # The exchange's own time limit ends a silence, which saves a timer for each read.
     return aiohttp.ClientTimeout(
         total=None, sock_connect=phase_limits(limit)[0], ceil_threshold=math.inf
     )
 
 
 async def _route(call: Call, proxies: Proxies) -> URL | None:
-    """Give the proxy of a base URL, which has to be one for httpx too."""
+    """Return the proxy for a base URL; httpx has to accept that URL too."""
     try:
         proxy = await proxies.find(httpx.URL(call.base_url))
     except (httpx.InvalidURL, ValueError) as error:
@@ -149,7 +149,7 @@ def open_sender(
     """Make a sender for the running event loop; opens no connection yet.
 
     Args:
-        user_agent: Who asks.
+        user_agent: The ``User-Agent``.
         limits: How many connections there may be, and how long idle ones are kept.
         tls: How servers are trusted.
     """

@@ -1,7 +1,7 @@
-"""What the environment says of the way to a server: proxies, and who is trusted.
+"""The environment's settings for connections: proxies and trusted certificates.
 
-The variables are those that `urllib.request` and OpenSSL read. What is wrong in one
-of them is told by its name, before anything is sent.
+The variables are those of `urllib.request` and OpenSSL. An error about one names it,
+and is raised before anything is sent.
 """
 
 from __future__ import annotations
@@ -62,15 +62,14 @@ def _require_certificates(folders: str) -> None:
     paths = [Path(it) for it in folders.split(os.pathsep) if it]
     files = [it.name for path in paths for it in path.iterdir()]
     if not any(map(_HASHED.fullmatch, files)):
-        raise OSError("no certificate is there by the name that OpenSSL looks for")
+        raise OSError("it has no certificate with the name that OpenSSL looks for")
 
 
 def is_bypassed(url: httpx.URL, no_proxy: str) -> bool:
     """Whether ``NO_PROXY`` names a URL's host.
 
-    Its entries are hosts, which stand for what is below them too, addresses, networks
-    (``10.0.0.0/8``, ``fd00::/8``) or ``*``; a port behind one narrows it, and IPv6 may
-    be in brackets.
+    Its entries are hosts with their subdomains, addresses, networks (``10.0.0.0/8``,
+    ``fd00::/8``) or ``*``, each with an optional port; IPv6 may be in brackets.
     """
     port = url.port or _DEFAULT_PORTS.get(url.scheme)
     return any(

@@ -1,6 +1,6 @@
-"""Which library speaks HTTP: httpx, or httpx2, its fork, where all has the same name.
+"""Which library speaks HTTP: httpx, or its fork httpx2, with the same names.
 
-Whatever is written for the one serves the other: what differs is the module alone.
+Code for one works with the other: only the module differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAMES = ("httpx", "httpx2")
 
 
 class HTTPLibrary(Protocol):
-    """What is used of either."""
+    """The names used of both."""
 
     __name__: str
     AsyncClient: type[httpx.AsyncClient]
@@ -27,7 +27,7 @@ class HTTPLibrary(Protocol):
     URL: type[httpx.URL]
 
     def create_ssl_context(self) -> ssl.SSLContext:
-        """Make what servers are trusted by, where nobody says otherwise."""
+        """Make the default TLS context."""
         ...
 
 
@@ -51,5 +51,5 @@ def errors_named(name: str, *others: type[Exception]) -> tuple[type[Exception], 
 
 
 def _loaded(name: str) -> tuple[type, ...]:
-    # Whoever has an object of a library has loaded it.
+    # An object of a library proves that the library is loaded.
     return tuple(getattr(_load(it), name) for it in _NAMES if it in sys.modules)

@@ -1,7 +1,7 @@
 """What HTTP calls content coding: gzip and deflate, unpacked piece by piece.
 
-Reads what servers really send: several gzip members, deflate with its header or
-without, nothing but zeros after the end. Memory is bounded, whatever is packed.
+Reads everything that servers really send: several gzip members, deflate with and
+without its header, zeros after the end. Memory is bounded, whatever is packed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ DEFLATE = "deflate"
 
 PACKED = frozenset({"gzip", "x-gzip", DEFLATE})
 
-# What really packs and is not unpacked here (IANA's registry of content codings). Any
-# other word, such as aws-chunked, binary or utf-8, is some store's slip.
+# Real packings that are not unpacked here (IANA's registry of content codings). Any
+# other word, such as aws-chunked, binary or utf-8, is a store's mistake.
 _OTHERS = frozenset("br zstd compress x-compress dcb dcz exi pack200-gzip".split())
 
 _ZSTD_HEAD = b"\x28\xb5\x2f\xfd"
@@ -32,10 +32,10 @@ _ZLIB_METHOD, _ZLIB_CHECK = 8, 31
 
 
 def is_packed(head: bytes, encoding: str) -> bool:
-    """Whether a body that is no JSON is packed in a way that `Unpacker` reads.
+    """Whether a body that is not JSON is packed in a way that `Unpacker` reads.
 
     Args:
-        head: Its first bytes, which count for more than what is said of them.
+        head: Its first bytes, which count more than the headers.
         encoding: What its Content-Encoding says.
 
     Raises:
@@ -48,7 +48,7 @@ def is_packed(head: bytes, encoding: str) -> bool:
 
 
 class UnknownPackingError(Exception):
-    """A body is packed in a way that nobody asked for."""
+    """A body is packed in a way that was not requested."""
 
 
 class _Inflater(Protocol):
@@ -71,7 +71,7 @@ class Unpacker:
     """Unpacks one body.
 
     Attributes:
-        is_whole: Whether what came so far ends where a packed stream does.
+        is_whole: Whether the packed stream is complete.
     """
 
     is_whole: bool = False
@@ -80,7 +80,7 @@ class Unpacker:
     _count: int = 0
 
     def unpack(self, packed: bytes) -> Iterator[bytes]:
-        """Unpack what has come next, in pieces of up to a megabyte.
+        """Unpack the next bytes, in pieces of up to a megabyte.
 
         Raises:
             zlib.error: It is not packed so.

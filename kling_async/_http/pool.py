@@ -1,7 +1,7 @@
-"""Where our own API calls go: on the connection of their slot, through a proxy or none.
+"""Connections of our API calls: each slot has its own, with or without a proxy.
 
-httpx's own transport carries them, or httpx2's, with its TLS, proxies, time-outs and
-errors; only its pool is taken out. That walks all its connections at each request, and
+They use the transport of httpx or httpx2, with its TLS, proxies, time-outs and
+errors, but without its pool: that walks all its connections at each request, and
 a request cancelled there can leave it unusable (encode/httpcore issue 1093). Knows no
 API.
 """
@@ -60,7 +60,7 @@ async def close_line(line: object) -> None:
 
 @frozen(eq=False, repr=False)
 class _Lines:
-    """In the place of a pool: each request goes over the connection of its slot.
+    """Replaces a pool: each request goes over the connection of its slot.
 
     Attributes:
         pool: Knows how to make one: through which proxy, with which TLS.
@@ -108,9 +108,9 @@ def open_transport(
 
 @define(eq=False, repr=False)
 class Proxies:
-    """Finds the proxy to each host, once for all requests.
+    """Finds the proxy for each host, once for all requests.
 
-    Read is what `urllib.request` reads: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``
+    It reads what `urllib.request` reads: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``
     and ``NO_PROXY``; where none of them is set, the settings of macOS and Windows.
     """
 
@@ -131,7 +131,7 @@ class Proxies:
 
 async def _proxy_for(url: httpx.URL) -> str | None:
     if url.scheme == "http" and is_loopback(url.host):
-        return None  # what is said to this machine in the clear does not leave it
+        return None  # plain HTTP to this machine must not leave it
     proxies = environment.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if not proxy or await _is_direct(url, proxies.get("no", "")):
@@ -149,10 +149,7 @@ async def _is_direct(url: httpx.URL, no_proxy: str) -> bool:
 
 @define(eq=False, repr=False)
 class ProxyRoutingTransport(httpx.AsyncBaseTransport):
-    """Sends each request the way that the environment names for its host.
-
-    Closes what it has opened.
-    """
+    """Sends each request through the proxy that the environment names for its host."""
 
     _open: Callable[[str | None], httpx.AsyncBaseTransport]
     _by_proxy: dict[str | None, httpx.AsyncBaseTransport] = field(

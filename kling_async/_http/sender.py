@@ -1,7 +1,7 @@
-"""How a request reaches the wire, whichever library has the connections.
+"""How a request is sent, whichever library has the connections.
 
-What all requests of a client share is prepared once. Gives back the answer as it
-comes; reads none, and repeats nothing.
+Everything that a client's requests share is prepared once. Returns the answer as it
+comes; does not read it, and repeats nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from kling_async._http.packing import PACKED, Unpacker
 from kling_async._http.pool import SLOT
 from kling_async._runtime.limiter import Slot
 
-# The longest that is ever due, 100 rows of the request log, takes a fortieth of it.
+# Bytes. The largest answer, 100 rows of the request log, takes a fortieth of it.
 MAX_ANSWER = 4 * 1024 * 1024
 
-# What is asked for; httpx would name all that it can unpack, in bounds or not.
+# Only what we unpack within bounds; httpx would name all that it can unpack.
 ACCEPTED = "gzip"
 
 _LONGEST_ENCODING = 16
@@ -56,7 +56,7 @@ class Body:
         if encoding in PACKED:
             self._unpacker = Unpacker()
         elif encoding not in ("", "identity"):
-            # A long one is none that anybody knows, and may be what it echoes.
+            # A long one is unknown, and may be an echo of something secret.
             told = repr(encoding) if len(encoding) <= _LONGEST_ENCODING else "who knows"
             raise UnreadableBodyError(f"it is packed with {told}, unasked")
         length = headers.get("content-length", "")
@@ -107,8 +107,8 @@ class Call:
         target: Its path and query after that, as they go over the wire.
         headers: Those that not all calls have.
         content: Its body, if it has one.
-        key: What it is authorized with; in no traceback it stands in clear.
-        limit: The longest it may take, in seconds.
+        key: The API key; no traceback shows it.
+        limit: Its time limit, in seconds.
     """
 
     method: Literal["GET", "POST"]
@@ -134,7 +134,7 @@ class StreamedResponse:
         headers: By lower-case name.
         chunks: The body as it comes, packed as the headers say.
         aclose: Gives the connection back, or closes it when there is more to come.
-        unpacked: The whole body where somebody has read it already.
+        unpacked: The whole body, if somebody has read it already.
     """
 
     status_code: int
@@ -145,7 +145,7 @@ class StreamedResponse:
 
 
 def _response(response: httpx.Response) -> StreamedResponse:
-    # Read already: by a hook of the user's, or made so by a test transport.
+    # Read already, by a user's hook or a test transport.
     is_read = response.is_stream_consumed
     return StreamedResponse(
         response.status_code,
@@ -193,10 +193,10 @@ class Sender(Protocol):
 
 @frozen(eq=False, repr=False)
 class TransportSender:
-    """Our own way: straight to httpx's transport.
+    """Our own sender: directly to httpx's transport.
 
     httpx's client would merge URLs, headers, cookies, hooks and redirects at each
-    request: half of what a poll costs, and nothing that an API call needs.
+    request: half of the cost of a poll, and nothing that an API call needs.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -215,7 +215,7 @@ class TransportSender:
             )
         except errors_named("InvalidURL", ValueError) as error:
             raise no_url(call, error) from error
-        # Only now: in no frame of a traceback it stands in a mapping of headers.
+        # Only now, so that no traceback frame has a mapping of headers with the key.
         request.headers["authorization"] = f"Bearer {call.key.reveal()}"
         response = await self.transport.handle_async_request(request)
         response.request = request
@@ -233,7 +233,7 @@ def _parse_url(library: str, url: str) -> httpx.URL:
 
 @frozen(eq=False, repr=False)
 class ClientSender:
-    """The user's own client, with all that it is set up to do."""
+    """Sends over the user's own client, with all its settings."""
 
     client: httpx.AsyncClient
 
@@ -265,7 +265,7 @@ class ClientSender:
 def no_url(call: Call, error: Exception) -> ConfigurationError:
     """Say that the base URL is none."""
     return ConfigurationError(
-        f"base_url: given {call.base_url!r}, which is no URL: {error}",
+        f"base_url: given {call.base_url!r}, which is not a URL: {error}",
     )
 
 

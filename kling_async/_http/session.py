@@ -55,11 +55,11 @@ class Session:
     """What one client has open in one event loop.
 
     Attributes:
-        http: Brings API calls.
-        files: Brings videos, from other hosts, and never sees the key.
+        http: The client for API calls.
+        files: The client for videos from other hosts; it never sees the key.
         loop: The event loop.
         limiter: When an exchange may begin, and on which connection.
-        tasks: What runs for the client in this loop.
+        tasks: The client's tasks in this loop.
         closing: Closes `http` and `files`, at the latest when the loop ends;
             None where they belong to the user.
     """
@@ -74,7 +74,7 @@ class Session:
     _left: Wakeup | None = field(default=None, init=False)
 
     def begin(self, exchange: Exchange) -> None:
-        """Take note of an exchange, which closing cuts."""
+        """Register an exchange, which closing cuts off."""
         self._exchanges[exchange] = None
 
     def end(self, exchange: Exchange) -> None:
@@ -128,7 +128,7 @@ class Exchange:
     """A block that ends by its deadline, or when the client is closed.
 
     Attributes:
-        session: Whose.
+        session: Its session.
         deadline: When it ends at the latest, on the loop's clock.
         is_in_job: Whether it is part of a job, for which closing the client waits.
         task: The task that it is part of.
@@ -263,12 +263,12 @@ class Connections:
         return library.AsyncClient(
             transport=ProxyRoutingTransport(open_route),
             headers={"user-agent": _USER_AGENT},
-            timeout=phase_limits(_LIMIT),  # each request brings its own
-            trust_env=False,  # the routes know the proxies
+            timeout=phase_limits(_LIMIT),  # each request has its own
+            trust_env=False,  # our transport chooses the proxy
         )
 
     async def aclose(self, patience: float) -> None:
-        """Close what belongs to the running loop; forget what was elsewhere."""
+        """Close the session of the running loop; forget those of other loops."""
         self.is_closed = True
         here = _sessions_of(running_loop()).pop(self, None)
         for session in list(self._sessions):

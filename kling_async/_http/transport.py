@@ -1,7 +1,7 @@
-"""One exchange with the API: slot, send, read, and again where the table allows it.
+"""One exchange with the API: get a slot, send, read, and retry if allowed.
 
-Here, and nowhere above, errors of httpx become errors of this library. `_failures`
-decides which may be tried again; `wire` reads the JSON.
+Only here errors of httpx become errors of this library. `_failures`
+decides which may be retried; `wire` reads the JSON.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ from kling_async._runtime.tasks import CLOSED
 
 T = TypeVar("T")
 
-# httpx's own time-outs come first; this ends what trickles on past them.
+# httpx's own time-outs come first; this ends an answer that trickles past them.
 _SLACK = 1.0
 
 
 def translate(
     error: Exception, doing: str, redact: Callable[[str], str] = str
 ) -> TransportError:
-    """Turn whatever httpx, or what lies below it, raised into one of our errors."""
+    """Turn an error of httpx, or of a library below it, into one of ours."""
     cls = RequestTimeoutError if _is_timeout(error) else ConnectionFailedError
     what = redact(": ".join(filter(None, (type(error).__name__, str(error)))))
     return cls(f"{doing}: {what}", request_sent=not is_unsent(error))
@@ -88,8 +88,8 @@ class Transport:
     """Exchanges with the API, each in a slot of the limiter.
 
     Attributes:
-        settings: How.
-        connections: Over what.
+        settings: The client's settings.
+        connections: The client's connections.
     """
 
     settings: Settings
@@ -105,7 +105,7 @@ class Transport:
         return self.connections.current_session()
 
     def fetch(self, generation_id: str) -> Awaitable[Generation]:
-        """Ask for one generation, patiently."""
+        """Fetch one generation, with retries."""
         limit = self.settings.timeout
 
         async def poll(session: Session, slot: Slot) -> Generation:
@@ -148,12 +148,12 @@ class Transport:
         *,
         pauses: bool = True,
     ) -> Awaitable[T]:
-        """Make an attempt, and others where it may be repeated; raise the last error.
+        """Make an attempt, and repeat it while that is allowed; raise the last error.
 
         Args:
-            attempt: What to make.
-            may_repeat: After which errors.
-            pauses: Whether a 429 keeps back every call of the client for as long
+            attempt: Makes one attempt.
+            may_repeat: Whether to repeat after an error.
+            pauses: Whether a 429 holds back every call of the client for as long
                 as this one waits.
         """
         before_wait = self._pause if pauses else self._tell
@@ -165,7 +165,7 @@ class Transport:
         await self.session.sleep(seconds)
 
     def _pause(self, number: int, delay: float, error: KlingError) -> None:
-        """Keep every call back after a 429, and tell of another attempt."""
+        """Hold back every call after a 429, and report the retry."""
         if isinstance(error, RateLimitError):
             self.session.limiter.pause(delay)
         self._tell(number, delay, error)
@@ -177,10 +177,10 @@ class Transport:
     async def in_slot(
         self, kind: Kind, work: Callable[[Session, Slot], Awaitable[T]]
     ) -> T:
-        """Do work in a slot; refused along with many others, it waits for another.
+        """Do work in a slot; if many were refused at once, wait for another slot.
 
         Args:
-            kind: What for.
+            kind: The kind of exchange.
             work: What to do, once there is a slot, which it gives back.
         """
         session = self.session
@@ -228,12 +228,12 @@ class Transport:
         """Make a request, to the generations endpoint unless a path is given.
 
         Args:
-            method: Its verb.
-            limit: The longest it may take, in seconds.
+            method: Its HTTP method.
+            limit: Its time limit, in seconds.
             path: Its path, which may have a query.
             query: Its query, with the question mark.
             content: Its body.
-            headers: Those beside the ones that all requests have.
+            headers: Headers besides the common ones.
         """
         settings = self.settings
         return Call(
@@ -250,9 +250,9 @@ class Transport:
         """Send one request in a slot, and read its answer, within its limit.
 
         Raises:
-            APIStatusError: The answer is no success.
-            TransportError: There is none.
-            ConfigurationError: The base URL is none.
+            APIStatusError: The answer is not a success.
+            TransportError: There is no answer.
+            ConfigurationError: The base URL is invalid.
             ClientClosedError: The client was closed meanwhile.
         """
         started = session.loop.time()
@@ -287,7 +287,7 @@ class Transport:
         return answer
 
     def _refusal(self, answer: Response, session: Session, slot: Slot) -> KlingError:
-        """Read an answer that is no success, and tell the limiter what it says."""
+        """Read an answer that is not a success, and inform the limiter."""
         error = decode_error(answer)
         if isinstance(error, RateLimitError):
             number = session.limiter.refusals + 1
@@ -303,7 +303,7 @@ class Transport:
 
 @define(eq=False, repr=False)
 class _Received:
-    """What came back for one request, and what ended it before its end."""
+    """The answer to one request, and what broke it off, if anything did."""
 
     response: StreamedResponse | None = None
     body: Body = field(factory=Body, repr=False)
@@ -340,7 +340,7 @@ class _Received:
             raise
 
     def failure(self, call: Call) -> KlingError | None:
-        """Give the error as ours; None when all is well."""
+        """Return the error as ours; None if there is none."""
         if self.error is None:
             return None
         failure: KlingError
@@ -364,10 +364,10 @@ class _Received:
 
 
 class LibraryError(Exception):
-    """What a library raised, in words: its own error would show a secret."""
+    """An error of another library, in words, since the error itself shows a secret."""
 
 
-# A proxy's user and password, as a library may show them.
+# A proxy's user and password, which libraries may show.
 _USER_IN_URL = re.compile(r"(?<=//)[^/\s'\"]+@")
 
 
@@ -376,9 +376,9 @@ def _redact(key: Secret, text: str) -> str:
 
 
 def _bare(error: BaseException, redact: Callable[[str], str]) -> BaseException:
-    """Give an error without what shows the key: its frames, and what it holds.
+    """Remove from an error what may show the key: its frames and attributes.
 
-    A library may keep the whole request in its error, or what an answer echoed.
+    A library may keep the whole request, or an answer that echoes the key.
     """
     drop_frames(error)
     it: BaseException | None = error

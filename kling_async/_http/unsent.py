@@ -1,8 +1,8 @@
 """Which error of a library below us proves that nothing of our request was sent.
 
-It must come from the connecting phase of a library that is known to tell the truth
-about it, and straight from there: the error of a hook, of a transport that somebody
-else wrote, or of a request that either of them made meanwhile says nothing of ours.
+It must come from connecting, and directly from a library that reports this reliably: an
+error of a hook, of a foreign transport, or of a request that either of them makes says
+nothing about ours.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _OF_HTTPX = frozenset(
     "ConnectError ConnectTimeout PoolTimeout ProxyError UnsupportedProtocol".split()
 )
 
-# Likewise by aiohttp. httpx-aiohttp calls every lost connection a ConnectTimeout, so
-# that there, too, only what lies below counts.
+# The same for aiohttp. httpx-aiohttp reports every lost connection as ConnectTimeout,
+# so only the error of aiohttp below it counts.
 _OF_AIOHTTP = frozenset(
     "ClientConnectorError ClientHttpProxyError ConnectionTimeoutError".split()
 )
@@ -30,7 +30,7 @@ _TRANSPORTS = tuple(
     for name in ("default", "mock", "asgi")
 )
 
-# These bring no request anywhere, so what they raise is what a test has them say.
+# These send no request anywhere: a test decides what they raise.
 _MOCKS = ("respx", "pytest_httpx", "pytest_httpx2", "mock", "asgi")
 
 
@@ -56,7 +56,7 @@ def _modules_of(error: BaseException) -> Iterator[str]:
     while step is not None:
         module = str(step.tb_frame.f_globals.get("__name__", ""))
         clients += step.tb_frame.f_code.co_name == "send" and "_client" in module
-        # A client within a client: a hook's own request, or that of a transport.
+        # A client within a client: a request of a hook or of a transport.
         yield module if clients <= 1 else "another client"
         step = step.tb_next
 

@@ -1,7 +1,7 @@
 """The only reader and writer of raw JSON: requests out, answers in.
 
-Tolerant of what the vendor's texts disagree on, strict about what would lose or
-mix up a generation. Knows nothing of HTTP clients: bytes and headers come in.
+Tolerant where the vendor's documents disagree, strict where a generation could be lost
+or mixed up. Knows no HTTP client: it takes bytes and headers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BULKY = 64 * 1024
 
 _SEARCHED = 64 * 1024
 
-# No amount is greater; a sum or a product of greater ones could have no end.
+# No amount is greater; sums and products of greater ones could be infinite.
 _MOST = 1e18
 
 # Valid answers nest less deeply; comparing or pickling deeper ones overflows the stack.
@@ -44,10 +44,10 @@ DEEPEST = 100
 
 _VIDEO_FIELDS = {"url", "content_type", "file_name", "file_size"}
 
-# Where other services, and perhaps this one some day, put a finished video.
+# Where other services put a finished video, as this one may do one day.
 _VIDEO_ELSEWHERE = ("videos", "video_url", "output", "result")
 
-# What an answer may hold while there is no video yet.
+# The fields of an answer without a video.
 _NO_VIDEO = frozenset("id status error meta model created created_at".split())
 
 _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
@@ -61,7 +61,7 @@ _ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
 _OUT_OF_CREDITS = re.compile(r"credit|balance|top.?up|insufficient fund", re.IGNORECASE)
 
 
-# How JSON may write any character, and those that it need not.
+# JSON's escapes for any character, and for those that need none.
 _ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([/\"\\]))")
 
 
@@ -71,16 +71,16 @@ def _unescape(found: re.Match[str]) -> str:
 
 @define(eq=False, kw_only=True, repr=False)
 class Response:
-    """An HTTP answer, freed from the client that brought it.
+    """An HTTP answer, independent of the HTTP client.
 
     Attributes:
         status_code: The HTTP status.
         headers: By lower-case name.
         content: The body, decompressed, as far as it came.
         cut_off: What ended the body before its end, if anything did.
-        redact: Takes out of a text what must not be shown to anyone.
-        redacts_values: Whether to do so with every value too, such as an id: not where
-            the key is so short that it may stand there by chance.
+        redact: Removes the key from a text.
+        redacts_values: Whether to remove it from every value too, such as an id: not if
+            the key is so short that it may occur there by chance.
     """
 
     status_code: int
@@ -97,11 +97,11 @@ class Response:
 
     @property
     def inference_id(self) -> str | None:
-        """The generation's id as the tracing header tells it."""
+        """The generation's id in the tracing header."""
         return self.header("x-inference-id") or None
 
     def header(self, name: str) -> str | None:
-        """Give what a header tells, without the key that it may echo."""
+        """Return a header's value, without the key that it may echo."""
         told = self.headers.get(name)
         return self.redact(told) if told and self.redacts_values else told
 
@@ -112,21 +112,21 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The body's beginning, to show to a person."""
+        """The beginning of the body, for messages."""
         return self.beginning[:_SHOWN]
 
     @property
     def beginning(self) -> str:
-        """As much of the body as is looked at where it is no JSON."""
+        """The part of the body that is read if it is not JSON."""
         encoding = json.detect_encoding(self.content)
         text = self.content[:_SEARCHED].decode(encoding, errors="replace")
         plain = _ESCAPED.sub(_unescape, text)
-        # Written out where an escape hides the key.
+        # Unescaped, if an escape could hide the key.
         return self.redact(plain if self.redact(plain) != plain else text)
 
 
 def is_bulky(value: object) -> bool:
-    """Whether so much text is in it that writing it would hold up an event loop."""
+    """Whether encoding a body would block the event loop for too long."""
     if isinstance(value, str):
         return len(value) > _BULKY
     if isinstance(value, Mapping):
@@ -143,7 +143,7 @@ def encode_request(body: Mapping[str, object]) -> bytes:
     try:
         text = json.dumps(body, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        problem = Problem("extra", str(error), "what JSON can say (RFC 8259)")
+        problem = Problem("extra", str(error), "a value of JSON (RFC 8259)")
         raise InvalidRequestError([problem]) from error
     return text.encode()
 
@@ -152,7 +152,7 @@ def decode_created(answer: Response, client_request_id: str) -> Generation:
     """Read the answer to a create; the id may come from the tracing header.
 
     Raises:
-        KlingError: No id is in it, neither in the body nor in the headers.
+        KlingError: Neither the body nor the headers have an id.
     """
     try:
         body = parse_object(answer)
@@ -170,8 +170,8 @@ def decode_polled(answer: Response, generation_id: str) -> Generation:
     """Read the answer to a poll of one generation.
 
     Raises:
-        DecodeError: It says nothing of a generation, or speaks of another one.
-        KlingError: Whatever cut it off.
+        DecodeError: It is not about a generation, or about another one.
+        KlingError: The error that cut it off.
     """
     body = parse_object(answer)
     told = as_text(body.get("id"))
@@ -182,12 +182,12 @@ def decode_polled(answer: Response, generation_id: str) -> Generation:
     generation = _generation(answer, generation_id, body, None)
     says_nothing = generation.status == Status.UNKNOWN and generation.error is None
     if says_nothing and told is None and generation.video is None:
-        raise make_decode_error(answer, "the answer says nothing of a generation")
+        raise make_decode_error(answer, "the answer is not about a generation")
     return generation
 
 
 def decode_error(answer: Response) -> APIStatusError:
-    """Turn an answer that is no success into the error that it means."""
+    """Turn an answer that is not a success into an error."""
     try:
         body = parse_object(answer)
     except KlingError:
@@ -215,7 +215,7 @@ def decode_error(answer: Response) -> APIStatusError:
 
 
 def _is_vendors(body: Mapping[str, object]) -> bool:
-    """Whether an error has the vendor's form; the page of a gateway has not."""
+    """Whether an error has the vendor's form; a gateway's page has not."""
     message = body.get("message") or dig(body, "error", "message")
     return isinstance(message, str | list)
 
@@ -238,7 +238,7 @@ def parse_object(answer: Response) -> Mapping[str, object]:
 
 
 def _parse(answer: Response) -> object:
-    """Parse a body; what it echoes of the key is in no value of it."""
+    """Parse a body, and remove the key from every value."""
     value: object = json.loads(answer.content)
     many = answer.content.count(b"[") + answer.content.count(b"{") > DEEPEST
     if many and is_deep(value):
@@ -250,7 +250,7 @@ def _parse(answer: Response) -> object:
 
 
 def _is_harmless(answer: Response) -> bool:
-    """Whether no value can hold the key, escaped or in another encoding or as it is."""
+    """Whether no value can contain the key, plain, escaped or in another encoding."""
     content = answer.content
     if not answer.redacts_values:
         return True
@@ -287,7 +287,7 @@ def make_decode_error(answer: Response, message: str) -> DecodeError:
 
 
 def same_generation(told: str, asked: str) -> bool:
-    """Ids come with and without their route: ``UUID`` and ``UUID:route``."""
+    """Whether two ids are the same, with or without a route: ``UUID:route``."""
     return told == asked or told.startswith(asked + ":") or asked.startswith(told + ":")
 
 
@@ -319,14 +319,14 @@ def _generation(
     )
 
 
-# The second is an older name, which both avatars' creates still bear.
+# The second is an older name, still used for the creates of both avatars.
 _CREDITS = ("credits_used", "tokens_used")
 
 
 def _spent(
     answer: Response, body: Mapping[str, object], names: Sequence[str], header: str
 ) -> float | None:
-    """What the body tells of money, else what the headers do."""
+    """The cost in the body, else in the headers."""
     if isinstance(usage := dig(body, "meta", "usage"), dict):
         for name in names:
             if (told := as_number(usage.get(name))) is not None:
@@ -360,9 +360,9 @@ def _video(value: object) -> Video | None:
 def _unreadable_video(
     answer: Response, body: Mapping[str, object]
 ) -> GenerationError | None:
-    """Say that a completed generation has its video in no form that is known.
+    """Return the error of a completed generation whose video cannot be read.
 
-    One that has nothing yet beside what every answer has may be waited for.
+    If it has only the fields of every answer, the video may still come.
     """
     if not any(value for name, value in body.items() if name not in _NO_VIDEO):
         return None
@@ -395,7 +395,7 @@ def _message_in(body: Mapping[str, object]) -> str | None:
 
 
 def _plain(answer: Response) -> str:
-    """What a body that is no JSON says: of a web page, only its title."""
+    """The words of a body that is not JSON: of a web page only its title."""
     page = answer.beginning
     title = re.search(r"<title[^>]*>(.*?)</title", page, re.DOTALL | re.IGNORECASE)
     return " ".join((title[1] if title else answer.text).split())
@@ -417,12 +417,12 @@ def as_text(value: object) -> str | None:
 
 
 def _writable(text: str) -> str:
-    """Replace halves of characters: JSON can name them, nothing can write them."""
+    """Replace lone surrogates: JSON can contain them, UTF-8 cannot."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def as_number(value: object) -> float | None:
-    """Take a number, and text that is one."""
+    """Read a number, also from text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,6 +1,6 @@
-"""`Learned`: how long each model takes, the polls that follow from it, its small file.
+"""`Learned`: how long each model takes, the polls that follow from it, and its file.
 
-A file that cannot be read is not worth an error: polling begins anew without it.
+A file that cannot be read is no error: polling learns again without it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.disk import write_atomically
 
 DurationInterval: TypeAlias = tuple[float, float]
-"""A duration as polls tell it: more than so many seconds, at most so many."""
+"""A duration between two polls: more than the first number of seconds, at most the
+second."""
 
-# A span counts half as much as one that is so many newer: drift is followed.
+# A span counts half as much as the one that came so many spans later, to follow drift.
 _HALF_LIFE = 32
 
-# A span is widened up to so many neighbours: few spans make a smooth curve.
+# A span is widened to this many neighbours, so that few spans make a smooth curve.
 _NEIGHBOURS = 5
 
-# News of a short wait is late sooner: by a fifth of it.
+# For short waits a smaller lateness is the aim: a fifth of the wait.
 _SHORT = 0.2
 
 _LEAST_AIM = 0.25
@@ -49,8 +50,8 @@ class PollPlan:
     """When to poll, at every age.
 
     Attributes:
-        ages: Where the pace changes, in seconds since the create, from 0 on.
-        polls: How many polls are due before each of these ages.
+        ages: Where the gap changes, in seconds since the create, from 0 on.
+        polls: How many polls come before each of these ages.
         last_gap: The gap at the last of them, in seconds.
     """
 
@@ -59,14 +60,14 @@ class PollPlan:
     last_gap: float
 
     def gap(self, age: float) -> float:
-        """Tell how many seconds after an age the next poll is due.
+        """Return how many seconds after an age the next poll is due.
 
         Args:
             age: Seconds since the create.
         """
         end = self.ages[-1]
         if age >= end:
-            # Reality has left what is known: exponential back-off from there.
+            # Longer than any seen so far: exponential back-off from here.
             return self.last_gap + (age - end) / 2
         due = interpolate(age, self.ages, self.polls) + 1
         if due >= self.polls[-1]:
@@ -106,10 +107,10 @@ def plan_polls(
 
 @frozen
 class _HazardCurve:
-    """When generations finish, and what polls along the way bring at a price.
+    """When generations finish, and which polls are worth their price.
 
-    Ages are cut into stretches over each of which the chance of completion is
-    even. The price of a poll is the mean lateness, in seconds, that it has to save.
+    Ages are divided into stretches with a constant chance of completion.
+    The price of a poll is the mean lateness, in seconds, that it has to save.
 
     Attributes:
         seconds: How long each stretch is.
@@ -145,12 +146,12 @@ class _HazardCurve:
         return 0.5 + math.fsum(map(operator.truediv, self.lives, self.gaps(price)))
 
     def price_of_lateness(self, lateness: float) -> float:
-        """Give the highest price at which news is not later than that."""
+        """Return the highest price at which news is not later than that."""
         at = bisect_right(_PRICES, lateness, key=self.lateness)
         return _PRICES[max(0, at - 1)]
 
     def price_of_polls(self, polls: float) -> float:
-        """Give the lowest price at which there are not more polls than that."""
+        """Return the lowest price at which there are not more polls than that."""
         at = bisect_left(_PRICES, -polls, key=lambda price: -self.polls(price))
         return _PRICES[min(at, len(_PRICES) - 1)]
 
@@ -211,30 +212,30 @@ def interpolate(
 
 
 WorkloadKey: TypeAlias = tuple[str, float | None]
-"""What takes its own time: a model's id, and the length of the video in seconds."""
+"""A kind of work: a model's id, and the length of the video in seconds."""
 
 # Durations kept of each kind of work, and kinds of work.
 KEPT = 128
 
 KINDS_KEPT = 256
 
-# It is not believed that a generation took any other number of seconds.
+# Durations outside these bounds are not believed, in seconds.
 _SHORTEST, _LONGEST = 1e-3, 1e6
 
-# What is told of durations counts as so many seen, before all others.
+# Known percentiles count as this many durations, seen before all others.
 _PARTS_TOLD = 3
 
-# Where the ends are not told: so much less for each per cent below, more beyond.
+# If the ends are not given: how much less for each per cent below, more above.
 _BELOW, _BEYOND = 0.6, 0.8
 
-# Metrics below this share of the catalogue's duration are of the HTTP exchange.
+# Metrics below this share of the catalogue's duration measure the HTTP exchange.
 _PLAUSIBLE = 0.1
 
 # The first gaps are those of exponential back-off, longer by so much for each
 # generation seen.
 _TRUST = 1.1
 
-# A pace is made anew when this share of what it is made of is new.
+# A plan is made again when this share of its durations is new.
 _NEW_SHARE = 1 / 32
 
 
@@ -256,22 +257,21 @@ class _History:
 
 @frozen(eq=False, repr=False)
 class Learned:
-    """Polls where completions are: learns how long each model takes.
+    """Learns how long each model takes, and polls when completions are likely.
 
-    Starts from the catalogue's typical durations, takes note of each generation
+    It starts from the catalogue's typical durations, learns from each generation
     that finishes, and puts each poll where it saves the most lateness. A model
-    that it knows nothing of is polled with `Exponential`, and so is a generation
-    of unknown age. One that outlasts all before it is polled with exponential
-    back-off from there on. Little seen is little trusted: the first gaps grow as
-    those of `Exponential` until dozens of generations were seen.
+    that it knows nothing about is polled with `Exponential`, and so is a generation
+    of unknown age. One that takes longer than all before it is polled with exponential
+    back-off from then on. Until it has seen dozens of generations, the first gaps
+    grow as those of `Exponential`.
 
-    Clients that are given the same object learn together; `save_learned` keeps
+    Clients with the same object learn together; `save_learned` keeps
     what it knows for the next process.
 
     Attributes:
-        lateness: The mean lateness of news to aim at, in seconds, with as few
-            polls as that takes; a fifth of the typical duration where that is
-            less.
+        lateness: The mean lateness to aim at, in seconds, with as few polls as
+            possible; at most a fifth of the typical duration.
         polls: The most polls for a generation, on average; None for no bound.
             It comes before ``lateness``.
         worst_gap: The longest gap between two polls, in seconds: no news is
@@ -331,24 +331,24 @@ class Learned:
         *,
         video_length: float | None = None,
     ) -> bool:
-        """Start from what somebody tells of durations, not from the catalogue.
+        """Start from known durations instead of the catalogue's.
 
-        What is seen soon outweighs it. The vendor's public metrics
+        Durations that it sees soon outweigh them. The vendor's public metrics
         (``GET /models/metrics``: ``duration_ms`` with ``p50`` to ``p99``) are such
-        numbers. It is not said that they are of the whole generation, so those
-        that cannot be are passed over.
+        numbers. They may not measure whole generations, so numbers that are too
+        small are ignored.
 
         Args:
             model: The id of the model.
             percentiles: Seconds by percentile, such as ``{50: 330, 90: 400}``.
             video_length: The length of the video, in seconds; if left out, every
-                length of which nothing is told by itself.
+                length without percentiles of its own.
 
         Returns:
-            Whether they were taken.
+            Whether they were accepted.
 
         Raises:
-            ConfigurationError: They are no percentiles.
+            ConfigurationError: They are not percentiles.
         """
         told = _parts(percentiles)
         typical = _typical(model, video_length)
@@ -361,7 +361,7 @@ class Learned:
         return True
 
     def durations(self) -> Mapping[WorkloadKey, Sequence[DurationInterval]]:
-        """Give what was seen of each kind of work, the newest last.
+        """Return the durations seen of each kind of work, the newest last.
 
         Each duration is two numbers of seconds: how old the generation was when
         it was last seen unfinished, and when it was seen finished.
@@ -479,13 +479,12 @@ def load_learned(
 ) -> Learned:
     """Read what was learned from a file.
 
-    A file that is not there yet, is broken, or is of a later version is passed
-    over, with a line in the log. Blocks for a moment: call it before the event
-    loop runs, or in a thread.
+    A file that is missing, broken, or of a later version is ignored, with a line in
+    the log. Blocks for a moment: call it before the event loop runs, or in a thread.
 
     Args:
         path: The file that `save_learned` wrote.
-        learned: What to put it into; a new `Learned` if left out.
+        learned: The object to fill; a new `Learned` if left out.
     """
     learned = Learned() if learned is None else learned
     learned.remember(_read(Path(path)))
@@ -495,9 +494,9 @@ def load_learned(
 def save_learned(learned: Learned, path: str | os.PathLike[str]) -> None:
     """Add what was learned to a file, which is replaced as a whole.
 
-    Only what is new goes in, beside what other processes have saved meanwhile. Of
-    two that save at the very same moment the later one's file stands. Blocks for a
-    moment: call it after the event loop has ended, or in a thread.
+    It adds only new durations to those that other processes have saved. If two save at
+    the very same moment, the later one's file wins. Blocks for a moment: call it after
+    the event loop has ended, or in a thread.
 
     Raises:
         ConfigurationError: The file cannot be written.
@@ -535,10 +534,10 @@ def _read(path: Path) -> Mapping[WorkloadKey, Sequence[DurationInterval]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("passed over %s, learned durations: %s", path, error)
+        logger.warning("ignored %s, a file of learned durations: %s", path, error)
         return {}
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        logger.warning("passed over %s: no learned durations as known here", path)
+        logger.warning("ignored %s: no durations that this version can read", path)
         return {}
     return dict(_works(content.get("durations")))
 

@@ -1,7 +1,7 @@
 """When to ask next: pure schedules, without a clock and without I/O.
 
-A schedule turns what is known of a wait into a number of seconds. Chance comes
-in from outside, so the same state gives the same delay.
+A schedule turns the state of a wait into a number of seconds. Random numbers are part
+of the state, so the same state gives the same delay.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from kling_async._generation import Status
 
 @frozen(kw_only=True)
 class PollState:
-    """What a schedule may know.
+    """What a schedule knows about a wait.
 
     Attributes:
         polls: How many polls have been sent so far.
         elapsed: Seconds since the watch began.
-        status: The last status seen, None before the first answer.
+        status: The last status seen; None before the first answer.
         chance: A random number in [0, 1), for jitter.
-        age: Seconds since the create; None where that is not known, as of a
+        age: Seconds since the create; None if unknown, as for a
             generation that another process created.
-        model: The id of its model, None where that is not known.
+        model: The id of its model; None if unknown.
         video_length: The length of its video, in seconds, if it has one to choose.
     """
 
@@ -42,7 +42,7 @@ class PollState:
 
 @frozen(kw_only=True)
 class Completion:
-    """How long a generation took that ended in a video, as its polls can tell.
+    """How long a generation with a video took, between two of its polls.
 
     Attributes:
         model: The id of its model.
@@ -58,7 +58,7 @@ class Completion:
 
 
 class Polling(Protocol):
-    """A schedule of polls; write your own by giving it this one method."""
+    """A schedule of polls; your own needs only this method."""
 
     def delay(self, state: PollState, /) -> float:
         """Tell how many seconds to wait before the next poll."""
@@ -67,10 +67,10 @@ class Polling(Protocol):
 
 @runtime_checkable
 class LearningPolling(Polling, Protocol):
-    """A schedule that is told how long generations took."""
+    """A schedule that learns how long generations took."""
 
     def observe(self, completion: Completion, /) -> None:
-        """Take note of one; called once for each generation, and must not wait."""
+        """Learn from a completion; called once per generation, and must not block."""
         ...
 
 
@@ -84,7 +84,7 @@ class Exponential:
 
     Attributes:
         initial: The first delay, in seconds.
-        factor: What each delay is multiplied with, 1 or more.
+        factor: The growth of each delay, 1 or more.
         maximum: The longest delay, in seconds, before jitter.
         jitter: The spread as a share of the delay, from 0 (none) to 1.
     """
@@ -118,7 +118,7 @@ class Exponential:
 
 @frozen
 class Fixed:
-    """A poll every so many seconds.
+    """A poll at a fixed interval.
 
     Attributes:
         seconds: The delay before each poll.

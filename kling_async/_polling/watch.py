@@ -1,6 +1,6 @@
 """Watches: who shares the polls of an id, when the next is due, what each watcher sees.
 
-Nothing here ever forgets the id.
+Every error has the id.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CreationIndex:
     def note(
         self, generation_id: str, body: Mapping[str, object], tasks: ClientTasks
     ) -> None:
-        """Take note that a create with this body was just answered."""
+        """Note that a create with this body was just answered."""
         model = str(body["model"])
         length = _video_length(model, body.get("duration"))
         self._known[generation_id] = CreationInfo(model, length, tasks)
@@ -79,12 +79,12 @@ class CreationIndex:
             del self._known[next(iter(self._known))]
 
     def of(self, generation_id: str, tasks: ClientTasks) -> CreationInfo | None:
-        """Give a creation, if it is known and its clock is that of the tasks."""
+        """Return a creation, if it is known and of the same event loop."""
         creation = self._known.get(generation_id)
         return creation if creation is not None and creation.tasks is tasks else None
 
     def forget(self, generation_id: str) -> None:
-        """Let a creation go whose generation has ended."""
+        """Forget the creation of a generation that has ended."""
         self._known.pop(generation_id, None)
 
 
@@ -101,7 +101,7 @@ def _video_length(model: str, given: object) -> float | None:
     return length if math.isfinite(length) else None
 
 
-# When the time is up there is a last look: it may take a twentieth more, within bounds.
+# When the time is up there is a last poll: it may take a twentieth more, within bounds.
 _LAST_LOOK, _LAST_LOOK_SHARE = 5.0, 0.05
 
 # A generation may be unknown to the server for a moment after its create.
@@ -114,10 +114,10 @@ Ask = Callable[[Slot, str, float], Awaitable[Generation]]
 
 @define(eq=False, repr=False, weakref_slot=False)
 class HistoryNode:
-    """Where one stands in the chain of news; each watcher follows at its own pace.
+    """A node in the chain of changes; each watcher follows it at its own pace.
 
     Attributes:
-        next: What was seen from there on and the place after it, once there is more.
+        next: The next change and the node after it, once there is one.
     """
 
     next: tuple[Generation, HistoryNode] | None = None
@@ -125,17 +125,17 @@ class HistoryNode:
 
 @define(eq=False, kw_only=True, repr=False)
 class PollSetup:
-    """What the poll loops of one client in one event loop have in common.
+    """What the poll loops of one client in one event loop share.
 
     Attributes:
-        ask: How to poll.
-        limiter: Whose turn it is.
-        tasks: Where polls run.
-        retry: How often and how soon to ask again after a failure.
-        reporter: Who is told, once for all watchers.
-        creations: Where a generation may be known from.
-        chance: Where jitter comes from: numbers in [0, 1).
-        loops: By the id of their generation; one lives as long as somebody watches.
+        ask: Makes one poll.
+        limiter: Decides when a poll begins.
+        tasks: The tasks of the client, in which polls run.
+        retry: How often and how soon to poll again after a failure.
+        reporter: Where events go, once for all watchers.
+        creations: What is known about creates.
+        chance: Random numbers in [0, 1), for jitter.
+        loops: The loops by generation id; one lives as long as somebody watches.
     """
 
     ask: Ask
@@ -155,18 +155,18 @@ class PollLoop:
     """The polls of one generation, for one or a thousand watchers.
 
     While somebody waits, one timer runs until the next poll is due. Then it queues for
-    a slot, polls in a task of the client's, and wakes those for whom there is news. The
-    same timer lets a watcher leave in time while that goes on. A task that slept would
-    be half of what a watch holds.
+    a slot, polls in a task of the client, and wakes the watchers to whom the answer is
+    new. The same timer lets a watcher leave in time meanwhile. A sleeping task would
+    be half of the memory of a watch.
 
     Attributes:
-        generation_id: What is watched.
-        setup: How.
-        last: What was seen last.
-        error: Why there will be no more polls, if it ended so.
-        failure: What the last poll met, if it failed.
-        asked_at: When the last poll went out, on the event loop's clock.
-        client_request_id: The one of the create, which polls do not tell.
+        generation_id: The generation that is watched.
+        setup: What all loops share.
+        last: The last state seen.
+        error: Why there will be no more polls, if so.
+        failure: The error of the last poll, if it failed.
+        asked_at: When the last poll was sent, on the event loop's clock.
+        client_request_id: That of the create, which polls do not contain.
     """
 
     generation_id: str
@@ -211,7 +211,7 @@ class PollLoop:
         )
 
     def subscribe(self, known: Generation | None) -> HistoryNode:
-        """Give a watcher its place: before what was seen last, if it knows nothing."""
+        """Return a watcher's node: before the last state, if it has seen nothing."""
         if known is not None:
             self.client_request_id = known.client_request_id or self.client_request_id
             self._emit_status(known)
@@ -220,10 +220,10 @@ class PollLoop:
         return self._end
 
     def enter(self, watch: Watch) -> Wakeup:
-        """Let a watcher wait for news, or until it has to look again, and then `leave`.
+        """Register a watcher until there is a change, or it has to check again.
 
         Raises:
-            ConfigurationError: The watcher's schedule is not one.
+            ConfigurationError: The watcher's schedule is not valid.
             ClientClosedError: The client was closed.
         """
         if self.setup.tasks.is_closed:
@@ -239,7 +239,7 @@ class PollLoop:
         return wakeup
 
     def leave(self, watch: Watch) -> None:
-        """Let a watcher go; the last one ends what waits, not what is under way."""
+        """Remove a watcher; the last one ends the wait, but not a poll in flight."""
         self._waiting.remove(watch)
         del self.setup.tasks.listeners[watch.wakeup]
         if self._waiting:
@@ -274,7 +274,7 @@ class PollLoop:
         self._timer, self._rings_at = None, math.inf
 
     def _ring(self) -> None:
-        """Poll if it is time; nobody waits past their own for the sake of another."""
+        """Poll if it is time; no watcher waits past its deadline because of another."""
         self._timer, self._rings_at = None, math.inf
         if self._turn is None:
             self._poll_by(min(it.due for it in self._waiting))
@@ -307,7 +307,7 @@ class PollLoop:
             self._wake(self._waiting)
 
     async def _poll(self, turn: Waiter) -> None:
-        """Ask once; what fails in a way that may heal is only noted."""
+        """Poll once; only note a failure that may pass."""
         loop = self.setup.limiter.loop
         until = max((it.leaves_at for it in self._waiting), default=-math.inf)
         if turn.slot is None or not self._waiting:
@@ -332,7 +332,7 @@ class PollLoop:
         self._plan()
 
     def _plan(self) -> None:
-        """Plan the next poll; nobody is woken for what is no news."""
+        """Plan the next poll, without waking anybody."""
         if self.is_over:
             return
         now = self.setup.limiter.loop.time() + CLOCK_TICK
@@ -354,8 +354,8 @@ class PollLoop:
     def _due(self, watch: Watch) -> float:
         """When a watcher wants the next poll.
 
-        One that knows nothing wants it now, and so does one whose knowledge is of
-        unknown age. All look once more when their time is up.
+        One that has seen nothing wants it now, and so does one whose state is of
+        unknown age. All poll once more when their time is up.
         """
         knows = watch.last is not None and self._creation is not None
         if not self._polls and not knows:
@@ -384,7 +384,7 @@ class PollLoop:
         self._is_untold = False
 
     def _record_failure(self, error: KlingError) -> None:
-        """Take note of a failure; if it is the last, all hear of it."""
+        """Note a failure; if it is final, end for all watchers."""
         self._failures += 1
         self._classify_failure(error)
         if self._failures < self.setup.retry.attempts and may_repeat_get(error):
@@ -414,7 +414,7 @@ class PollLoop:
         self._wake(self._waiting)
 
     def _record_completion(self, ended: Generation) -> None:
-        """Tell the schedules that learn how long the video took."""
+        """Pass the completion to the schedules that learn."""
         creation = self._creation
         self.setup.creations.forget(self.generation_id)
         if creation is None or not ended.succeeded:
@@ -430,7 +430,7 @@ class PollLoop:
                 notify(polling.observe, completion)
 
     def _classify_failure(self, error: KlingError) -> None:
-        """Pass over what may heal; end with what will not."""
+        """Ignore a failure that may pass; end with any other."""
         error.concerning(self.generation_id, self.last)
         self.failure, self._is_untold = error, True
         if may_repeat_get(error):
@@ -468,7 +468,7 @@ class PollLoops:
         retry: RetryPolicy,
         reporter: Reporter,
     ) -> PollLoop:
-        """Give the loop of an id, a new one if there is none that goes on."""
+        """Return the running loop of an id, or a new one."""
         setup = self._setups.get(tasks)
         if setup is None:
             setup = self._setups[tasks] = PollSetup(
@@ -498,7 +498,7 @@ def next_delay(polling: Polling, state: PollState) -> float:
     """Ask a schedule, which may be a user's own, for the next delay.
 
     Raises:
-        ConfigurationError: It failed, or gave what is no span of time.
+        ConfigurationError: It failed, or its result is not a time in seconds.
     """
     try:
         delay = polling.delay(state)
@@ -528,13 +528,13 @@ def _as_ours(error: Exception) -> KlingError:
 
 @define(eq=False, kw_only=True, repr=False, weakref_slot=False)
 class Watch:
-    """An iterator over what is new; between two steps it holds nothing open.
+    """An iterator over changes; between two steps it holds nothing open.
 
     Attributes:
-        loop: Who polls.
-        polling: When to poll, by this watcher's wish.
-        timeout: How long to go on, in seconds from now.
-        last: What has been seen last; it is not given again.
+        loop: The loop that polls.
+        polling: This watcher's schedule.
+        timeout: Its time limit, in seconds from now.
+        last: The last state seen; it is not yielded again.
         deadline: When the time is up, on the event loop's clock.
         due: When it wants the next poll, on the same clock.
         wakeup: Lets it look again, while it waits.
@@ -555,18 +555,18 @@ class Watch:
 
     @property
     def leaves_at(self) -> float:
-        """When it leaves, whatever became of its last look."""
+        """When it ends, whatever happened to its last poll."""
         return self.deadline + last_look(self.timeout)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Generation:
-        """Give the next change; the terminal one is the last.
+        """Return the next change; the terminal one is the last.
 
         Raises:
             WaitTimeoutError: The time was up before the end.
-            KlingError: There will be no more news.
+            KlingError: There will be no more changes.
         """
         try:
             while self.last is None or not self.last.is_terminal:
@@ -599,12 +599,12 @@ class Watch:
 
 
 def last_look(timeout: float) -> float:
-    """How long the poll may take that is made when a watcher's time is up."""
+    """The time limit of the last poll, in seconds."""
     return min(_LAST_LOOK, max(1.0, timeout * _LAST_LOOK_SHARE))
 
 
 def _copy_for_raise(error: KlingError) -> KlingError:
-    """Copy an error that many will raise: each raise writes into its traceback."""
+    """Copy an error for each watcher: raising it changes its traceback."""
     own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own

@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> Path:
-    """Write a file that is there as a whole, or stays as it was.
+    """Write a file completely, or leave it as it was.
 
-    The bytes go to a file of an unguessable name beside it, which must not exist, and
-    reach the disk before they take the name. A new file is readable as the process's
-    umask allows; one that is replaced keeps its permissions.
+    The bytes go to a new file with a random name beside it, and reach the disk before
+    that is renamed. A new file has the permissions of the process's umask; a replaced
+    one keeps its own.
 
     Args:
-        path: Which file; its directory must exist.
-        data: What it is to hold; text is written as UTF-8.
+        path: The file; its directory must exist.
+        data: Its content; text is written as UTF-8.
 
     Raises:
-        OSError: It cannot be written; what was there before still is.
+        OSError: It cannot be written; an existing file is unchanged.
     """
     path = Path(path)
     part = path.with_name(f".{path.name[:60]}.{secrets.token_hex(8)}.part")
@@ -30,7 +30,7 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # there is none, or it cannot be kept
+        with contextlib.suppress(OSError):  # a new file, or its mode cannot be kept
             part.chmod(path.stat().st_mode & 0o777)
         return part.replace(path)
     except BaseException:

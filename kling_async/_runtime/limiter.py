@@ -1,8 +1,8 @@
-"""What decides when an exchange begins: one limiter for each client and event loop.
+"""Decides when an exchange begins: one limiter for each client and event loop.
 
-So many slots as connections, and one queue of who waits for one. A slot that is given
-back goes to the first of the highest class; every so often to whoever has waited
-longest, whatever its class. After a 429 fewer are let in, one after another (additive
+It has as many slots as connections, and one queue. A released slot goes to the first
+of the highest class; every so often to the one that has waited
+longest, whatever its class. After a 429 fewer are admitted, one after another (additive
 increase, multiplicative decrease: Chiu and Jain, "Analysis of the Increase and Decrease
 Algorithms for Congestion Avoidance in Computer Networks", 1989; counted as TCP counts,
 RFC 5681, section 3.1). Knows no HTTP.
@@ -25,28 +25,29 @@ from kling_async._errors import ClientClosedError
 from kling_async._runtime.loop import CLOCK_TICK, Loop, Timer, wake
 from kling_async._runtime.tasks import CLOSED, is_in_job
 
-# Every so many slots go to whoever has waited longest.
+# One slot in this many goes to the one that has waited longest.
 _TURN = 8
 
-# Downloads take minutes: so many at once, and never more than half of the slots.
+# Downloads take minutes: at most this many at once, and half of the slots.
 _MOST_DOWNLOADS = 16
 
-# So many creates go out before the first is accepted; each accepted one lets in one
-# more (slow start, RFC 5681): what an account allows shows before many are refused.
+# This many creates go out before the first is accepted; each accepted one admits one
+# more (slow start, RFC 5681), so that an account's limit shows before many are refused.
 _FIRST_CREATES = 12
 
-# After a refusal so many as the window says are let in during a round of this length.
+# After a 429 the window says how many are admitted in a round of this length (seconds).
 _ROUND = 1.0
 
-# Without a refusal for so long, the rate is whole again.
+# After this many seconds without a 429 the full rate is back.
 _FORGIVEN = 60.0
 
-# After an outage the polls that wait begin evenly over so long, or faster than this.
+# After an outage waiting polls are spread over this many seconds, or at this rate if
+# that is faster.
 _SPREAD, _LEAST_RATE = 30.0, 20.0
 
 
 class Kind(IntEnum):
-    """What an exchange is for; the first goes first."""
+    """The kinds of exchanges, the most urgent first."""
 
     CREATE = 0
     AWAITED = 1
@@ -55,19 +56,19 @@ class Kind(IntEnum):
     POLL = 4
 
 
-# What has a limit of its own: the vendor's log, and the hosts that files lie on.
+# Kinds with limits of their own: the vendor's log, and the hosts of files.
 _FREE = (Kind.LOG, Kind.DOWNLOAD)
 
 
 @define(eq=False, repr=False)
 class Slot:
-    """The right to one exchange, until it is given back.
+    """The right to one exchange, until it is released.
 
     Attributes:
-        kind: What for.
-        connection: The open connection that belongs to the slot, if there is one; it
-            goes on to whoever has the slot next.
-        is_excused: Whether its refusal is no fault of who met it: the rate was too
+        kind: The kind of exchange.
+        connection: The open connection of the slot, if there is one; the next exchange
+            in the slot uses it.
+        is_excused: Whether its 429 does not count as an attempt: the rate was too
             high for all, and is lower by now.
     """
 
@@ -97,20 +98,20 @@ class Slot:
             self._limiter._take_back(self)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def accept(self) -> None:
-        """Tell that the server answered, and did not refuse."""
+        """Report that the server answered without a 429."""
         if self.kind not in _FREE:
             self._limiter._speed_up(self.kind)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def miss(self) -> None:
-        """Tell that the server was not reached, or failed."""
+        """Report that the server was not reached, or failed."""
         if self.kind not in _FREE:
             self._limiter._is_out = True  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
 
     def refuse(self, pause: float) -> None:
-        """Tell that the server refused, since too many came.
+        """Report a 429.
 
         Args:
-            pause: How long it wants quiet, in seconds.
+            pause: How long the server asks to wait, in seconds.
         """
         if self.kind in _FREE:
             return
@@ -123,14 +124,14 @@ class Slot:
 
 @define(eq=False, repr=False, weakref_slot=False)
 class Waiter:
-    """One who waits for a slot.
+    """An exchange that waits for a slot.
 
     Attributes:
-        number: The how manieth to wait.
+        number: Its number in the order of waiting.
         notify: Called when it has its slot, or when none comes: the client closed.
         may_stay: Whether it gets one though it was closed.
         slot: Its slot, once it has it.
-        is_gone: Whether it waits no more.
+        is_gone: Whether it no longer waits.
     """
 
     number: int
@@ -142,15 +143,15 @@ class Waiter:
 
 @define(eq=False, repr=False)
 class Limiter:
-    """So many exchanges at once, and who is next.
+    """Limits the exchanges in flight, and decides which is next.
 
     Attributes:
-        loop: Whose clock counts.
-        slots: How many at once.
+        loop: The event loop, whose clock counts.
+        slots: How many exchanges may be in flight.
         epoch: How often it has slowed down.
-        flight: How many are under way of those that a refusal holds back.
-        refusals: How many slow-downs came in a row, with nothing let through.
-        is_closed: Whether nothing begins any more.
+        flight: How many are in flight of the kinds that a 429 holds back.
+        refusals: How many slow-downs came in a row, without an accepted exchange.
+        is_closed: Whether nothing may begin any more.
     """
 
     loop: Loop
@@ -187,14 +188,14 @@ class Limiter:
         """Wait for a slot.
 
         Args:
-            kind: What for.
-            until: How long to wait, on the loop's clock.
+            kind: The kind of exchange.
+            until: When to give up, on the loop's clock.
 
         Raises:
             ClientClosedError: The client was closed.
             TimeoutError: There was none in time.
         """
-        # Closing waits for what finds out the fate of a create: that may still ask.
+        # Closing waits for the search for a create: that may still send requests.
         may_stay = kind is not Kind.CREATE and is_in_job()
         if self.is_closed and not may_stay:
             raise ClientClosedError(CLOSED)
@@ -246,16 +247,16 @@ class Limiter:
             self._waiting -= 1
 
     def pause(self, seconds: float) -> None:
-        """Hold back whatever has not begun, for so long."""
+        """Hold back all exchanges that have not begun, for a time."""
         self._resume_at = max(self._resume_at, self.loop.time() + seconds)
 
     @property
     def pause_left(self) -> float:
-        """How much longer whatever has not begun is held back, in seconds."""
+        """How much longer exchanges are held back, in seconds."""
         return max(0.0, self._resume_at - self.loop.time())
 
     def close(self) -> None:
-        """Let nothing begin any more; all who wait hear of it at once."""
+        """Let nothing begin any more, and end all waits at once."""
         self.is_closed = True
         for queue in self._queues:
             for waiter in list(queue):
@@ -263,12 +264,12 @@ class Limiter:
                     waiter.notify(waiter)
 
     def stop(self) -> None:
-        """Look at the clock no more: nobody waits."""
+        """Cancel the timer: nobody waits."""
         if self._timer is not None:
             self._timer.cancel()
 
     def take_connections(self) -> list[object]:
-        """Give the connections that no slot uses, to be closed."""
+        """Remove and return the connections that no slot uses."""
         idle, self._connections = self._connections, []
         return idle
 
@@ -308,7 +309,7 @@ class Limiter:
             self._serve()
 
     def _speed_up(self, kind: Kind) -> None:
-        """Let in one more after each full round without a refusal."""
+        """Admit one more after each full round without a 429."""
         self.refusals = 0
         if self._is_out:
             self._is_out = False
@@ -324,7 +325,7 @@ class Limiter:
                 self._gained = 0
 
     def _slow_down(self, pause: float, *, is_news: bool) -> None:
-        """Let in half as many, once for all that were let in before."""
+        """Admit half as many, once for all that were admitted before."""
         now = self.loop.time()
         self._resume_at = max(self._resume_at, now + pause)
         if not is_news:
@@ -338,7 +339,7 @@ class Limiter:
         self._window = max(1.0, flight // 2)
 
     def _ready_at(self, kind: Kind) -> float:
-        """When one of a kind may begin: 0 for now, infinite for when another ends."""
+        """When one of a kind may begin: 0 for now, infinite when another ends."""
         if self._busy >= self.slots or self._under_way[kind] >= self._most(kind):
             return math.inf
         if kind in _FREE:
@@ -356,13 +357,13 @@ class Limiter:
         return self._zero_if_past(ready_at)
 
     def _most(self, kind: Kind) -> float:
-        """How many of a kind may be under way."""
+        """How many of a kind may be in flight."""
         if kind is Kind.DOWNLOAD:
             return min(_MOST_DOWNLOADS, max(1, self.slots // 2))
         return self._creates if kind is Kind.CREATE else math.inf
 
     def _zero_if_past(self, when: float) -> float:
-        """Give 0 for a time that has come."""
+        """Return 0 for a time that has passed."""
         if when == -math.inf or when <= self.loop.time() + CLOCK_TICK:
             return 0.0
         return when
@@ -384,7 +385,7 @@ class Limiter:
                     self._poll_gap = 0.0
 
     def _next(self) -> Kind | None:
-        """Give the kind whose first goes next; None, and a timer, if none may yet."""
+        """Return the kind that goes next; None, with a timer set, if none may yet."""
         soonest = math.inf
         ready: list[Kind] = []
         for kind in Kind:

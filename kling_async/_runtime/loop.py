@@ -1,8 +1,8 @@
-"""The one seam between asyncio, used plainly, and any other event loop.
+"""The only code that depends on the event loop: asyncio directly, others by anyio.
 
-What runs for each exchange of thousands is written twice here, and nowhere else: over
-asyncio's own futures and timers, and over anyio. A timer, a wakeup and a bound are all
-that the limiter, the watches and an exchange need of a loop.
+Only here the hot path is written twice: with asyncio's own futures and timers, and
+with anyio. The limiter, the watches and an exchange need only a timer, a wakeup and a
+time limit of a loop.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Protocol, Self, cast
 import anyio
 from attrs import define, field
 
-# asyncio may end a sleep early, by its clock's resolution: what is nearer is now.
+# asyncio may end a sleep early by its clock's resolution, so nearer times count as now.
 CLOCK_TICK = 1e-6
 
 
 class Timer(Protocol):
-    """A call that is to come."""
+    """A scheduled call."""
 
     def cancel(self) -> object:
-        """Let it not come."""
+        """Cancel it."""
         ...
 
 
@@ -47,10 +47,10 @@ def wake(wakeup: Wakeup) -> None:
 
 
 class Bound(Protocol):
-    """A block that ends at a time, or when it is cut.
+    """A block that ends at a time, or when it is cut off.
 
     Attributes:
-        is_cut: Whether it was ended.
+        is_cut: Whether it was cut off.
     """
 
     is_cut: bool
@@ -70,14 +70,14 @@ class Bound(Protocol):
 
 
 class Loop(Protocol):
-    """The event loop that runs."""
+    """The running event loop."""
 
     def time(self) -> float:
-        """Tell its time, in seconds."""
+        """Return its time, in seconds."""
         ...
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        """Call at a time."""
+        """Schedule a call."""
         ...
 
     def wakeup(self) -> Wakeup:
@@ -85,20 +85,20 @@ class Loop(Protocol):
         ...
 
     def bound(self, deadline: float) -> Bound:
-        """Make a bound for a block of the task that runs."""
+        """Make a time limit for a block of the running task."""
         ...
 
     def task(self) -> object:
-        """Give the task that runs."""
+        """Return the running task."""
         ...
 
     def is_running(self) -> bool:
-        """Whether it goes on, as far as another loop or thread can tell."""
+        """Whether it is still running, as far as another loop or thread can know."""
         ...
 
 
 def running_loop() -> object:
-    """Give the event loop that runs: asyncio's, else trio's token."""
+    """Return the running event loop: asyncio's, else trio's token."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -109,14 +109,14 @@ def running_loop() -> object:
 
 
 def loop_here() -> Loop:
-    """Give the seam to the event loop that runs."""
+    """Return the interface to the running event loop."""
     loop = running_loop()
     return AsyncioLoop(loop) if isinstance(loop, asyncio.AbstractEventLoop) else Trio()
 
 
 @define(eq=False, repr=False)
 class AsyncioLoop:
-    """asyncio, plainly: futures, timers and `Task.cancel`."""
+    """asyncio, directly: futures, timers and `Task.cancel`."""
 
     _loop: asyncio.AbstractEventLoop
     # One for all timers: each would copy what its maker sees, which none reads.
@@ -145,7 +145,7 @@ class AsyncioLoop:
         self._look_again_at(bound.deadline)
 
     def leave(self, bound: _AsyncioBound) -> None:
-        """Let go of a block, and of the timer after the last."""
+        """Forget a block, and cancel the timer after the last."""
         del self._bounds[bound]
         if self._timer is not None and not self._bounds:
             self._timer.cancel()
@@ -176,7 +176,7 @@ class AsyncioLoop:
 
 @define(eq=False, repr=False)
 class _AsyncioBound:
-    """As `asyncio.timeout`, without its coroutines and its timer."""
+    """Like `asyncio.timeout`, without its coroutines and its timer."""
 
     _seam: AsyncioLoop
     _loop: asyncio.AbstractEventLoop

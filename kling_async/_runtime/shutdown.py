@@ -1,8 +1,8 @@
-"""The moment at which the server that this process is gets told to stop.
+"""Notices when a web server in this process is told to stop.
 
-Web servers end a stream only when it ends itself, and wait for it: a stream that
-waits for `stop_requested` lets SIGTERM and Ctrl-C stop the server at once. The
-server's own handlers are called as before.
+A web server waits for open streams at shutdown. A stream that ends on
+`stop_requested` lets SIGTERM and Ctrl-C stop the server at once. The
+server's own handlers are still called.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _before: dict[int, Callable[[int, FrameType | None], object]] = {}
 
 @contextmanager
 def stop_requested() -> Generator[asyncio.Future[None]]:
-    """Give a future that is done once the process is asked to stop.
+    """Return a future that is done once the process is asked to stop.
 
-    Only a signal that the server handles counts, and only in the main thread: there
-    alone can Python take one.
+    Only signals that the server handles count, and only in the main thread, where
+    Python handles signals.
     """
     stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     _waiting.add(stop)

@@ -1,7 +1,7 @@
-"""The client's own tasks: work that outlives its caller, never the client.
+"""The client's own tasks: work that outlives its caller, but never the client.
 
-A create is not torn when its caller is cancelled. The caller leaves at once, the
-exchange ends here: its answer holds the id of paid work.
+A create is not cut off when its caller is cancelled. The caller leaves at once; the
+exchange ends here, since its answer has the id of paid work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 CLOSED = "the client is closed; make a new AsyncKling"
 
-# The jobs that the running code is part of: closing cannot wait for these.
+# The jobs that the running code belongs to: closing cannot wait for these.
 _within: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar(
     "_within", default=frozenset()
 )
@@ -49,7 +49,7 @@ def _spawn(
         context = contextvars.copy_context()
     if isinstance(loop, asyncio.AbstractEventLoop):
         task = loop.create_task(work(), context=context)
-        # asyncio never begins a task that is cancelled before its first step.
+        # asyncio never starts a task that is cancelled before its first step.
         task.add_done_callback(at_end, context=context)
         return task
     import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
@@ -59,10 +59,10 @@ def _spawn(
 
 
 def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
-    """Have the running loop do a piece of work when it ends.
+    """Do some work when the running loop ends.
 
-    It is done earlier when the generator returned is closed or collected. An
-    event loop, asyncio's and trio's, closes the generators that began in it.
+    It is done earlier if the returned generator is closed or collected. asyncio and
+    trio close the generators that were started in them.
     """
 
     async def wait_for_end() -> AsyncGenerator[None, None]:
@@ -79,7 +79,7 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
 
 @define(eq=False, repr=False)
 class BackgroundTask(Generic[T]):
-    """One piece of work in a client's tasks, and what became of it."""
+    """One piece of work in a client's tasks, and its result."""
 
     _work: Callable[[], Awaitable[T]]
     wait_on_close: bool
@@ -93,7 +93,7 @@ class BackgroundTask(Generic[T]):
     task: object = None
 
     async def run(self) -> None:
-        """Do the work; its error is kept for whoever waits, not raised."""
+        """Do the work; keep its error for the caller, instead of raising it."""
         if self._cancelled is not None:
             _within.set(_within.get() | {self})
         try:
@@ -106,7 +106,7 @@ class BackgroundTask(Generic[T]):
             self.end()
 
     def end(self, _: object = None) -> None:
-        """Let those who wait see what became of it."""
+        """Set the result, and wake the callers."""
         if self._owner.forget(self):
             if self._done is not None:
                 self._done.set()
@@ -114,7 +114,7 @@ class BackgroundTask(Generic[T]):
                 self._at_end()
 
     def cancel(self) -> None:
-        """Ask the work to stop; `wait` tells when it has."""
+        """Ask the work to stop; `wait` returns when it has."""
         if self._cancelled is not None:
             self._cancelled.cancel()
         elif isinstance(self.task, asyncio.Task):
@@ -148,7 +148,7 @@ class BackgroundTask(Generic[T]):
 
 
 class _Ending(Protocol):
-    """What a client's tasks need of a job, whatever it brings."""
+    """What a client's tasks need of a job, whatever its result."""
 
     @property
     def wait_on_close(self) -> bool: ...
@@ -175,7 +175,7 @@ class ClientTasks:
         listeners: Woken when it closes: who waits in a task of its own hears of it.
     """
 
-    # In the order of their beginning: the same run ends in the same order each time.
+    # In the order of their start, so that the same run always ends in the same order.
     listeners: dict[Wakeup, None] = field(factory=dict[Wakeup, None], init=False)
     _jobs: dict[_Ending, None] = field(factory=dict["_Ending", None])
     is_closed: bool = False
@@ -189,16 +189,15 @@ class ClientTasks:
         context: contextvars.Context | None = None,
         is_plain: bool = False,
     ) -> BackgroundTask[T]:
-        """Start work that is nobody's child but the client's.
+        """Start work that belongs to the client and not to the caller.
 
         Args:
             work: What to do.
             wait_on_close: Closing waits for it instead of cancelling it.
-            at_end: Called once when it has ended, however it did.
-            context: What it sees of context variables, its alone; by default a copy
-                of what the caller sees.
-            is_plain: Whether it is cancelled by `asyncio.Task.cancel`, where there is
-                one: a cancel scope of its own is most of what a small task costs.
+            at_end: Called once when it has ended, in any way.
+            context: Its context variables; by default a copy of the caller's.
+            is_plain: Whether to cancel it by `asyncio.Task.cancel` on asyncio: a
+                cancel scope is most of the cost of a small task.
 
         Raises:
             ClientClosedError: The client is closed.
@@ -213,19 +212,19 @@ class ClientTasks:
         return job
 
     def has(self, job: _Ending) -> bool:
-        """Whether a job is under way."""
+        """Whether a job is running."""
         return job in self._jobs
 
     def forget(self, job: _Ending) -> bool:
-        """Take a job off the list of those under way; tell whether it was on it."""
+        """Remove a job from the running ones; return whether it was there."""
         is_first = job in self._jobs
         self._jobs.pop(job, None)
         return is_first
 
     async def aclose(self, patience: float) -> None:
-        """End all work: what is essential gets ``patience`` seconds first.
+        """End all work; wait ``patience`` seconds for essential work first.
 
-        `asyncio.Task.cancel`, which no shield keeps off, ends the patience.
+        `asyncio.Task.cancel`, which no shield stops, ends this wait.
         """
         self.is_closed = True
         for listener in self.listeners:

@@ -1,4 +1,4 @@
-"""A sliding window: at most so many calls in any so many seconds."""
+"""A sliding window: limits the calls within any interval of some seconds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class SlidingWindow:
     """Counts calls, and says how long the next one has to wait.
 
     Attributes:
-        limit: How many calls.
-        seconds: In how long a time.
+        limit: The most calls.
+        seconds: The length of the interval.
     """
 
     limit: int

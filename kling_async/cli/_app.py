@@ -32,7 +32,7 @@ logger = logging.getLogger("kling_async")
 
 _ENDS = (
     "Exit codes: 0 done; 1 the generation failed, the API refused, or a file could "
-    "not be written; 2 wrong usage or an invalid request; 3 timed out or unsettled; "
+    "not be written; 2 wrong usage or an invalid request; 3 timed out or uncertain; "
     "130 Ctrl-C."
 )
 
@@ -88,11 +88,11 @@ def _report_error(error: BaseException, screen: Screen) -> Exit:
             screen.error(error)
             return Exit.USAGE
         case BrokenPipeError():
-            pass  # nobody reads the results, so nobody wants more of them
+            pass  # the reader of the results is gone
         case OSError(filename=str(name), strerror=str(reason)):
             screen.error(f"{name}: {reason}")
         case _:
-            logger.debug("this should not have happened", exc_info=error)
+            logger.debug("unexpected error, please report it", exc_info=error)
             told_as = f"{type(error).__name__}: {error}"
             screen.error(f"unexpected {told_as} (--verbose shows where)")
     return Exit.FAILED

@@ -32,7 +32,7 @@ from kling_async.durable import Comparison, DurableKling, JobState, JobStatus, W
 
 _DOWNLOADS = 8
 
-# So many jobs are named in a line.
+# The most jobs named in a line.
 _NAMED = 5
 
 
@@ -108,7 +108,7 @@ class BatchRun:
     _missing: set[str] = field(factory=set[str], init=False)
 
     async def work_off(self, rows: Sequence[RowPlan]) -> Exit:
-        """Work it off as far as it goes, and write what became of it."""
+        """Run it as far as possible, and write the results."""
         await self._find_name()
         if self.database is None:
             await anyio.Path(self.folder).mkdir(parents=True, exist_ok=True)
@@ -223,9 +223,9 @@ class BatchRun:
             elif is_unsent and not self.prune:
                 held.append(it.key)
         for keys, what in (
-            (held, "held, never sent; --prune calls them off"),
+            (held, "held, never sent; --prune cancels them"),
             (called_off, "called off"),
-            (under_way, "under way and billed; they are waited for"),
+            (under_way, "running and billed; the command waits for them"),
         ):
             if keys:
                 names = ", ".join(
@@ -250,7 +250,7 @@ class BatchRun:
         in_the_way = await to_thread.run_sync(_move_files, pairs)
         for status, output in moved:
             if self.folder / output in in_the_way:
-                self._trouble(f"{status.key}: {output} is there already: not moved")
+                self._trouble(f"{status.key}: {output} already exists: not moved")
             else:
                 await jobs.move(status.key, output)
 
@@ -331,7 +331,7 @@ class BatchRun:
             )
         if counts[JobState.HELD]:
             self.screen.note(
-                "held: mend what is told above, then the same command goes on",
+                "held: fix the problems above, then run the same command to continue",
                 "yellow",
             )
         if progress.others:
@@ -409,7 +409,7 @@ class BatchRun:
         if counts:
             self.screen.show(table)
         total = sum(known.values())
-        but = f", and {unknown} whose price nobody quotes" if unknown else ""
+        but = f", and {unknown} without a quoted price" if unknown else ""
         jobs = f"{pluralize(counts.total(), 'job')}, {cost_in_words(total)}{but}"
         self.screen.result(f"{jobs}; nothing was sent")
         return total

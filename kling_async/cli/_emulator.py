@@ -34,13 +34,13 @@ Speed = Annotated[
 ]
 
 Seed = Annotated[
-    int, typer.Option(help="What chance starts from: same seed, same lives.")
+    int, typer.Option(help="The random seed: the same seed gives the same results.")
 ]
 
 Credits = Annotated[
     float | None,
     typer.Option(
-        "--credits", help="What the account starts with; 2,000,000 are 1 USD."
+        "--credits", help="The account's first balance; 2,000,000 credits are 1 USD."
     ),
 ]
 
@@ -58,7 +58,7 @@ MaxRunning = Annotated[
 
 Faults = Annotated[
     Path | None,
-    typer.Option(help="A JSON file of rules for what goes wrong.", metavar="FILE"),
+    typer.Option(help="A JSON file of faults.", metavar="FILE"),
 ]
 
 State = Annotated[
@@ -70,7 +70,7 @@ Size = Annotated[int, typer.Option(help="The videos' longer side, in pixels.")]
 
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="A key that is right; may be repeated. Else any is."),
+    typer.Option("--key", help="A valid key; may be repeated. By default any is."),
 ]
 
 Names = Annotated[
@@ -82,7 +82,7 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse fields that the model does not take.")
 ]
 
-Nulls = Annotated[bool, typer.Option("--nulls", help="Send what is not there as null.")]
+Nulls = Annotated[bool, typer.Option("--nulls", help="Send absent values as null.")]
 
 
 def emulator(
@@ -107,7 +107,7 @@ def emulator(
 ) -> Exit:
     """Serve the API on this machine: no key, no network, no bill, real videos.
 
-    Stdout can be sourced by a shell: it sets where the API is, and a key.
+    A shell can source stdout: it sets the address of the API, and a key.
     """
     screen = Screen.of(ctx)
 
@@ -180,7 +180,7 @@ _OFTEN = Exponential(0.05, 1.5, 0.2)
 
 OutputDir = Annotated[
     Path,
-    typer.Option(metavar="DIR", help="Where the videos go; made if it is not there."),
+    typer.Option(metavar="DIR", help="The folder for the videos; created if missing."),
 ]
 
 DemoSpeed = Annotated[
@@ -196,8 +196,8 @@ def demo(
 ) -> Exit:
     """Generate three videos at once on this machine: no key, no network, no bill.
 
-    Starts the emulator, draws three pictures, and has the real client bring them
-    to life. Videos of an earlier demo in the same folder are replaced.
+    Starts the emulator, draws three pictures, and animates them with the real client.
+    Videos of an earlier demo in the same folder are replaced.
     """
     screen = Screen.of(ctx)
     output_dir.mkdir(parents=True, exist_ok=True)

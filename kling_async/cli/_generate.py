@@ -148,9 +148,9 @@ def typical_seconds(request: Request) -> float | None:
 
 
 def get(ctx: typer.Context, ids: options.Ids, *, json: options.Json = False) -> Exit:
-    """Tell how generations are now.
+    """Show the status of generations.
 
-    Ends with 0 if the server told, also of a generation that failed.
+    Ends with 0 if the server answered, even if a generation failed.
     """
     screen, generations = Screen.of(ctx), SeenGenerations()
 
@@ -203,7 +203,7 @@ def wait(
     """Wait for generations and write their videos, as `generate` does."""
     wanted = _distinct(ids)
     if output is not None and len(wanted) > 1:
-        message = "names one file, and there are several ids; use --output-dir"
+        message = "is one file, but there are several ids; use --output-dir"
         raise typer.BadParameter(message, param_hint="--output")
     target = Target(
         file=output, folder=output_dir, overwrite=overwrite, any_format=any_format

@@ -51,8 +51,8 @@ def batch(
 ) -> Exit:
     """Generate a video for each row of a manifest. This costs money.
 
-    All rows are checked before the first is sent. Run it again after whatever
-    ended it, and it goes on: nothing is made twice, nothing is forgotten.
+    All rows are checked before the first is sent. After any interruption run it again,
+    and it continues: nothing is created twice, nothing is lost.
     """
     # Late: it takes a while, and needs the extra `durable`.
     from kling_async.cli._batch import (  # noqa: PLC0415 (as said above)
@@ -116,27 +116,27 @@ States = Annotated[
 Undelivered = Annotated[
     bool,
     typer.Option(
-        "--undelivered", help="Only jobs whose end the webhook has not taken yet."
+        "--undelivered", help="Only jobs whose end the webhook has not received yet."
     ),
 ]
 
 Keys = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY...", help="Which jobs; or --state says which."),
+    typer.Argument(metavar="KEY...", help="The keys of the jobs; or use --state."),
 ]
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Which job.")]
 
 GenerationId = Annotated[
-    str, typer.Argument(metavar="ID", help="The generation that it is to go on with.")
+    str, typer.Argument(metavar="ID", help="The id of the generation to continue with.")
 ]
 
 Limit = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="List so many at most.")
+    int | None, typer.Option(min=1, metavar="N", help="The most jobs to list.")
 ]
 
 Offset = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Leave out so many at the beginning.")
+    int, typer.Option(min=0, metavar="N", help="How many jobs to skip first.")
 ]
 
 Amount = Annotated[
@@ -144,7 +144,7 @@ Amount = Annotated[
     typer.Argument(
         parser=fleet.read_budget,
         metavar="CREDITS",
-        help="Credits, dollars such as 5usd, or none for no bound.",
+        help="Credits, dollars such as 5usd, or none for no limit.",
     ),
 ]
 
@@ -222,7 +222,7 @@ def _run(ctx: typer.Context, work: Callable[[Screen], Awaitable[Exit]]) -> Exit:
 
 @jobs.command()
 def summary(ctx: typer.Context) -> Exit:
-    """Count the jobs by state, batch by batch, and tell what they cost."""
+    """Count the jobs of each batch by state, and show their cost."""
 
     async def work(screen: Screen) -> Exit:
         from kling_async.cli._decisions import show_summary  # noqa: PLC0415 (it takes a while)
@@ -234,13 +234,13 @@ def summary(ctx: typer.Context) -> Exit:
 
 @jobs.command(cls=fleet.KeyCommand)
 def cancel(ctx: typer.Context, keys: Keys = None) -> Exit:
-    """Call jobs off. What was created goes on at the server, and is billed."""
+    """Cancel jobs. Created generations go on at the server, and are billed."""
     return _decide(ctx, "cancel", keys)
 
 
 @jobs.command(cls=fleet.KeyCommand)
 def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
-    """Try jobs once more: a generation that is known is followed, not paid again.
+    """Try jobs again: a known generation is followed, and not paid for again.
 
     For uncertain jobs it may mean a second bill.
     """
@@ -249,31 +249,31 @@ def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
 
 @jobs.command(cls=fleet.KeyCommand)
 def recheck(ctx: typer.Context, keys: Keys = None) -> Exit:
-    """Look for uncertain jobs in the vendor's log again; nothing is created."""
+    """Search the vendor's log again for uncertain jobs; nothing is created."""
     return _decide(ctx, "recheck", keys)
 
 
 @jobs.command(cls=fleet.KeyCommand)
 def redeliver(ctx: typer.Context, keys: Keys = None) -> Exit:
-    """Tell the webhook of the end of jobs once more."""
+    """Send the webhook message of jobs again."""
     return _decide(ctx, "redeliver", keys)
 
 
 @jobs.command("give-up", cls=fleet.KeyCommand)
 def give_up(ctx: typer.Context, keys: Keys = None) -> Exit:
-    """Let uncertain jobs fail. They may have been billed all the same."""
+    """Mark uncertain jobs as failed. They may still have been billed."""
     return _decide(ctx, "give_up", keys)
 
 
 @jobs.command(cls=fleet.KeyCommand)
 def adopt(ctx: typer.Context, key: Key, generation_id: GenerationId) -> Exit:
-    """Let a job go on with a generation that was found by other means."""
+    """Continue a job with a generation whose id you found."""
     return _decide(ctx, "adopt", [key], generation_id)
 
 
 @jobs.command()
 def budget(ctx: typer.Context, amount: Amount) -> Exit:
-    """Set what a batch may cost in all, or lift the bound."""
+    """Set the budget of a batch, or remove it."""
 
     async def work(screen: Screen) -> Exit:
         from kling_async.cli._decisions import set_budget  # noqa: PLC0415 (it takes a while)
@@ -287,8 +287,8 @@ def budget(ctx: typer.Context, amount: Amount) -> Exit:
 def purge(ctx: typer.Context, *, older_than: OlderThan) -> Exit:
     """Delete jobs that are done, failed or cancelled, and ended long ago.
 
-    What they cost stays in the account of their batch. A key that was deleted is
-    new to the batch: a manifest that still has it pays for it again.
+    Their cost stays in the batch's total. A deleted key is new to the batch: a manifest
+    that still has it pays for it again.
     """
 
     async def work(screen: Screen) -> Exit:
@@ -325,10 +325,10 @@ def worker(
     webhook: fleet.Webhook = None,
     any_format: options.AnyFormat = False,
 ) -> Exit:
-    """Do the jobs of a database, beside its other workers. This costs money.
+    """Run the jobs of a database, along with its other workers. This costs money.
 
-    SIGTERM or Ctrl-C ends it in order: nothing new is begun, creates get their
-    ids, and what is waited for is handed over.
+    SIGTERM or Ctrl-C ends it cleanly: it starts nothing new, waits for the ids of
+    creates in flight, and leaves its other jobs to the other workers.
     """
     screen = Screen.of(ctx)
 
@@ -350,7 +350,7 @@ def worker(
             )
             with WarningCounter(screen.note):
                 async with jobs:
-                    screen.note(f"working on {jobs.database}; Ctrl-C stops in order")
+                    screen.note(f"working on {jobs.database}; Ctrl-C stops it cleanly")
                     while True:
                         await anyio.sleep_forever()
 

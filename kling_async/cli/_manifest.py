@@ -1,7 +1,7 @@
 """A manifest for `kling-async batch`: CSV or JSON Lines become requests, each checked.
 
-All that is wrong is told at once, with its line, before anything is sent. Opens the
-manifest and the files that it names, and nothing else.
+All problems are listed at once, with their lines, before anything is sent. Opens only
+the manifest and the files that it names.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def _length(value: object) -> int:
 
 _Complain = Callable[..., None]
 
-# What a file begins with that is no text, and what to call it.
+# How files begin that are not text, and their names.
 _BINARY = {
     b"PK\x03\x04": "an Excel workbook, or another archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",

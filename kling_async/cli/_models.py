@@ -22,13 +22,13 @@ ModelId = Annotated[
     str | None,
     typer.Argument(
         metavar="[ID]",
-        help="Show all that one model takes.",
+        help="Show all fields of a model.",
         autocompletion=options.completed_models,
     ),
 ]
 
 Field = Annotated[
-    str | None, typer.Option(metavar="FIELD", help="Only those that take a field.")
+    str | None, typer.Option(metavar="FIELD", help="Only models with this field.")
 ]
 
 
@@ -40,7 +40,7 @@ def models(
     field: Field = None,
     json: options.Json = False,
 ) -> None:
-    """List the models that this version knows, or show what one of them takes."""
+    """List the known models, or show the fields of one."""
     screen = Screen.of(ctx)
     if model_id is not None:
         model = catalogue.get(model_id)
@@ -154,7 +154,7 @@ def _remarks(model: catalogue.Model) -> Iterator[str]:
         remarks.append(f"also taken as {', '.join(model.aliases)}")
     if model.legacy_fields:
         older = ", ".join(model.legacy_fields)
-        remarks.append(f"only the older of the vendor's schemas names {older}")
+        remarks.append(f"only in the vendor's older schema: {older}")
     for name, instead in model.deprecated.items():
         use = f"; use {instead}" if instead else ""
         remarks.append(f"{name} is deprecated{use}")

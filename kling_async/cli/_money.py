@@ -21,7 +21,7 @@ from kling_async.cli._running import SeenGenerations, run
 
 
 def balance(ctx: typer.Context, *, json: options.Json = False) -> Exit:
-    """Tell what the account holds."""
+    """Show the account's balance."""
     screen = Screen.of(ctx)
 
     async def work(kling: AsyncKling) -> Exit:
@@ -42,7 +42,7 @@ _MARKS = {"ok": "ok", "warning": "look", "failed": "FAILED", "skipped": "-"}
 
 
 def doctor(ctx: typer.Context, *, json: options.Json = False) -> Exit:
-    """Look at all that is relied on: network, key, clock, log, prices, downloads.
+    """Check everything needed: network, key, clock, log, prices, downloads.
 
     Nothing is created, and nothing is spent.
     """
@@ -116,7 +116,7 @@ def price(
     kind: options.Kind = None,
     json: options.Json = False,
 ) -> Exit:
-    """Tell what videos cost in USD, as far as the vendor quotes it."""
+    """Show the price of videos in USD, if the vendor quotes it."""
     screen = Screen.of(ctx)
     if model_id is None:
         found = catalogue.list(cast("catalogue.Kind | None", kind))
@@ -250,7 +250,7 @@ Status = Annotated[
 ]
 
 Limit = Annotated[
-    int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")
+    int, typer.Option("--limit", "-n", metavar="N", min=1, help="The most rows.")
 ]
 
 
@@ -263,7 +263,7 @@ def log(
     limit: Limit = 50,
     json: options.Json = False,
 ) -> Exit:
-    """List what the key has asked for, newest first, and what it cost.
+    """List the key's requests with their cost, newest first.
 
     Failed requests are listed too; a video's charge appears once it is completed.
     """
@@ -341,7 +341,7 @@ Timeout = Annotated[
     float,
     typer.Option(
         metavar="SECONDS",
-        help="How long to look: a row of the log may come late.",
+        help="How many seconds to search: rows of the log may appear late.",
         callback=options.positive,
     ),
 ]
@@ -355,11 +355,10 @@ def reconcile(
     timeout: Timeout = 60,
     json: options.Json = False,
 ) -> Exit:
-    """Find the generation that a create whose answer was lost did start.
+    """Find the generation of a create whose answer was lost.
 
-    Looks for its client request id in the vendor's log. Ends with 1 if the log was
-    read and lists no generation: the create failed, which costs nothing, or it never
-    came.
+    Searches the vendor's log for its client request id. Ends with 1 if the log lists
+    no generation: the create failed, which costs nothing, or it never arrived.
     """
     screen, generations = Screen.of(ctx), SeenGenerations()
     start = options.moment(since)

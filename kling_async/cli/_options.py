@@ -162,7 +162,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="ID",
-        help="Which model; by default the newest that takes what is given.",
+        help="The model; by default the newest one with all the given fields.",
         autocompletion=completed_models,
         rich_help_panel=REQUEST,
     ),
@@ -171,7 +171,7 @@ Model = Annotated[
 Kind = Annotated[
     str | None,
     typer.Option(
-        metavar="KIND", help=f"Only those of a kind: {', '.join(models.KINDS)}."
+        metavar="KIND", help=f"Only models of this kind: {', '.join(models.KINDS)}."
     ),
 ]
 
@@ -186,7 +186,7 @@ Images = Annotated[
         "--image",
         "-i",
         metavar="FILE|URL",
-        help="The first frame; several times for models of several images.",
+        help="The first frame; repeat it for models of several images.",
         rich_help_panel=REQUEST,
     ),
 ]
@@ -200,7 +200,7 @@ Video = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="A video to edit, or to follow in style or movement.",
+        help="A video to edit, or whose style or movement to follow.",
         rich_help_panel=REQUEST,
     ),
 ]
@@ -278,7 +278,7 @@ CheckMedia = Annotated[
     bool,
     typer.Option(
         "--check-media/--no-check-media",
-        help="Hold local files against the limits that Kling documents.",
+        help="Check local files against the limits that Kling documents.",
         rich_help_panel=REQUEST,
     ),
 ]
@@ -289,7 +289,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="The file to write; by default a new one here, named after the id.",
+        help="The file to write; by default a new one here, named by the id.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -298,7 +298,7 @@ OutputDir = Annotated[
     Path,
     typer.Option(
         metavar="DIR",
-        help="Where to write files that are named after their ids.",
+        help="The folder for files, which are named after their ids.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -307,7 +307,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace a file that is there already.",
+        help="Replace an existing file.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -316,7 +316,7 @@ AnyFormat = Annotated[
     bool,
     typer.Option(
         "--any-format",
-        help="Take the video as it is, also if it is no MP4 that opens, such as WebM.",
+        help="Accept any video file, even one that is not an MP4, such as WebM.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -325,7 +325,7 @@ NoWait = Annotated[
     bool,
     typer.Option(
         "--no-wait",
-        help="Print the id and leave; `kling-async wait ID` fetches the video.",
+        help="Print the id and exit; `kling-async wait ID` downloads the video.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -358,7 +358,7 @@ Since = Annotated[
     str,
     typer.Option(
         metavar="AGO|TIME",
-        help="From when on: 30m, 24h or 7d ago, at most 92d; or a time (UTC).",
+        help="The earliest time: 30m, 24h or 7d ago, at most 92d; or a time (UTC).",
     ),
 ]
 
@@ -407,7 +407,7 @@ CreatesPerMinute = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="How many creates begin in any minute, over all workers.",
+        help="How many creates may begin in any minute, over all workers.",
         rich_help_panel=FLEET,
     ),
 ]

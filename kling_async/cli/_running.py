@@ -181,7 +181,7 @@ def report(error: KlingError, *, screen: Screen, generations: SeenGenerations) -
 def tell_unfinished(screen: Screen, generations: SeenGenerations) -> None:
     """Tell what goes on at the server after an interruption."""
     if unfinished := generations.unfinished:
-        screen.note("interrupted; at the server it goes on, and is billed:", "yellow")
+        screen.note("interrupted; it goes on at the server, and is billed:", "yellow")
         for generation_id, status in unfinished.items():
             screen.note(f"{generation_id} ({status})", "bold")
         screen.note(f"resume with: {generations.resume_command(*unfinished)}", "")

@@ -68,46 +68,46 @@ class DurableKling:
             job = await jobs.submit(ImageToVideo(...), key="scene-12")
             generation = await job.result()
 
-    While it is open, this process is one of the workers on the database, unless
-    it only looks on. What is not done when it closes, or is killed, goes on when
-    any worker runs on the same database again.
+    While it is open, this process is one of the workers on the database, unless it has
+    no client. Jobs that are not done when it closes, or is killed, continue when any
+    worker runs on the same database again.
 
     Args:
         database: ``sqlite:///jobs.db`` or a path, for one machine, or
             ``postgresql://user@host/name``, for many.
-        client: Who talks to the API; it stays yours. Without one, nothing is done
-            here: jobs can be submitted, looked at and decided on.
+        client: The client, which you close yourself. Without one this process runs no
+            jobs: it can submit jobs, list them and decide on them.
         batch: The name of the batch: keys are unique within it, and it has a
             budget. Letters, digits, ``.``, ``_`` and ``-``, up to 64.
         max_in_flight: How many jobs may be between create and end, over all
             workers on the database. The worker that started last decides.
-        creates_per_minute: How many creates may begin in any minute, likewise;
-            None for as many as there are places.
-        on_uncertain: What is done with a create whose answer was lost and that
-            the vendor's log does not tell of: ``"ask"`` leaves it to a person,
+        creates_per_minute: How many creates may begin in any minute, over all workers;
+            None for no limit.
+        on_uncertain: What to do with a create whose answer was lost and whose
+            outcome the vendor's log does not show: ``"ask"`` leaves it to a person,
             ``"give_up"`` lets the job fail, ``"resubmit"`` sends it again, which
             may bill twice.
-        output_dir: Where an `output` that is a relative path begins. It is kept
-            with the batch, and may be moved: give the new place then. By default
-            outputs begin where the process runs.
-        inline_files: Whether local files are kept in the database, so that a
+        output_dir: The folder of outputs with a relative path. It is stored
+            with the batch; if you move the folder, give the new one. By default
+            it is the process's working directory.
+        inline_files: Whether local files are stored in the database, so that a
             worker on a machine without them can send them. By default their path
-            and SHA-256 are.
-        inputs: The folder of a bucket, such as ``s3://bucket/inputs``, that local files
-            are uploaded to when a job is submitted, once each, so that any worker
-            has them (extra ``storage``).
-        check_media: Whether local images are held against the limits that Kling
+            and SHA-256 are stored.
+        inputs: The folder of a bucket, such as ``s3://bucket/inputs``, to which local
+            files are uploaded when a job is submitted, once each, so that every
+            worker has them (extra ``storage``).
+        check_media: Whether local images are checked against the limits that Kling
             documents.
-        wait_timeout: How long one generation is waited for, in seconds, before
+        wait_timeout: How long to wait for one generation, in seconds, before
             its job is held.
-        reconcile_timeout: How long the vendor's log is asked for a create whose
+        reconcile_timeout: How long to search the vendor's log for a create whose
             worker died, in seconds, before its job is uncertain.
-        webhook: Who is told of each job that ends (extra ``webhooks``). All workers
+        webhook: The URL to call when a job ends (extra ``webhooks``). All workers
             on a database need the same one.
-        check_mp4: Whether a video that is written has to be an MP4 that opens.
+        check_mp4: Whether a video has to be an MP4 that opens.
 
     Raises:
-        ConfigurationError: One of them makes no sense.
+        ConfigurationError: A value is not allowed.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class DurableKling:
 
     @property
     def database(self) -> str:
-        """Where the jobs are, without a password."""
+        """The database, without its password."""
         return str(self._database)
 
     async def __aenter__(self) -> Self:
@@ -315,12 +315,12 @@ class DurableKling:
         await self._submitter.replace(jobs)
 
     async def move(self, key: str, output: str | os.PathLike[str]) -> None:
-        """Let a job's video be written elsewhere; a file that is there stays."""
+        """Change where a job's video is written; an existing file stays."""
         status = await self.status(key)
         await self._store.set_output(status, os.fspath(output))
 
     async def status(self, key: str) -> JobStatus:
-        """Tell how a job is.
+        """Return the status of a job.
 
         Raises:
             JobError: There is no such job.
@@ -333,12 +333,12 @@ class DurableKling:
     async def list(
         self, *states: JobState | str, limit: int | None = None, offset: int = 0
     ) -> list[JobStatus]:
-        """Tell how all jobs of the batch are, those submitted first in front.
+        """Return the status of the batch's jobs, in the order of submission.
 
         Args:
             *states: Only those in one of these states; by default all.
-            limit: How many at most; by default all.
-            offset: How many to leave out at the beginning.
+            limit: The most jobs; by default all.
+            offset: How many jobs to skip first.
         """
         wanted = {state_from(it) for it in states}
         end = None if limit is None else offset + limit
@@ -358,7 +358,7 @@ class DurableKling:
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
         """Yield each job as it is, and again at each change, until all have ended.
 
-        A change is another state or attempt, or that its generation is known.
+        A change is a new state, a new attempt, or a generation that is now known.
         """
         reported: dict[str, tuple[object, ...]] = {}
         cache = self._cache
@@ -389,9 +389,9 @@ class DurableKling:
         )
 
     async def cancel(self, key: str) -> None:
-        """Call a job off: nothing new is sent for it, and nobody waits for it.
+        """Cancel a job: send nothing new for it, and stop waiting for it.
 
-        A generation that was created goes on at the server, and is billed.
+        A created generation goes on at the server, and is billed.
         """
         await self._store.cancel(await self.status(key))
 
@@ -415,11 +415,11 @@ class DurableKling:
         await self._store.hold(status, reason)
 
     async def purge(self, older_than: dt.timedelta) -> int:
-        """Delete jobs of the batch that are settled, and have been for a while.
+        """Delete jobs of the batch that ended long ago.
 
-        One whose webhook has still to be told is kept. What they cost stays in the
-        batch's account. A job that was deleted is not known any more: who submits
-        its key again pays again.
+        A job whose webhook call is still due is kept. Their cost stays in the
+        batch's total. A deleted job is forgotten: submitting its key again costs
+        money again.
 
         Args:
             older_than: How long ago they ended, at least.
@@ -438,11 +438,11 @@ class DurableKling:
         return len(old)
 
     async def adopt(self, key: str, generation_id: str) -> None:
-        """Go on with a generation that was found by other means.
+        """Continue a job with a generation whose id you found.
 
         Args:
             key: The job: one that has ended without a video.
-            generation_id: The generation, such as the vendor's log tells it.
+            generation_id: The generation's id, from the vendor's log for instance.
 
         Raises:
             JobConflictError: The job is under way, or done.
@@ -451,9 +451,9 @@ class DurableKling:
         await retry_job(self._store, await self.status(key), adopt=generation_id)
 
     async def resubmit(self, key: str) -> None:
-        """Try a job that has ended without a video once more.
+        """Try a job again that has ended without a video.
 
-        Its generation is followed, if there is one that has not failed. Else a new
+        If it has a generation that has not failed, that is followed. Otherwise a new
         one is created: for an uncertain job that may mean a second bill.
 
         Raises:
@@ -462,7 +462,7 @@ class DurableKling:
         await retry_job(self._store, await self.status(key))
 
     async def recheck(self, key: str) -> None:
-        """Ask the vendor's log again for an uncertain job; nothing is sent.
+        """Search the vendor's log again for an uncertain job; send nothing.
 
         Raises:
             JobConflictError: The job is not uncertain.
@@ -470,7 +470,7 @@ class DurableKling:
         await retry_job(self._store, await self.status(key), resolve=True)
 
     async def give_up(self, key: str) -> None:
-        """Let an uncertain job fail. It may have been billed all the same.
+        """Mark an uncertain job as failed. It may still have been billed.
 
         Raises:
             JobConflictError: The job is not uncertain.
@@ -478,24 +478,24 @@ class DurableKling:
         await give_up(self._store, await self.status(key))
 
     async def undelivered(self) -> builtins.list[Undelivered]:
-        """List the jobs of the batch whose end the webhook has not taken yet."""
+        """List the jobs of the batch whose end the webhook has not received yet."""
         return await undelivered(self._store.client, self._batch)
 
     async def redeliver(self, key: str) -> None:
-        """Send the news of a job's end once more, from the beginning.
+        """Send the webhook message of a job again, for another day.
 
         Raises:
             JobError: There is none: the job has not ended, or had no webhook.
         """
         if not await redeliver(self._store.client, self._batch, key):
-            raise JobError(f"there is no news of a job {key!r} to deliver", key=key)
+            raise JobError(f"there is no message of a job {key!r} to deliver", key=key)
 
     async def set_budget(self, credits: float | None) -> None:  # noqa: A002 (the API's word)
-        """Set what the batch may cost in all, in credits; None for no bound.
+        """Set the batch's budget, in credits; None for no limit.
 
-        A create that would go over it is not begun: its job is held. What runs
-        goes on to its end. Prices are the vendor's; where it quotes none, only
-        what has been spent counts.
+        A create that would exceed it is not sent: its job is held. Running
+        generations continue. Prices are the vendor's quotes; if there is none, only
+        money already spent counts.
 
         Raises:
             ConfigurationError: It is less than 0.
@@ -507,7 +507,7 @@ class DurableKling:
         await persist(self._budget.set_limit, self._batch, credits)
 
     async def account(self) -> Account:
-        """Tell what the batch may cost, and what is spent or set aside."""
+        """Return the batch's budget, and what is spent or reserved."""
         return await persist(self._budget.account, self._batch)
 
     @property
@@ -564,21 +564,21 @@ class Job:
         return await self._jobs.status(self.key)
 
     async def result(self, *, timeout: float | None = None) -> Generation:
-        """Wait for its video; a caller that is cancelled leaves, the job goes on.
+        """Wait for its video; if the caller is cancelled, the job goes on.
 
         Args:
-            timeout: How long, in seconds; by default as long as it takes.
+            timeout: The time limit, in seconds; by default none.
 
         Raises:
             GenerationFailedError: Its generation ended without a video.
-            SubmissionUncertainError: Nobody knows whether it was created:
+            SubmissionUncertainError: It is not known whether it was created:
                 `DurableKling.recheck`, `adopt`, `resubmit` or `give_up` decides.
             JobError: It failed otherwise, is held, was cancelled, or the time was up.
         """
         return await self._jobs.result(self.key, timeout=timeout)
 
     async def cancel(self) -> None:
-        """Call it off; see `DurableKling.cancel`."""
+        """Cancel it; see `DurableKling.cancel`."""
         await self._jobs.cancel(self.key)
 
 

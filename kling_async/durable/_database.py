@@ -156,7 +156,7 @@ class Outage:
             if self._began is None:
                 self._began = time.monotonic()
                 logger.warning(
-                    "the database is away (%s); the jobs go on when it is back",
+                    "the database is away (%s); the jobs continue when it is back",
                     _cause(error),
                 )
 

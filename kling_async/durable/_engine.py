@@ -58,7 +58,7 @@ class WorkerLocks(Protocol):
     """The locks of the workers on one database. Its methods block."""
 
     def acquire(self) -> None:
-        """Show that this worker lives; to be repeated, which heals a lost session."""
+        """Hold this worker's lock; call it repeatedly, since a session may be lost."""
         ...
 
     def try_claim(self, worker: str) -> contextlib.AbstractContextManager[bool]:
@@ -66,7 +66,7 @@ class WorkerLocks(Protocol):
         ...
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         ...
 
 

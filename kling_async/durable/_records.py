@@ -42,7 +42,7 @@ class JobState(enum.StrEnum):
     """How far a job is."""
 
     QUEUED = "queued"
-    """Nothing was sent yet."""
+    """Nothing has been sent yet."""
     RUNNING = "running"
     """A worker has it: it is being created, waited for, or downloaded."""
     DONE = "done"
@@ -50,11 +50,11 @@ class JobState(enum.StrEnum):
     FAILED = "failed"
     """It ended without a video; `DurableKling.resubmit` would pay for a new one."""
     UNCERTAIN = "uncertain"
-    """A create was sent, its answer was lost, and the vendor's log does not tell."""
+    """A create was sent, its answer was lost, and the vendor's log shows no outcome."""
     HELD = "held"
-    """Something has to be mended first (budget, key, disk); nothing is lost or sent."""
+    """Something has to be fixed first (budget, key, disk); nothing is lost or sent."""
     CANCELLED = "cancelled"
-    """Somebody called it off. What was created goes on at the server, and is billed."""
+    """It was cancelled. A created generation goes on at the server, and is billed."""
 
     @property
     def is_final(self) -> bool:

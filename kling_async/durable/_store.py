@@ -42,7 +42,7 @@ PERMIT, EVENT = "kling.permit", "kling.event"
 
 _WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):([0-9]{1,9})", re.DOTALL)
 
-_UNREADABLE = "its entry in the database is none of this library's: it was not read"
+_UNREADABLE = "its entry in the database is not from this library: it was not read"
 
 _STATES: Mapping[str, JobState] = {
     "ENQUEUED": JobState.QUEUED,

@@ -84,7 +84,7 @@ class Webhook:
             signature: str = Signer(self.secret).sign(message_id, at, body)
         except (ValueError, RuntimeError, Exception) as error:  # noqa: BLE001
             raise ConfigurationError(
-                f"the webhook's secret is none ({type(error).__name__}); allowed: "
+                f"the webhook's secret is invalid ({type(error).__name__}); allowed: "
                 "whsec_ and base64, as `openssl rand -base64 32` makes it"
             ) from None
         return signature
@@ -198,7 +198,7 @@ async def deliver_event(given: dict[str, object]) -> dict[str, object]:
         if not wrong:
             return {"delivered": True}
         if waited >= _DAY:
-            logger.error("no news of %s could be delivered: %s", given["id"], wrong)
+            logger.error("could not deliver the end of %s: %s", given["id"], wrong)
             return {"delivered": False, "error": wrong}
         await DBOS.sleep_async(pause)
         waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)

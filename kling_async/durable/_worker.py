@@ -68,12 +68,12 @@ class CreateLimiter(Protocol):
 
 @define(eq=False, kw_only=True)
 class Worker:
-    """A worker's means, and the jobs it is busy with.
+    """A worker's settings, and its running jobs.
 
     Attributes:
-        client: Who talks to the API.
-        store: Where it is recorded what was created.
-        budget: Who may still spend.
+        client: The client.
+        store: Records created generations.
+        budget: Keeps the budgets.
         pace: How often a create may begin; None for as often as there are jobs.
         on_uncertain: What is done when nothing tells whether a create arrived.
         wait_timeout: How long one generation is waited for, in seconds.
@@ -113,7 +113,7 @@ class Worker:
     async def create(
         self, job_input: JobInput, intent: Intent, *, is_own: bool
     ) -> AttemptResult:
-        """Send the create that was decided on, once.
+        """Send a create once, after its intent was written.
 
         Args:
             job_input: What to create.
@@ -151,7 +151,7 @@ class Worker:
         return result
 
     async def _interruptible(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what may be left at any moment, since another worker can repeat it."""
+        """Do work that may be cancelled at any moment: another worker can repeat it."""
         if self.is_draining:
             raise HandedOverError
         with anyio.CancelScope() as scope:
@@ -209,7 +209,7 @@ class Worker:
         return await self._record_created(job_input, intent, generation.id)
 
     async def _resolve(self, job_input: JobInput, intent: Intent) -> AttemptResult:
-        """Find out what became of a create that another worker may have sent."""
+        """Find the outcome of a create that another worker may have sent."""
         recorded_id = await self.store.recorded_id(job_input.workflow_id)
         if recorded_id is not None:
             return await self._record_created(job_input, intent, recorded_id)

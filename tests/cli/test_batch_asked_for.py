@@ -132,7 +132,7 @@ def test_prices_that_cannot_be_had_are_asked_for_once(tmp_path: Path) -> None:
         emulator.faults.add(Fault("status", path="models", status=404))
         result = invoke(emulator, "batch", path, "--dry-run")
         asked = len(emulator.requests)
-    assert "9 whose price nobody quotes" in result.stdout
+    assert "9 without a quoted price" in result.stdout
     assert asked <= 5
 
 

@@ -272,7 +272,7 @@ def test_a_spent_budget_holds_the_rest_until_there_is_more(
     held = {key: it["error"] for key, it in results_of(scenes).items() if it["error"]}
     again = invoke(emulator, "batch", scenes, "--budget", "2000000")
     assert (first.exit_code, made) == (1, 2)
-    assert "held: mend what is told above" in first.stderr
+    assert "held: fix the problems above" in first.stderr
     assert all("the budget of batch 'scenes'" in str(it) for it in held.values())
     assert len(held) == 1
     assert (again.exit_code, len(emulator.creates)) == (0, 3)
