@@ -598,7 +598,7 @@ class AsyncKling:
         self,
         max_bytes: int,
         timeout: float | None,
-        check_mp4: bool,  # noqa: FBT001 (private)
+        check_mp4: bool,
     ) -> Limits:
         settings = self._settings
         if timeout is not None:

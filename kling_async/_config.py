@@ -187,7 +187,7 @@ def find_key(given: str | None) -> Secret:
     ).with_hint("give_a_key")
 
 
-def find_plain_http(given: bool | None) -> bool:  # noqa: FBT001 (a value, no switch)
+def find_plain_http(given: bool | None) -> bool:
     """Return the option given, else the environment's: 1, true, yes or on."""
     if given is not None:
         return given

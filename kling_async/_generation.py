@@ -191,7 +191,7 @@ class Generation:
     @classmethod
     def __get_pydantic_core_schema__(cls, *_: object) -> object:
         """Let FastAPI answer with it, as `kling_async.web.describe` does."""
-        from pydantic_core import core_schema  # noqa: PLC0415 (there if this is called)
+        from pydantic_core import core_schema
 
         as_json = core_schema.plain_serializer_function_ser_schema(
             describe, return_schema=core_schema.dict_schema()

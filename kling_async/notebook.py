@@ -49,7 +49,7 @@ async def follow(
         GenerationFailedError: It ended without a video.
         KlingError: Whatever the watch, or the download, raises.
     """
-    from IPython.display import display  # noqa: PLC0415 (only there in notebooks)
+    from IPython.display import display
 
     if (kling is None) != (copy_to is None):
         raise ValueError("give both of kling and copy_to, or neither")

@@ -60,7 +60,7 @@ def kling_emulator(request: pytest.FixtureRequest) -> Emulator:
     by default it takes as long as the vendor does. ``async with kling_emulator:``
     serves it on a socket; `kling` uses it without one, in the same process.
     """
-    from kling_async.emulator import Emulator  # noqa: PLC0415 (an extra, and heavy)
+    from kling_async.emulator import Emulator
 
     options: dict[str, object] = {"speed": 1.0, "size": _SMALL}
     for marker in reversed([*request.node.iter_markers(MARKER)]):
@@ -74,9 +74,9 @@ def kling(request: pytest.FixtureRequest, kling_emulator: Emulator) -> AsyncKlin
 
     You need not close it: nothing of it outlives the test's event loop.
     """
-    import httpx  # noqa: PLC0415 (heavy, and not for every test)
+    import httpx
 
-    from kling_async import AsyncKling  # noqa: PLC0415 (likewise)
+    from kling_async import AsyncKling
 
     if not request.config.pluginmanager.has_plugin(_CLOCK):
         pytest.fail(

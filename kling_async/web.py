@@ -241,8 +241,8 @@ def progress_events(
         ConfigurationError: ``heartbeat`` or ``timeout`` is not a number of seconds.
     """
     with needs_extra("web", "sse_starlette", "starlette"):
-        from sse_starlette import EventSourceResponse  # noqa: PLC0415 (an extra)
-        from starlette.responses import Response  # noqa: PLC0415 (an extra)
+        from sse_starlette import EventSourceResponse
+        from starlette.responses import Response
 
     require_timeout("heartbeat", heartbeat)
     last_event_id = request.headers.get("last-event-id")
@@ -291,9 +291,9 @@ async def verified_event(request: Request, *, secret: str) -> dict[str, object]:
             413 if the message is too large.
     """
     with needs_extra("web", "starlette"):
-        from starlette.exceptions import HTTPException  # noqa: PLC0415 (an extra)
+        from starlette.exceptions import HTTPException
     with needs_extra("webhooks", "standardwebhooks"):
-        from standardwebhooks.webhooks import (  # noqa: PLC0415 (an extra)
+        from standardwebhooks.webhooks import (
             Webhook,
         )
     body = bytearray()

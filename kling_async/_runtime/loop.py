@@ -219,7 +219,7 @@ class Trio:
         return anyio.current_time()
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+        import trio.lowlevel
 
         scope = anyio.CancelScope()
 

@@ -52,7 +52,7 @@ def _spawn(
         # asyncio never starts a task that is cancelled before its first step.
         task.add_done_callback(at_end, context=context)
         return task
-    import trio.lowlevel  # noqa: PLC0415 (only there when trio is what runs)
+    import trio.lowlevel
 
     # A copy: to start in it, trio enters it, which may be what runs.
     return trio.lowlevel.spawn_system_task(work, context=context.copy())

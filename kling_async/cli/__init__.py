@@ -31,7 +31,7 @@ def main() -> None:
     try:
         # Late, so that without typer there is a line to read and no traceback.
         with needs_extra("cli", "rich", "typer"):
-            from kling_async.cli._app import app  # noqa: PLC0415 (as said above)
+            from kling_async.cli._app import app
         gc.freeze()
         gc.enable()
         app(prog_name="kling-async")

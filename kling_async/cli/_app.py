@@ -45,8 +45,8 @@ class Commands(TyperGroup):
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,  # noqa: ARG002, FBT001, FBT002 (Typer's own)
-        windows_expand_args: bool = True,  # noqa: FBT001, FBT002 (likewise)
+        standalone_mode: bool = True,  # noqa: ARG002 (Typer's own)
+        windows_expand_args: bool = True,
         **extra: object,
     ) -> NoReturn:
         """Run a command, and exit with its code."""

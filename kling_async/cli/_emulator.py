@@ -113,7 +113,7 @@ def emulator(
 
     async def work() -> NoReturn:
         # Late: it takes a while, and needs the extra `emulator`.
-        from kling_async.emulator import Emulator, faults_in  # noqa: PLC0415
+        from kling_async.emulator import Emulator, faults_in
 
         set_up = partial(
             Emulator,
@@ -234,7 +234,7 @@ class _Show:
     async def run(self) -> Exit:
         """Generate the videos, and say where they are."""
         # Late: both take a while to import, and need the extra `emulator`.
-        from kling_async.emulator import Emulator  # noqa: PLC0415 (as said above)
+        from kling_async.emulator import Emulator
 
         self.screen.note(
             "three videos at once, from an emulator on this machine that is "
@@ -256,7 +256,7 @@ class _Show:
         return self._end()
 
     async def _generate_all(self, kling: AsyncKling) -> None:
-        from kling_async.cli._pictures import pictures  # noqa: PLC0415 (likewise)
+        from kling_async.cli._pictures import pictures
 
         drawn = await to_thread.run_sync(pictures)
         typical = models.get(_MODEL).typical_seconds()
@@ -296,7 +296,7 @@ class _Show:
 
 def _open_film(path: Path) -> _Film:
     """Open a video as a player does, and decode all of it."""
-    import av  # noqa: PLC0415 (of the extra `emulator`)
+    import av
 
     with av.open(path) as container:
         stream = container.streams.video[0]

@@ -55,12 +55,12 @@ def batch(
     and it continues: nothing is created twice, nothing is lost.
     """
     # Late: it takes a while, and needs the extra `durable`.
-    from kling_async.cli._batch import (  # noqa: PLC0415 (as said above)
+    from kling_async.cli._batch import (
         BatchRun,
         plan,
         webhook_from,
     )
-    from kling_async.cli._place import place_at  # noqa: PLC0415 (as said above)
+    from kling_async.cli._place import place_at
 
     screen = Screen.of(ctx)
     if Path(manifest).is_dir():
@@ -198,7 +198,7 @@ def list_jobs(
         return None
 
     async def work(screen: Screen) -> Exit:
-        from kling_async.cli._decisions import (  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import (
             show_jobs,
             show_undelivered,
         )
@@ -225,7 +225,7 @@ def summary(ctx: typer.Context) -> Exit:
     """Count the jobs of each batch by state, and show their cost."""
 
     async def work(screen: Screen) -> Exit:
-        from kling_async.cli._decisions import show_summary  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import show_summary
 
         return await show_summary(screen, ctx.meta[_GIVEN])
 
@@ -276,7 +276,7 @@ def budget(ctx: typer.Context, amount: Amount) -> Exit:
     """Set the budget of a batch, or remove it."""
 
     async def work(screen: Screen) -> Exit:
-        from kling_async.cli._decisions import set_budget  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import set_budget
 
         return await set_budget(screen, ctx.meta[_GIVEN], amount)
 
@@ -292,7 +292,7 @@ def purge(ctx: typer.Context, *, older_than: OlderThan) -> Exit:
     """
 
     async def work(screen: Screen) -> Exit:
-        from kling_async.cli._decisions import purge_jobs  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import purge_jobs
 
         age = fleet.age(older_than, "--older-than")
         return await purge_jobs(screen, ctx.meta[_GIVEN], age)
@@ -307,7 +307,7 @@ def _decide(
     *arguments: str,
 ) -> Exit:
     async def work(screen: Screen) -> Exit:
-        from kling_async.cli._decisions import decide  # noqa: PLC0415 (it takes a while)
+        from kling_async.cli._decisions import decide
 
         given = ctx.meta[_GIVEN]
         return await decide(screen, given, decision, keys or [], *arguments)
@@ -334,9 +334,9 @@ def worker(
 
     async def work() -> NoReturn:
         # Late: it takes a while, and needs the extra `durable`.
-        from kling_async.cli._batch import webhook_from  # noqa: PLC0415 (as said above)
-        from kling_async.cli._progress import WarningCounter  # noqa: PLC0415 (as said above)
-        from kling_async.durable import DurableKling  # noqa: PLC0415 (as said above)
+        from kling_async.cli._batch import webhook_from
+        from kling_async.cli._progress import WarningCounter
+        from kling_async.durable import DurableKling
 
         async with AsyncKling() as kling:
             jobs = DurableKling(

@@ -121,7 +121,7 @@ def _is_marked(value: object) -> bool:
     return isinstance(value, Mapping) and not _MARKS.isdisjoint(value)
 
 
-def _serialize(request: Request, inline: bool) -> JSON:  # noqa: FBT001 (run in a thread)
+def _serialize(request: Request, inline: bool) -> JSON:
     given = _given_values(request)
     kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)

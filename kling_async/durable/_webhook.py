@@ -77,7 +77,7 @@ class Webhook:
             ConfigurationError: The secret is none.
         """
         with needs_extra("webhooks", "standardwebhooks"):
-            from standardwebhooks.webhooks import (  # noqa: PLC0415 (an extra)
+            from standardwebhooks.webhooks import (
                 Webhook as Signer,
             )
         try:

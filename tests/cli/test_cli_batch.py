@@ -134,7 +134,7 @@ def test_images_are_found_beside_the_manifest(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the command is run."""
-    from PIL import Image  # noqa: PLC0415 (for this test alone)
+    from PIL import Image
 
     Image.new("RGB", (320, 320)).save(tmp_path / "mona.png")
     path = manifest(tmp_path, "key,image_url,prompt", "a,mona.png,She smiles")

@@ -522,9 +522,9 @@ async def test_a_job_waits_for_as_long_as_it_is_told(database: Path) -> None:
 
 
 def _png() -> bytes:
-    import io  # noqa: PLC0415
+    import io
 
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     buffer = io.BytesIO()
     Image.new("RGB", (320, 320), "teal").save(buffer, "PNG")

@@ -40,7 +40,7 @@ class BrokenPromiseError(AssertionError):
     """An invariant does not hold."""
 
 
-def _require(holds: bool, promise: str, what: object) -> None:  # noqa: FBT001 (reads as a sentence)
+def _require(holds: bool, promise: str, what: object) -> None:
     if not holds:
         raise BrokenPromiseError(f"{promise}: {what}")
 

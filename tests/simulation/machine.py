@@ -95,7 +95,7 @@ async def _run_in_lane(
     _: object,
     work: Callable[..., T],
     args: tuple[object, ...],
-    abandon_on_cancel: bool = False,  # noqa: FBT001, FBT002 (anyio's own order)
+    abandon_on_cancel: bool = False,
     limiter: object = None,  # noqa: ARG001 (likewise)
 ) -> T:
     """Run what is for a thread as a step of the loop, whenever its turn comes."""

@@ -173,7 +173,7 @@ class Line(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         loop.call_later(after, self._write, payload, cut is not None)
 
-    def _write(self, payload: bytes, is_cut: bool) -> None:  # noqa: FBT001 (called later)
+    def _write(self, payload: bytes, is_cut: bool) -> None:
         if self._transport is None:
             return
         self.is_busy = False

@@ -69,7 +69,7 @@ class Counted(Generic[T]):
 
 
 @contextmanager
-def counting_the_clients_own(strike: Strike, wanted: bool) -> Generator[None]:  # noqa: FBT001
+def counting_the_clients_own(strike: Strike, wanted: bool) -> Generator[None]:
     """Let the suspensions of a client's own tasks count too, where wanted."""
     spawn = _scope._spawn  # pyright: ignore[reportPrivateUsage]
 

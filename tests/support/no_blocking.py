@@ -36,7 +36,7 @@ def no_blocking_call(request: pytest.FixtureRequest) -> Iterator[None]:
     if "core" not in request.path.parts:
         yield
         return
-    from blockbuster import blockbuster_ctx  # noqa: PLC0415 (not for a browser's tests)
+    from blockbuster import blockbuster_ctx
 
     with blockbuster_ctx("kling_async") as guard:
         for function in guard.functions.values():

@@ -62,7 +62,7 @@ def use_cli() -> None:
 
 def use_emulator() -> None:
     """A server that is made outside of any event loop, and a real video from it."""
-    from kling_async.emulator import Emulator  # noqa: PLC0415 (an extra)
+    from kling_async.emulator import Emulator
 
     emulator = Emulator(speed=1e6, size=64)
 
@@ -81,8 +81,8 @@ def use_emulator() -> None:
 
 def use_durable() -> None:
     """A job in a database of its own."""
-    from kling_async import TextToVideo  # noqa: PLC0415 (beside what it is for)
-    from kling_async.durable import DurableKling  # noqa: PLC0415 (an extra)
+    from kling_async import TextToVideo
+    from kling_async.durable import DurableKling
 
     async def work(folder: str) -> None:
         async with (
@@ -98,11 +98,11 @@ def use_durable() -> None:
 
 def use_web() -> None:
     """A stream of events for a browser."""
-    from starlette.applications import Starlette  # noqa: PLC0415 (likewise)
-    from starlette.responses import Response  # noqa: PLC0415 (likewise)
-    from starlette.routing import Route  # noqa: PLC0415 (likewise)
+    from starlette.applications import Starlette
+    from starlette.responses import Response
+    from starlette.routing import Route
 
-    from kling_async.web import progress_events  # noqa: PLC0415 (an extra)
+    from kling_async.web import progress_events
 
     async def look() -> None:
         async with client() as kling:
@@ -153,7 +153,7 @@ def ask_for(extra: str) -> None:
     if extra == "cli":
         subprocess.run(COMMAND, check=True, capture_output=True, text=True)
     elif extra == "web":
-        from kling_async.web import progress_events  # noqa: PLC0415 (as said above)
+        from kling_async.web import progress_events
 
         progress_events(cast("Request", None), "g-1")
     else:

@@ -58,7 +58,7 @@ def test_a_price_that_nobody_knows_is_false() -> None:
 
 
 @pytest.mark.parametrize("status, failed", [("failed", True), ("succeeded", False)])
-def test_a_row_says_whether_it_failed(status: str, failed: bool) -> None:  # noqa: FBT001 (a table's column)
+def test_a_row_says_whether_it_failed(status: str, failed: bool) -> None:
     """Only what the vendor calls failed has failed."""
     row = LogRow(
         created=None,

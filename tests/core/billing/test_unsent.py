@@ -157,7 +157,7 @@ async def lie(response: httpx.Response) -> None:
 @pytest.mark.parametrize("is_mock", [True, False], ids=["mock", "socket"])
 async def test_a_response_hook_that_fails_sends_no_create_again(
     hook: Callable[[httpx.Response], Awaitable[None]] | None,
-    is_mock: bool,  # noqa: FBT001 (a table's column)
+    is_mock: bool,
 ) -> None:
     """Its error is about a request of its own: ours was accepted."""
     posts = list[httpx.Request]()

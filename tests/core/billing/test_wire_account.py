@@ -133,7 +133,7 @@ def test_what_is_no_row_is_passed_over() -> None:
 )
 def test_more_rows_are_told_of_in_either_way(
     pagination: Mapping[str, object],
-    expected: bool,  # noqa: FBT001 (a table's column)
+    expected: bool,
 ) -> None:
     """By `has_more`, else by the total."""
     assert decode_log(listed(ROW, **pagination)).has_more is expected

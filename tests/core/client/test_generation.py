@@ -97,7 +97,7 @@ def test_no_generation_both_succeeds_and_fails(
         *((name, False) for name in ("unknown", "complete", "QUEUED", "")),
     ],
 )
-def test_only_documented_statuses_are_known(status: str, is_known: bool) -> None:  # noqa: FBT001 (a table's column)
+def test_only_documented_statuses_are_known(status: str, is_known: bool) -> None:
     """Six statuses are documented; any other text is a status too."""
     assert Status(status).is_known is is_known
 

@@ -313,7 +313,7 @@ async def relay(request: RawRequest, peer: Peer, endpoint: str) -> None:
 
 async def created(server: RawServer, **params: object) -> dict[str, object]:
     """Ask for a video, and give the body that went over the wire."""
-    import json  # noqa: PLC0415
+    import json
 
     async with client(server.base_url) as kling:
         await kling.create(**{"prompt": "She smiles.", **params})  # type: ignore[arg-type]  # by name
@@ -368,7 +368,7 @@ async def test_where_the_server_could_not_reach_the_store_bytes_are_sent(
     )
     assert await source.link() is None
     assert await BucketObject(source.url).link() is not None
-    from kling_async._requests.media import encode_local_files  # noqa: PLC0415
+    from kling_async._requests.media import encode_local_files
 
     body = {"model": IMAGE_MODEL, "image_url": source.url}
     inlined = await encode_local_files(body, source=lambda _: source)

@@ -47,7 +47,7 @@ def test_what_is_right_is_taken(
 ) -> None:
     """A bundle of certificates, and a file for the keys."""
     bundle = ssl.get_default_verify_paths().openssl_cafile
-    import certifi  # noqa: PLC0415 (httpx brings it)
+    import certifi
 
     monkeypatch.setenv("SSL_CERT_FILE", certifi.where() or bundle)
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
@@ -58,7 +58,7 @@ def test_certificates_are_read_once_until_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients share them; a file that was renewed or broken meanwhile is read anew."""
-    import certifi  # noqa: PLC0415 (httpx brings it)
+    import certifi
 
     bundle, read = tmp_path / "bundle.pem", list[None]()
     make = httpx.create_ssl_context
@@ -112,7 +112,7 @@ def test_certificates_are_read_once_until_they_change(
 def test_no_proxy_is_read_as_it_is_written_elsewhere(
     no_proxy: str,
     url: str,
-    is_meant: bool,  # noqa: FBT001 (a table's column)
+    is_meant: bool,
 ) -> None:
     """Hosts, addresses, networks and ports, with and without brackets."""
     assert is_bypassed(httpx.URL(url), no_proxy) is is_meant
@@ -153,7 +153,7 @@ async def test_what_lies_beside_an_api_on_loopback_is_fetched_directly(
 @pytest.mark.parametrize("from_environment", [True, False])
 async def test_quotes_and_blanks_around_a_key_are_left_out_and_told(
     given: str,
-    from_environment: bool,  # noqa: FBT001 (a table's column)
+    from_environment: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -259,7 +259,7 @@ def test_the_errors_of_httpx_are_all_here() -> None:
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["sending", "reading"])
 @pytest.mark.parametrize("cls", [*EVERY_ERROR_OF_HTTPX, *FROM_BELOW])
-async def test_nothing_foreign_comes_out(cls: type[Exception], at_once: bool) -> None:  # noqa: FBT001 (a table's column)
+async def test_nothing_foreign_comes_out(cls: type[Exception], at_once: bool) -> None:
     """An error of ours, with the foreign one as its cause and its words in it."""
     error = instance_of(cls)
     async with httpx.AsyncClient(transport=Failing(error, at_once)) as mine:
@@ -317,7 +317,7 @@ def test_a_time_out_is_told_from_a_failed_connection(cls: type[Exception]) -> No
 
 
 @pytest.mark.parametrize("reads_first", [True, False])
-async def test_a_hook_that_raises_for_status_hides_no_status(reads_first: bool) -> None:  # noqa: FBT001 (a table's column)
+async def test_a_hook_that_raises_for_status_hides_no_status(reads_first: bool) -> None:
     """As httpx's own documentation has it for clients that are shared."""
 
     async def raise_for_status(response: httpx.Response) -> None:
@@ -355,7 +355,7 @@ async def test_a_base_url_that_httpx_does_not_take_is_a_wrong_configuration(
 
 
 @pytest.mark.parametrize("is_larger", [False, True])
-async def test_an_answer_is_bounded_in_size(is_larger: bool) -> None:  # noqa: FBT001 (a table's column)
+async def test_an_answer_is_bounded_in_size(is_larger: bool) -> None:
     """4 MB are read, a byte more is not."""
     frame = b'{"id": "g-1", "status": "queued", "x": "%s"}'
     padding = b"x" * (MAX_ANSWER - len(frame % b"") + is_larger)

@@ -801,7 +801,7 @@ def test_no_retry_after_breaks_the_reading(value: str, date: str) -> None:
 @pytest.mark.parametrize(
     "status_code, expected", [(199, False), (200, True), (299, True), (300, False)]
 )
-def test_success_is_2xx(status_code: int, expected: bool) -> None:  # noqa: FBT001 (a table's column)
+def test_success_is_2xx(status_code: int, expected: bool) -> None:
     """RFC 9110, section 15.3."""
     assert raw(b"", status_code).is_success is expected
 

@@ -197,7 +197,7 @@ async def test_a_file_has_a_greatest_size(
     field: str,
     start: bytes,
     limit: int,
-    as_file: bool,  # noqa: FBT001 (a table's column)
+    as_file: bool,
 ) -> None:
     """10 MB for an image, 5 MB for a sound, to the byte."""
     model = AVATAR if field == "audio_url" else MODEL
