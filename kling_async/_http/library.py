@@ -38,7 +38,7 @@ def library_named(name: str) -> HTTPLibrary:
 
 def is_async_client(client: object) -> bool:
     """Whether it is an asynchronous client of a library."""
-    return isinstance(client, _loaded("AsyncClient"))
+    return isinstance(client, _loaded_classes("AsyncClient"))
 
 
 def _load(name: str) -> HTTPLibrary:
@@ -47,9 +47,9 @@ def _load(name: str) -> HTTPLibrary:
 
 def errors_named(name: str, *others: type[Exception]) -> tuple[type[Exception], ...]:
     """Give a class of errors as each library that is loaded has it, and others."""
-    return *others, *cast("tuple[type[Exception], ...]", _loaded(name))
+    return *others, *cast("tuple[type[Exception], ...]", _loaded_classes(name))
 
 
-def _loaded(name: str) -> tuple[type, ...]:
+def _loaded_classes(name: str) -> tuple[type, ...]:
     # An object of a library proves that the library is loaded.
     return tuple(getattr(_load(it), name) for it in _NAMES if it in sys.modules)

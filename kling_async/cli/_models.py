@@ -23,7 +23,7 @@ ModelId = Annotated[
     typer.Argument(
         metavar="[ID]",
         help="Show all fields of a model.",
-        autocompletion=options.completed_models,
+        autocompletion=options.complete_model,
     ),
 ]
 

@@ -76,7 +76,7 @@ ModelId = Annotated[
     typer.Argument(
         metavar="[ID]",
         help="Show every length and variant of one model.",
-        autocompletion=options.completed_models,
+        autocompletion=options.complete_model,
     ),
 ]
 
@@ -236,7 +236,7 @@ Model = Annotated[
         "-m",
         metavar="ID",
         help="Only requests of a model.",
-        autocompletion=options.completed_models,
+        autocompletion=options.complete_model,
     ),
 ]
 

@@ -23,7 +23,7 @@ from kling_async._config import WhenUncertain
 REQUEST, RESULT = "What to generate", "What to do with it"
 
 
-def completed_models(incomplete: str) -> list[tuple[str, str]]:
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
     """Give the ids that a shell may complete a word to, with their kinds."""
     found = [it for it in models.list() if it.id.startswith(incomplete)]
     return [(it.id, it.kind) for it in found]
@@ -163,7 +163,7 @@ Model = Annotated[
         "-m",
         metavar="ID",
         help="The model; by default the newest one with all the given fields.",
-        autocompletion=completed_models,
+        autocompletion=complete_model,
         rich_help_panel=REQUEST,
     ),
 ]

@@ -98,7 +98,7 @@ def _by_field(stored: JSON) -> dict[str, str]:
     return {name: fingerprint({name: it}) for name, it in flat.items()}
 
 
-def _given_values(request: Request) -> dict[str, object]:
+def _values_of(request: Request) -> dict[str, object]:
     values = {it.name: getattr(request, it.name) for it in fields(type(request))}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -107,7 +107,7 @@ def _refuse_marks(request: Request) -> None:
     """Refuse what a worker would take for a file to be read from its disk."""
     forged: list[object] = []
     problems: list[Problem] = []
-    for name, value in _given_values(request).items():
+    for name, value in _values_of(request).items():
         _map_nested(value, _is_marked, forged.append)
         if forged:
             allowed = f"a mapping without {', '.join(sorted(_MARKS))}: they mark files"
@@ -122,7 +122,7 @@ def _is_marked(value: object) -> bool:
 
 
 def _serialize(request: Request, inline: bool) -> JSON:
-    given = _given_values(request)
+    given = _values_of(request)
     kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)
 
@@ -402,7 +402,7 @@ class Submitter:
 
 async def _with_inputs(request: Request, inputs: str, *, uploads: bool) -> Request:
     """Give a request whose local files are in a bucket, named by their content."""
-    given = _given_values(request)
+    given = _values_of(request)
     local: list[object] = []
     _map_nested(given, _is_local, local.append)
     if not local:

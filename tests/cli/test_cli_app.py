@@ -304,7 +304,7 @@ def test_a_catalogue_that_is_none_is_told(content: str | None, tmp_path: Path) -
 
 def test_a_shell_completes_models() -> None:
     """With their kinds beside them."""
-    assert _options.completed_models("klingai/avatar-p") == [
+    assert _options.complete_model("klingai/avatar-p") == [
         ("klingai/avatar-pro", "avatar")
     ]
 
