@@ -28,7 +28,7 @@ PATHS: Mapping[Endpoint, str] = {
 
 Endpoint = Literal["universal", "legacy"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com"
 
