@@ -287,7 +287,10 @@ class PollLoop:
 
     def _begin(self, turn: Waiter) -> None:
         """Poll in a task, for there is a slot; where there is none, all know why."""
-        if turn.slot is None or self.setup.limiter.is_closed:
+        if turn.slot is None:
+            return
+        if self.setup.limiter.is_closed:
+            turn.slot.release()
             return
         self.setup.tasks.start(
             partial(self._poll, turn),

@@ -239,12 +239,12 @@ class Limiter:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no more, and give back what it was given."""
-        waiter.is_gone = True
+        """Wait no more, and give back what it was given; may be called again."""
         if waiter.slot is not None:
             waiter.slot.release()
-        else:
+        elif not waiter.is_gone:
             self._waiting -= 1
+        waiter.is_gone = True
 
     def pause(self, seconds: float) -> None:
         """Hold back all exchanges that have not begun, for a time."""
@@ -258,10 +258,10 @@ class Limiter:
     def close(self) -> None:
         """Let nothing begin any more, and end all waits at once."""
         self.is_closed = True
-        for queue in self._queues:
-            for waiter in list(queue):
-                if not waiter.may_stay:
-                    waiter.notify(waiter)
+        for waiter in [it for queue in self._queues for it in queue if not it.may_stay]:
+            if not waiter.is_gone:
+                self.leave(waiter)  # a slot that comes back now is for those who stay
+                waiter.notify(waiter)
 
     def stop(self) -> None:
         """Cancel the timer: nobody waits."""

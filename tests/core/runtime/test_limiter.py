@@ -244,6 +244,19 @@ async def test_polls_that_came_due_in_an_outage_are_spread() -> None:
 
 
 @on_each_loop
+async def test_a_slot_that_comes_back_after_closing_goes_to_nobody_who_leaves() -> None:
+    """Its connection is there to be closed, however many polls have waited."""
+    limiter, line = limiter_of(1), object()
+    slot = await limiter.acquire(Kind.AWAITED)
+    slot.connection = line
+    waiters = [limiter.enqueue(Kind.POLL, lambda _: None) for _ in range(5_000)]
+    limiter.close()
+    slot.release()
+    assert limiter.take_connections() == [line]
+    assert not any(waiter.slot for waiter in waiters)
+
+
+@on_each_loop
 async def test_closing_is_heard_by_all_who_wait_at_once() -> None:
     """In the queue, and in a pause of an hour."""
     limiter, heard = limiter_of(1), list[float]()
