@@ -136,7 +136,7 @@ _HINTS: Mapping[Hint, str] = {
     "allow_private_downloads": "a program of your own can allow it",
     "check_the_key": "check the API key in the environment variable AIMLAPI_KEY",
     "get_a_fresh_link": "the command below gets a fresh one",
-    "give_a_key": "no option takes it: other users can see a command's arguments",
+    "give_a_key": "no option takes it: other users can see what a command is given",
     "pass_unknown_fields": (
         "--set 'extra={\"field\": value}' passes on what is unknown"
     ),

@@ -175,7 +175,7 @@ def test_a_file_in_the_way_is_not_overwritten(
     other.write_bytes(b"mine")
     result = invoke(emulator, "batch", manifest(tmp_path, fox="one,mine.mp4"))
     assert result.exit_code == 1
-    assert "mine.mp4 is there already" in errors_in(result)[0]
+    assert "mine.mp4 already exists" in errors_in(result)[0]
     assert other.read_bytes() == b"mine"
     assert (other.parent / "a.mp4").exists()
 

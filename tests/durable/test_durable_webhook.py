@@ -138,7 +138,7 @@ async def test_what_is_not_delivered_is_listed_and_survives_its_worker(
                 with anyio.fail_after(60):
                     while len(server.requests) < 2:
                         await anyio.sleep(0.05)
-                with pytest.raises(JobError, match="no news of a job 'land'"):
+                with pytest.raises(JobError, match="no message of a job 'land'"):
                     await jobs.redeliver("land")
     told = [json.loads(it.body)["type"] for it in server.requests]
     assert told == ["job.done", "job.done"]
@@ -158,7 +158,7 @@ def test_a_url_that_cannot_be_used_is_told_of(url: str) -> None:
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_%%%", "ü"])
 def test_a_secret_that_is_none_is_told_of_and_not_shown(secret: str) -> None:
     """Nor is one that is."""
-    with pytest.raises(ConfigurationError, match="secret is none"):
+    with pytest.raises(ConfigurationError, match="secret is invalid"):
         Webhook(url="https://example.com/", secret=secret)
     assert SECRET not in repr(Webhook(url="https://example.com/", secret=SECRET))
 

@@ -190,7 +190,9 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> No
     """The error names it; it is not overwritten."""
     file = tmp_path / "state.json"
     file.write_text(text, "utf-8")
-    with pytest.raises(ConfigurationError, match=r"state\.json holds no emulator"):
+    with pytest.raises(
+        ConfigurationError, match=r"state\.json is not the state of an emulator"
+    ):
         Emulator(state=file)
     assert file.read_text("utf-8") == text
 

@@ -24,7 +24,6 @@ import anyio.lowlevel
 import detangle
 import httpcore._backends.anyio
 import httpx
-import sniffio
 from anyio._backends import _asyncio
 from attrs import define
 
@@ -154,7 +153,6 @@ def repeatable() -> Generator[None]:
             (httpcore._backends.anyio, "is_socket_readable", _is_readable),
             (_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", threads),
             (_asyncio.CancelScope, "__init__", _init_in_order),
-            (sniffio.thread_local, "name", "asyncio"),  # else it is asked at each step
         ):
             stack.enter_context(patch.object(place, name, stand_in))
         yield

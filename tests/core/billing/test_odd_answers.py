@@ -167,7 +167,7 @@ async def test_a_video_that_is_not_there_yet_is_waited_for_and_told(
     api = Api({0: "completed", 25: {"status": "completed", "video": VIDEO}})
     async with api.client() as kling:
         assert (await kling.wait(ID)).succeeded
-    assert any("without a video" in it.getMessage() for it in caplog.records)
+    assert any("no video yet" in it.getMessage() for it in caplog.records)
 
 
 def fail(_: object) -> None:

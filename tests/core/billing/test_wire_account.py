@@ -276,7 +276,7 @@ def test_a_list_of_something_else_is_not_read_as_empty(
     decode: Callable[[Response], object], item: object
 ) -> None:
     """Else a create that is in the log would be said not to be."""
-    with pytest.raises(DecodeError, match="the answer lists what is no"):
+    with pytest.raises(DecodeError, match="the answer does not list"):
         decode(listed({**ROW, "amount": {}}, item))
 
 

@@ -457,7 +457,7 @@ def test_a_poll_answered_for_another_generation_is_refused(told: object) -> None
 )
 def test_a_poll_that_says_nothing_of_a_generation_is_refused(body: object) -> None:
     """Some other JSON with a 200 is not an observation."""
-    with pytest.raises(DecodeError, match="nothing of a generation"):
+    with pytest.raises(DecodeError, match="not about a generation"):
         decode_polled(said(body), UUID)
 
 
