@@ -23,7 +23,10 @@ from kling_async.emulator import Emulator
 
 # Why a test is not for trio, by a part of its id.
 REASONS = {
-    "over_aiohttp": "aiohttp runs on asyncio alone",
+    "aiohttp": "aiohttp runs on asyncio alone",
+    "pyqwest": "its transport runs on asyncio alone",
+    "pyreqwest": "its transport runs on asyncio alone",
+    "test_web.py": "servers of web frameworks run on asyncio",
     "in_time[trickle]": "its stand-in for a server drives asyncio",
     "emulator_keeps_and_shows": "it leaves a stream of events of httpx's half read",
     "too-large-": "a stream in memory does not end when it is closed: trio warns",

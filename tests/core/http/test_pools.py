@@ -109,9 +109,9 @@ async def test_a_proxy_of_no_use_is_a_wrong_configuration(
 ) -> None:
     """Told before anything is sent, by the variables' names."""
     no_proxies.setenv("HTTP_PROXY", given)
-    kling = client("http://kling.test", retry=ONCE, allow_plain_http=True)
-    with pytest.raises(ConfigurationError, match="HTTP_PROXY"):
-        await kling.get(ID)
+    async with client("http://kling.test", retry=ONCE, allow_plain_http=True) as kling:
+        with pytest.raises(ConfigurationError, match="HTTP_PROXY"):
+            await kling.get(ID)
 
 
 @pytest.mark.parametrize(
