@@ -19,11 +19,13 @@ from attrs import define, field
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from kling_async._http.pool import Proxies
+from kling_async._http.pool import Proxies, useless_proxy
 from kling_async._http.sender import JSON, Call, StreamedResponse, no_url, phase_limits
 from kling_async._runtime.limiter import Slot
 
 T = TypeVar("T")
+
+_PROXIES = ("http", "https")
 
 _LONGEST_HEADER, _MOST_HEADERS = 100 * 1024, 10_000
 
@@ -135,12 +137,20 @@ def _limits_of(limit: float) -> aiohttp.ClientTimeout:
 
 
 async def _route(call: Call, proxies: Proxies) -> URL | None:
-    """Return the proxy for a base URL; httpx has to accept that URL too."""
+    """Return the proxy for a base URL; httpx has to accept both, too."""
     try:
-        proxy = await proxies.find(httpx.URL(call.base_url))
+        proxy = await proxies.find(httpx.Request(call.method, call.base_url).url)
     except (httpx.InvalidURL, ValueError) as error:
         raise no_url(call, error) from error
-    return URL(proxy) if proxy else None
+    if proxy is None:
+        return None
+    try:
+        scheme = httpx.Proxy(proxy).url.scheme
+    except (httpx.InvalidURL, ValueError) as error:
+        raise useless_proxy(error) from error
+    if scheme not in _PROXIES:
+        raise useless_proxy(f"aiohttp takes http and https, not {scheme}")
+    return URL(proxy)
 
 
 def open_sender(

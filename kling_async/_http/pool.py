@@ -147,6 +147,14 @@ async def _is_direct(url: httpx.URL, no_proxy: str) -> bool:
     return bool(await to_thread.run_sync(bypass, url.host, abandon_on_cancel=True))
 
 
+def useless_proxy(why: object) -> ConfigurationError:
+    """Make the error about a proxy that a library does not take."""
+    return ConfigurationError(
+        "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) "
+        f"cannot be used: {why}",
+    )
+
+
 @define(eq=False, repr=False)
 class ProxyRoutingTransport(httpx.AsyncBaseTransport):
     """Sends each request through the proxy that the environment names for its host."""
@@ -168,10 +176,7 @@ class ProxyRoutingTransport(httpx.AsyncBaseTransport):
         try:
             return self._open(proxy)
         except errors_named("InvalidURL", ImportError, ValueError) as error:
-            raise ConfigurationError(
-                "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, "
-                f"ALL_PROXY) cannot be used: {error}",
-            ) from error
+            raise useless_proxy(error) from error
 
     async def aclose(self) -> None:
         """Close all ways."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from kling_async import AsyncKling, Generation, Hooks, RetryPolicy
+from kling_async._http.session import Library
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,6 +37,7 @@ def client(
     max_connections: int = 100,
     http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
     allow_plain_http: bool = False,
+    transport: Library = "httpx",
 ) -> AsyncKling:
     """Make a client."""
     return AsyncKling(
@@ -47,6 +49,7 @@ def client(
         max_connections=max_connections,
         http_client=http_client,
         allow_plain_http=allow_plain_http,
+        transport=transport,
     )
 
 

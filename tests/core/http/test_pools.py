@@ -15,6 +15,7 @@ from raw_server import Peer, RawRequest, RawServer, answer, answering
 
 from kling_async import ConfigurationError, ConnectionFailedError
 from kling_async._http.pool import Proxies, ProxyRoutingTransport
+from kling_async._http.session import Library
 
 SERVED = answering(answer(QUEUED))
 
@@ -103,13 +104,26 @@ async def test_an_https_request_asks_the_proxy_for_a_tunnel(
     assert KEY not in repr(request)
 
 
-@pytest.mark.parametrize("given", ["ftp://proxy.test:21", "http://[v1.x]"])
+@pytest.mark.parametrize(
+    "library, given",
+    [
+        ("httpx", "ftp://proxy.test:21"),
+        ("httpx", "http://[v1.x]"),
+        ("httpx2", "ftp://proxy.test:21"),
+        ("httpx2", "http://[v1.x]"),
+        ("aiohttp", "ftp://proxy.test:21"),
+        ("aiohttp", "http://[v1.x]"),
+        ("aiohttp", "socks5://proxy.test:1080"),
+    ],
+)
 async def test_a_proxy_of_no_use_is_a_wrong_configuration(
-    no_proxies: pytest.MonkeyPatch, given: str
+    no_proxies: pytest.MonkeyPatch, library: Library, given: str
 ) -> None:
     """Told before anything is sent, by the variables' names."""
     no_proxies.setenv("HTTP_PROXY", given)
-    async with client("http://kling.test", retry=ONCE, allow_plain_http=True) as kling:
+    async with client(
+        "http://kling.test", retry=ONCE, allow_plain_http=True, transport=library
+    ) as kling:
         with pytest.raises(ConfigurationError, match="HTTP_PROXY"):
             await kling.get(ID)
 

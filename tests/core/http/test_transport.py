@@ -34,6 +34,7 @@ from kling_async import (
     TransportError,
 )
 from kling_async._http.sender import MAX_ANSWER
+from kling_async._http.session import Library
 from kling_async._http.transport import translate
 
 
@@ -341,11 +342,12 @@ async def test_a_hook_that_raises_for_status_hides_no_status(reads_first: bool) 
     "base_url",
     ["https://xn--a", "https://1.2.3.999", "https://\u2603", "https://[v1.x]"],
 )
+@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 async def test_a_base_url_that_httpx_does_not_take_is_a_wrong_configuration(
-    base_url: str,
+    library: Library, base_url: str
 ) -> None:
     """`ConfigurationError`, not httpx's InvalidURL or idna's errors."""
-    async with client(base_url) as kling:
+    async with client(base_url, transport=library) as kling:
         with pytest.raises(ConfigurationError, match="base_url") as caught:
             await kling.get(ID)
     assert repr(base_url) in str(caught.value)
