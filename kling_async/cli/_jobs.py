@@ -6,8 +6,9 @@ Light to import: the engine is loaded by the command that needs it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import anyio
 import typer
@@ -16,9 +17,12 @@ from typer.core import TyperGroup
 from kling_async import AsyncKling
 from kling_async._config import JOBS_DATABASE
 from kling_async._files.storage import is_url
-from kling_async.cli import _options as fleet, _options as options
+from kling_async.cli import _options as options
 from kling_async.cli._output import Exit, Screen
 from kling_async.cli._running import SeenGenerations, until_interrupted
+
+if TYPE_CHECKING:
+    from kling_async.cli._batch import BatchRun
 
 ManifestFile = Annotated[
     str,
@@ -34,20 +38,20 @@ def batch(
     ctx: typer.Context,
     manifest: ManifestFile,
     *,
-    output_dir: fleet.BatchDir = None,
-    inputs: fleet.Inputs = None,
-    database: fleet.MaybeDatabase = None,
-    name: fleet.BatchName = None,
-    max_in_flight: fleet.MaxInFlight = 32,
-    creates_per_minute: fleet.CreatesPerMinute = None,
-    budget: fleet.Budget = None,
-    on_uncertain: fleet.OnUncertain = "ask",
-    webhook: fleet.Webhook = None,
+    output_dir: options.BatchDir = None,
+    inputs: options.Inputs = None,
+    database: options.MaybeDatabase = None,
+    name: options.BatchName = None,
+    max_in_flight: options.MaxInFlight = 32,
+    creates_per_minute: options.CreatesPerMinute = None,
+    budget: options.Budget = None,
+    on_uncertain: options.OnUncertain = "ask",
+    webhook: options.Webhook = None,
     any_format: options.AnyFormat = False,
-    retry_failed: fleet.RetryFailed = False,
-    prune: fleet.Prune = False,
+    retry_failed: options.RetryFailed = False,
+    prune: options.Prune = False,
     check_media: options.CheckMedia = True,
-    dry_run: fleet.DryRun = False,
+    dry_run: options.DryRun = False,
 ) -> Exit:
     """Generate a video for each row of a manifest. This costs money.
 
@@ -55,24 +59,16 @@ def batch(
     and it continues: nothing is created twice, nothing is lost.
     """
     # Late: it takes a while, and needs the extra `durable`.
-    from kling_async.cli._batch import (
-        BatchRun,
-        plan,
-        webhook_from,
-    )
+    from kling_async.cli._batch import BatchRun, webhook_from
     from kling_async.cli._place import place_at
 
-    screen = Screen.of(ctx)
-    if Path(manifest).is_dir():
-        message = f"{manifest} is a directory; give the file with the rows"
-        raise typer.BadParameter(message, param_hint="MANIFEST")
-    stem = "batch" if manifest == "-" else Path(manifest).stem
+    screen, stem = Screen.of(ctx), _stem_of(manifest)
     folder = own_folder = Path(manifest).with_name(stem)
     if output_dir is not None and not is_url(output_dir):
         folder = Path(output_dir)
     run = BatchRun(
         screen=screen,
-        name=name or fleet.batch_name(stem),
+        name=name or options.batch_name(stem),
         is_named=bool(name or folder != own_folder),
         folder=folder,
         place=place_at(output_dir, folder),
@@ -88,19 +84,33 @@ def batch(
         webhook=webhook_from(webhook),
         check_mp4=not any_format,
     )
-
-    async def work() -> Exit:
-        try:
-            rows = await plan(manifest, run.folder, check_media=check_media)
-        except OSError as error:
-            message = f"{manifest}: {error.strerror or error}"
-            raise typer.BadParameter(message, param_hint="MANIFEST") from error
-        return await (run.estimate(rows) if dry_run else run.work_off(rows))
-
-    code = until_interrupted(work, screen=screen, generations=SeenGenerations())
+    code = until_interrupted(
+        partial(_work_off, run, manifest, dry_run=dry_run),
+        screen=screen,
+        generations=SeenGenerations(),
+    )
     if code in {Exit.INTERRUPTED, Exit.TERMINATED}:
         screen.note("interrupted; the same command goes on with it", "yellow")
     return code
+
+
+def _stem_of(manifest: str) -> str:
+    """Name a batch by its manifest."""
+    if Path(manifest).is_dir():
+        message = f"{manifest} is a directory; give the file with the rows"
+        raise typer.BadParameter(message, param_hint="MANIFEST")
+    return "batch" if manifest == "-" else Path(manifest).stem
+
+
+async def _work_off(run: BatchRun, manifest: str, *, dry_run: bool) -> Exit:
+    from kling_async.cli._batch import plan
+
+    try:
+        rows = await plan(manifest, run.folder, check_media=run.check_media)
+    except OSError as error:
+        message = f"{manifest}: {error.strerror or error}"
+        raise typer.BadParameter(message, param_hint="MANIFEST") from error
+    return await (run.estimate(rows) if dry_run else run.work_off(rows))
 
 
 States = Annotated[
@@ -142,7 +152,7 @@ Offset = Annotated[
 Amount = Annotated[
     float,
     typer.Argument(
-        parser=fleet.read_budget,
+        parser=options.read_budget,
         metavar="CREDITS",
         help="Credits, dollars such as 5usd, or none for no limit.",
     ),
@@ -160,7 +170,7 @@ class Jobs(TyperGroup):
         self, ctx: typer.Context, args: list[str]
     ) -> list[str]:
         """Put the options first, and the folder or manifest among them."""
-        given, rest = fleet.split_options(args, self.params, known_only=True)
+        given, rest = options.split_options(args, self.params, known_only=True)
         is_place = bool(rest) and not rest[0].startswith("-")
         if is_place and rest[0] not in self.commands:
             given += ["--database", rest.pop(0)]
@@ -183,8 +193,8 @@ jobs = typer.Typer(
 def list_jobs(
     ctx: typer.Context,
     *,
-    database: fleet.Database = JOBS_DATABASE,
-    batch: fleet.OneBatch = None,
+    database: options.Database = JOBS_DATABASE,
+    batch: options.OneBatch = None,
     state: States = None,
     undelivered: Undelivered = False,
     json: options.Json = False,
@@ -192,7 +202,7 @@ def list_jobs(
     offset: Offset = 0,
 ) -> Exit | None:
     """List jobs."""
-    given = fleet.JobOptions(database=database, batch=batch, states=state or [])
+    given = options.JobOptions(database=database, batch=batch, states=state or [])
     ctx.meta[_GIVEN] = given
     if ctx.invoked_subcommand is not None:
         return None
@@ -232,13 +242,13 @@ def summary(ctx: typer.Context) -> Exit:
     return _run(ctx, work)
 
 
-@jobs.command(cls=fleet.KeyCommand)
+@jobs.command(cls=options.KeyCommand)
 def cancel(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Cancel jobs. Created generations go on at the server, and are billed."""
     return _decide(ctx, "cancel", keys)
 
 
-@jobs.command(cls=fleet.KeyCommand)
+@jobs.command(cls=options.KeyCommand)
 def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Try jobs again: a known generation is followed, and not paid for again.
 
@@ -247,25 +257,25 @@ def resubmit(ctx: typer.Context, keys: Keys = None) -> Exit:
     return _decide(ctx, "resubmit", keys)
 
 
-@jobs.command(cls=fleet.KeyCommand)
+@jobs.command(cls=options.KeyCommand)
 def recheck(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Search the vendor's log again for uncertain jobs; nothing is created."""
     return _decide(ctx, "recheck", keys)
 
 
-@jobs.command(cls=fleet.KeyCommand)
+@jobs.command(cls=options.KeyCommand)
 def redeliver(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Send the webhook message of jobs again."""
     return _decide(ctx, "redeliver", keys)
 
 
-@jobs.command("give-up", cls=fleet.KeyCommand)
+@jobs.command("give-up", cls=options.KeyCommand)
 def give_up(ctx: typer.Context, keys: Keys = None) -> Exit:
     """Mark uncertain jobs as failed. They may still have been billed."""
     return _decide(ctx, "give_up", keys)
 
 
-@jobs.command(cls=fleet.KeyCommand)
+@jobs.command(cls=options.KeyCommand)
 def adopt(ctx: typer.Context, key: Key, generation_id: GenerationId) -> Exit:
     """Continue a job with a generation whose id you found."""
     return _decide(ctx, "adopt", [key], generation_id)
@@ -294,7 +304,7 @@ def purge(ctx: typer.Context, *, older_than: OlderThan) -> Exit:
     async def work(screen: Screen) -> Exit:
         from kling_async.cli._decisions import purge_jobs
 
-        age = fleet.age(older_than, "--older-than")
+        age = options.age(older_than, "--older-than")
         return await purge_jobs(screen, ctx.meta[_GIVEN], age)
 
     return _run(ctx, work)
@@ -318,11 +328,11 @@ def _decide(
 def worker(
     ctx: typer.Context,
     *,
-    database: fleet.Database = JOBS_DATABASE,
-    max_in_flight: fleet.MaxInFlight = 32,
-    creates_per_minute: fleet.CreatesPerMinute = None,
-    on_uncertain: fleet.OnUncertain = "ask",
-    webhook: fleet.Webhook = None,
+    database: options.Database = JOBS_DATABASE,
+    max_in_flight: options.MaxInFlight = 32,
+    creates_per_minute: options.CreatesPerMinute = None,
+    on_uncertain: options.OnUncertain = "ask",
+    webhook: options.Webhook = None,
     any_format: options.AnyFormat = False,
 ) -> Exit:
     """Run the jobs of a database, along with its other workers. This costs money.
