@@ -66,12 +66,13 @@ from kling_async._files.download import (
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter, notify, warn_abandoned
-from kling_async._http.session import Connections, Library
+from kling_async._http.session import Connections, Library, Session
 from kling_async._http.transport import Transport
 from kling_async._http.wire import encode_request, is_bulky
+from kling_async._polling.creations import CreationIndex
 from kling_async._polling.learned import Learned
 from kling_async._polling.schedules import Polling
-from kling_async._polling.watch import CreationIndex, PollLoops, Watch
+from kling_async._polling.watch import PollLoops, PollSetup, Watch
 from kling_async._requests.catalogue import Catalogue, catalogue_in_use, use_catalogue
 from kling_async._requests.classes import Request, request_from, request_of_many
 from kling_async._requests.media import encode_local_files
@@ -201,7 +202,7 @@ class AsyncKling:
         lent = cast("httpx.AsyncClient | None", http_client)  # all has the same name
         self._connections = Connections(max_connections, lent, transport)
         self._creations = CreationIndex()
-        self._poll_loops = PollLoops(self._creations)
+        self._poll_loops = PollLoops()
         self._billing_clients = BillingClients()
         self._parent: AsyncKling | None = None
         self._is_closed = False
@@ -256,7 +257,7 @@ class AsyncKling:
             del overrides  # as in the constructor
             raise error.with_traceback(None) from None
         other._open_transport = Transport(other._settings, self._connections)  # noqa: SLF001 (its own)
-        other._poll_loops = PollLoops(self._creations)  # noqa: SLF001 (its own)
+        other._poll_loops = PollLoops()  # noqa: SLF001 (its own)
         other._parent = self  # noqa: SLF001 (its own)
         return other
 
@@ -382,12 +383,7 @@ class AsyncKling:
             transport = self._transport()
             session = transport.session
             loop = self._poll_loops.join(
-                generation_id,
-                ask=transport.ask,
-                limiter=session.limiter,
-                tasks=session.tasks,
-                retry=self._settings.retry,
-                reporter=self._settings.reporter,
+                generation_id, session.tasks, partial(self._poll_setup, session)
             )
         except KlingError as error:
             error.concerning(generation_id, known)
@@ -397,6 +393,16 @@ class AsyncKling:
             polling=polling or self._settings.polling,
             timeout=timeout or self._settings.wait_timeout,
             last=known,
+        )
+
+    def _poll_setup(self, session: Session) -> PollSetup:
+        return PollSetup(
+            ask=self._open_transport.ask,
+            limiter=session.limiter,
+            tasks=session.tasks,
+            retry=self._settings.retry,
+            reporter=self._settings.reporter,
+            creations=self._creations,
         )
 
     async def wait(

@@ -7,7 +7,6 @@ guess.
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
@@ -15,7 +14,7 @@ from attrs import field, frozen
 
 from kling_async._checks import require_number
 from kling_async._errors import ConfigurationError
-from kling_async._requests.catalogue import catalogue_in_use
+from kling_async._requests.catalogue import catalogue_in_use, video_length
 
 CREDITS_PER_USD = 2_000_000
 """What the vendor's documents of August 2026 say one USD is worth."""
@@ -216,7 +215,7 @@ class PriceList:
         rates = self.rates
         if self.kind == "variants":
             rates = _best_fit(rates, body, model)
-        costs = [_cost(rate, body, model) for rate in rates]
+        costs = [_cost(rate, body) for rate in rates]
         known = [cost for cost in costs if cost is not None]
         if not known or len(known) < len(costs):
             return Price(model=model, kind=self.kind)
@@ -266,37 +265,10 @@ def _plain(value: object) -> str:
         return text
 
 
-def _cost(rate: Rate, body: Mapping[str, object], model: str) -> float | None:
+def _cost(rate: Rate, body: Mapping[str, object]) -> float | None:
     unit = rate.unit.strip().casefold().replace("-", "_")
     names = {unit, unit.removesuffix("s")}
     if names & _WHOLES:
         return rate.price / rate.per
-    seconds = _seconds(body, model) if names & _SECONDS else None
+    seconds = video_length(body) if names & _SECONDS else None
     return None if seconds is None else rate.price / rate.per * seconds
-
-
-def _seconds(body: Mapping[str, object], model: str) -> float | None:
-    """The length of the video asked for: of the whole, else of its shots."""
-    whole = _number(body.get("duration"))
-    if whole is not None:
-        return whole
-    shots = body.get("multi_prompt")
-    if isinstance(shots, Sequence) and not isinstance(shots, str):
-        lengths = [
-            _number(cast("Mapping[str, object]", shot).get("duration"))
-            for shot in cast("Sequence[object]", shots)
-            if isinstance(shot, Mapping)
-        ]
-        if lengths and None not in lengths:
-            return math.fsum(length or 0.0 for length in lengths)
-    return _number(_value_or_default(body, "duration", model))
-
-
-def _number(value: object) -> float | None:
-    """Take a whole number of seconds, also one written as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None

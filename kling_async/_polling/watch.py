@@ -11,12 +11,11 @@ import math
 import random
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Self
 
-import anyio
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from kling_async._errors import (
     APIStatusError,
@@ -30,76 +29,16 @@ from kling_async._errors import (
 from kling_async._failures import RetryPolicy, may_repeat_get, wait_after
 from kling_async._generation import KNOWN_STATUSES, Generation
 from kling_async._hooks import Reporter, RetryEvent, StatusEvent, notify
+from kling_async._polling.creations import CreationIndex, CreationInfo
 from kling_async._polling.schedules import (
     Completion,
     LearningPolling,
     Polling,
     PollState,
 )
-from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._runtime.limiter import Kind, Limiter, Slot, Waiter
 from kling_async._runtime.loop import CLOCK_TICK, Timer, Wakeup, wake
 from kling_async._runtime.tasks import CLOSED, ClientTasks
-
-# Creations kept; the oldest make room.
-KEPT = 100_000
-
-
-@frozen
-class CreationInfo:
-    """Where a generation comes from.
-
-    Attributes:
-        model: The id of its model.
-        video_length: The length of its video, in seconds, if it has one to choose.
-        tasks: The client's tasks in the event loop whose clock tells `created`.
-        created: When its create was answered, on that clock.
-    """
-
-    model: str
-    video_length: float | None
-    tasks: ClientTasks
-    created: float = field(factory=anyio.current_time)
-
-
-@define(eq=False, repr=False)
-class CreationIndex:
-    """What one client knows of its creates, by the generation's id."""
-
-    _known: dict[str, CreationInfo] = field(factory=dict[str, CreationInfo], init=False)
-
-    def note(
-        self, generation_id: str, body: Mapping[str, object], tasks: ClientTasks
-    ) -> None:
-        """Note that a create with this body was just answered."""
-        model = str(body["model"])
-        length = _video_length(model, body.get("duration"))
-        self._known[generation_id] = CreationInfo(model, length, tasks)
-        if len(self._known) > KEPT:
-            del self._known[next(iter(self._known))]
-
-    def of(self, generation_id: str, tasks: ClientTasks) -> CreationInfo | None:
-        """Return a creation, if it is known and of the same event loop."""
-        creation = self._known.get(generation_id)
-        return creation if creation is not None and creation.tasks is tasks else None
-
-    def forget(self, generation_id: str) -> None:
-        """Forget the creation of a generation that has ended."""
-        self._known.pop(generation_id, None)
-
-
-def _video_length(model: str, given: object) -> float | None:
-    """Read a length, which may be text; what is left out is the server's default."""
-    known = catalogue_in_use().get(model)
-    duration = known.fields.get("duration") if known else None
-    if given is None and duration is not None:
-        given = duration.default
-    try:
-        length = float(given) if isinstance(given, int | float | str) else math.nan
-    except (ValueError, OverflowError):
-        length = math.nan
-    return length if math.isfinite(length) else None
-
 
 # When the time is up there is a last poll: it may take a twentieth more, within bounds.
 _LAST_LOOK, _LAST_LOOK_SHARE = 5.0, 0.05
@@ -456,7 +395,6 @@ class PollLoop:
 class PollLoops:
     """The poll loops of one client: one for each id in each event loop."""
 
-    _creations: CreationIndex
     _setups: weakref.WeakValueDictionary[ClientTasks, PollSetup] = field(
         factory=weakref.WeakValueDictionary[ClientTasks, PollSetup], init=False
     )
@@ -464,24 +402,19 @@ class PollLoops:
     def join(
         self,
         generation_id: str,
-        *,
-        ask: Ask,
-        limiter: Limiter,
         tasks: ClientTasks,
-        retry: RetryPolicy,
-        reporter: Reporter,
+        set_up: Callable[[], PollSetup],
     ) -> PollLoop:
-        """Return the running loop of an id, or a new one."""
+        """Return the running loop of an id, or a new one.
+
+        Args:
+            generation_id: The generation.
+            tasks: The tasks of the client in the running event loop.
+            set_up: Makes what all loops there share, for the first of them.
+        """
         setup = self._setups.get(tasks)
         if setup is None:
-            setup = self._setups[tasks] = PollSetup(
-                ask=ask,
-                limiter=limiter,
-                tasks=tasks,
-                retry=retry,
-                reporter=reporter,
-                creations=self._creations,
-            )
+            setup = self._setups[tasks] = set_up()
         loop = setup.loops.get(generation_id)
         if loop is None or loop.is_over:
             loop = PollLoop(generation_id=generation_id, setup=setup)

@@ -6,8 +6,16 @@ The file is made by ``nox -s catalogue -- FOLDER`` from the vendor's OpenAPI fil
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import resources
@@ -372,3 +380,42 @@ def use_catalogue(catalogue: Catalogue) -> Generator[None]:
         yield
     finally:
         _IN_USE.reset(token)
+
+
+def video_length(body: Mapping[str, object]) -> float | None:
+    """Return the length of the video that a request asks for, in seconds.
+
+    That of the whole, else of its shots together, else the server's default; None if
+    nobody can know it, as where a video is sent along.
+
+    Args:
+        body: The request by the wire's names, with its ``model``; it need not be valid.
+    """
+    given = body.get("duration")
+    if given is not None:
+        return _seconds(given)
+    shots = body.get("multi_prompt")
+    if isinstance(shots, Sequence) and not isinstance(shots, str):
+        lengths = [
+            _seconds(it.get("duration")) for it in shots if isinstance(it, Mapping)
+        ]
+        if lengths and None not in lengths:
+            return math.fsum(filter(None, lengths))
+    known = catalogue_in_use().get(str(body["model"]))
+    duration = known.fields.get("duration") if known else None
+    return _seconds(duration.default) if duration else None
+
+
+# A sum or a product of greater numbers could be infinite.
+_MOST_SECONDS = 1e9
+
+
+def _seconds(value: object) -> float | None:
+    """Read a number of seconds, also from text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= _MOST_SECONDS else None

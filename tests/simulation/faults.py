@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -25,7 +25,7 @@ from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._files import download
 from kling_async._http import session, transport
-from kling_async._polling import watch
+from kling_async._polling import creations, watch
 from kling_async._polling.schedules import PollState
 from kling_async._runtime import limiter, tasks
 
@@ -152,7 +152,8 @@ def _note_unguarded(hook: Callable[[T], object], event: T) -> None:
     hook(event)
 
 
-def _length_of_any_number(_: str, given: object) -> float | None:
+def _length_of_any_number(body: Mapping[str, object]) -> float | None:
+    given = body.get("duration")
     return float(given) if isinstance(given, int) else None
 
 
@@ -232,7 +233,7 @@ FAULTS: tuple[Fault, ...] = (
         "an absurd time in an answer raised an error after the paid create",
         (
             (_client, "notify", _note_unguarded),
-            (watch, "_video_length", _length_of_any_number),
+            (creations, "video_length", _length_of_any_number),
         ),
         27,
     ),

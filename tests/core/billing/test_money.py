@@ -150,6 +150,16 @@ def test_shots_are_as_long_as_all_of_them(shots: object, expected: float) -> Non
     assert usd(fixed(rate(0.1)), multi_prompt=shots) == expected
 
 
+@pytest.mark.parametrize(
+    "length",
+    [10**400, "1e999", 1e308, -5, math.inf, math.nan, "many", True, [5]],
+    ids=repr,
+)
+def test_a_length_that_is_none_gives_no_price(length: object) -> None:
+    """Neither an error nor an endless sum: a mapping is priced as it is given."""
+    assert usd(fixed(rate(100)), duration=length) is None
+
+
 @pytest.mark.parametrize("model", [AVATAR, "klingai/from-tomorrow"])
 def test_a_length_that_nobody_knows_gives_no_price(model: str) -> None:
     """An avatar is as long as the sound that is sent along."""

@@ -24,7 +24,7 @@ from kling_async import (
     PollState,
     RetryPolicy,
 )
-from kling_async._polling.watch import KEPT, CreationIndex
+from kling_async._polling.creations import KEPT, CreationIndex
 from kling_async._runtime.tasks import ClientTasks
 from kling_async.types import Seconds
 

@@ -36,7 +36,8 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async._hooks import Reporter
-from kling_async._polling.watch import Ask, CreationIndex, PollLoop, PollLoops, Watch
+from kling_async._polling.creations import CreationIndex
+from kling_async._polling.watch import Ask, PollLoop, PollSetup, Watch
 from kling_async._runtime.limiter import Limiter, Slot
 from kling_async._runtime.loop import loop_here
 from kling_async._runtime.tasks import ClientTasks
@@ -252,14 +253,15 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
 
 def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
     """Give a poll loop that asks in its own way."""
-    return PollLoops(CreationIndex()).join(
-        ID,
+    setup = PollSetup(
         ask=ask,
         limiter=limiter,
         tasks=ClientTasks(),
         retry=ONCE,
         reporter=Reporter(),
+        creations=CreationIndex(),
     )
+    return PollLoop(generation_id=ID, setup=setup)
 
 
 @on_each_loop
@@ -536,14 +538,15 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
     async with api.client() as kling:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
         session = transport.connections.current_session()
-        loop = PollLoops(CreationIndex()).join(
-            ID,
+        setup = PollSetup(
             ask=transport.ask,
             limiter=session.limiter,
             tasks=session.tasks,
             retry=ONCE,
             reporter=Reporter(),
+            creations=CreationIndex(),
         )
+        loop = PollLoop(generation_id=ID, setup=setup)
         watch = Counted(loop=loop, polling=Fixed(10), timeout=2000)
         assert [it.status async for it in watch] == ["queued", "completed"]
     assert len(api.polls) == 101

@@ -1,0 +1,56 @@
+"""What one client knows of its creates, so that polls know a generation's age."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+from attrs import define, field, frozen
+
+from kling_async._requests.catalogue import video_length
+from kling_async._runtime.tasks import ClientTasks
+
+# Creations kept; the oldest make room.
+KEPT = 100_000
+
+
+@frozen
+class CreationInfo:
+    """Where a generation comes from.
+
+    Attributes:
+        model: The id of its model.
+        video_length: The length of its video, in seconds, if it has one to choose.
+        tasks: The client's tasks in the event loop whose clock tells `created`.
+        created: When its create was answered, on that clock.
+    """
+
+    model: str
+    video_length: float | None
+    tasks: ClientTasks
+    created: float = field(factory=anyio.current_time)
+
+
+@define(eq=False, repr=False)
+class CreationIndex:
+    """What one client knows of its creates, by the generation's id."""
+
+    _known: dict[str, CreationInfo] = field(factory=dict[str, CreationInfo], init=False)
+
+    def note(
+        self, generation_id: str, body: Mapping[str, object], tasks: ClientTasks
+    ) -> None:
+        """Note that a create with this body was just answered."""
+        creation = CreationInfo(str(body["model"]), video_length(body), tasks)
+        self._known[generation_id] = creation
+        if len(self._known) > KEPT:
+            del self._known[next(iter(self._known))]
+
+    def of(self, generation_id: str, tasks: ClientTasks) -> CreationInfo | None:
+        """Return a creation, if it is known and of the same event loop."""
+        creation = self._known.get(generation_id)
+        return creation if creation is not None and creation.tasks is tasks else None
+
+    def forget(self, generation_id: str) -> None:
+        """Forget the creation of a generation that has ended."""
+        self._known.pop(generation_id, None)
