@@ -30,7 +30,7 @@ All of them can be pickled; after a create they carry the generation.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Self
 
 from attrs import frozen
@@ -437,8 +437,8 @@ class JobConflictError(JobError):
     """A job has another request or state than the caller expects."""
 
 
-def drop_frames(error: BaseException) -> None:
-    """Remove the tracebacks of an error and its causes: their locals hold secrets."""
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Walk an error and all that led to it, each once: a chain may be a ring."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:
@@ -446,7 +446,13 @@ def drop_frames(error: BaseException) -> None:
         if it is None or id(it) in seen:
             continue
         seen.add(id(it))
-        it.__traceback__ = None
-        left += [it.__cause__, it.__context__]
+        yield it
+        left += [it.__context__, it.__cause__]
         if isinstance(it, BaseExceptionGroup):
             left += it.exceptions
+
+
+def drop_frames(error: BaseException) -> None:
+    """Remove the tracebacks of an error and all its causes: locals hold secrets."""
+    for it in causes_of(error):
+        it.__traceback__ = None

@@ -18,7 +18,12 @@ from attrs import field, frozen
 from kling_async._billing.account import BillingClient
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import decode_log
-from kling_async._errors import APIStatusError, AuthenticationError, KlingError
+from kling_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    KlingError,
+    causes_of,
+)
 from kling_async._http.library import errors_named
 from kling_async._http.pool import Proxies
 from kling_async._http.wire import Response, as_text, dig, parse_object
@@ -261,10 +266,7 @@ async def _look(name: str, look: Callable[[], Awaitable[str]], advice: str) -> C
             name=name, state=wrong.state, seen=wrong.seen, advice=wrong.advice or None
         )
     except KlingError as error:
-        cause = error.__cause__
-        while cause is not None and not isinstance(cause, ssl.SSLError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is not None:
+        if any(isinstance(it, ssl.SSLError) for it in causes_of(error)):
             advice = "Let TLS trust the server: set SSL_CERT_FILE to your proxy's CA"
         elif isinstance(error, APIStatusError) and not error.from_vendor:
             advice = "A proxy or gateway answers instead of the vendor: ask who runs it"

@@ -19,7 +19,7 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
-from kling_async._errors import DownloadError, Hint, KlingError
+from kling_async._errors import DownloadError, Hint, KlingError, causes_of
 from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_in
 from kling_async._http.packing import UnknownPackingError, Unpacker, is_packed
 
@@ -54,15 +54,11 @@ class InterruptionError(Exception):
         self.retry_after = retry_after
 
 
-def is_out_of_files(error: BaseException | None) -> bool:
+def is_out_of_files(error: BaseException) -> bool:
     """Whether the system had no file handles or sockets left."""
-    if error is None:
-        return False
-    if isinstance(error, OSError) and error.errno in _TOO_MANY:
-        return True
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(is_out_of_files, error.exceptions))
-    return is_out_of_files(error.__cause__ or error.__context__)
+    return any(
+        isinstance(it, OSError) and it.errno in _TOO_MANY for it in causes_of(error)
+    )
 
 
 @define(eq=False, repr=False)

@@ -111,6 +111,7 @@ class AiohttpSender:
                 proxy=self._routes[call.base_url],
             )
         except _Lost as lost:
+            lost.__cause__ = lost.__context__ = None  # else each is the other's cause
             raise lost.error from None
         return StreamedResponse(
             answer.status,

@@ -27,6 +27,7 @@ from kling_async._errors import (
     RequestTimeoutError,
     ServerError,
     TransportError,
+    causes_of,
     drop_frames,
 )
 from kling_async._failures import may_be_accepted, may_repeat_get, repeat, wait_after
@@ -381,10 +382,7 @@ def _bare(error: BaseException, redact: Callable[[str], str]) -> BaseException:
     A library may keep the whole request, or an answer that echoes the key.
     """
     drop_frames(error)
-    it: BaseException | None = error
-    seen: set[int] = set()
-    while it is not None and id(it) not in seen:
-        seen.add(id(it))
+    for it in causes_of(error):
         facts = vars(it)
         sent = facts.get("_request")  # httpx keeps it, with all its headers
         if sent is not None:
@@ -392,5 +390,4 @@ def _bare(error: BaseException, redact: Callable[[str], str]) -> BaseException:
         shown = f"{it} {it!r} {facts}"
         if redact(shown) != shown:
             return LibraryError(redact(f"{type(error).__name__}: {error}"))
-        it = it.__cause__ or it.__context__
     return error

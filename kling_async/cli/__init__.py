@@ -4,9 +4,9 @@ It ends with one of these codes:
 
     0    done
     1    the generation failed, the API refused, or something could not be written
-    2 the command is wrong, or the request was refused before it was sent
-    3 the time was up, or a create is uncertain: it may go on, and be billed
-    130 Ctrl-C (143 for SIGTERM): generations go on; a command to continue is printed
+    2    the command is wrong, or the request was refused before it was sent
+    3    the time was up, or a create is uncertain: it may go on, and be billed
+    130  Ctrl-C (143 for SIGTERM): generations go on, and how to continue is printed
 
 Results go to stdout, all else to stderr. Needs the extra ``cli``.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kling_async import AsyncKling, Diagnosis, RetryPolicy, TextToVideo
+from kling_async._http.session import Library
 from kling_async.emulator import Emulator, Fault
 
 AT_ONCE = 1e6
@@ -40,13 +41,16 @@ async def test_all_is_well_on_the_emulator() -> None:
     assert seen["connection and TLS"] == "answered 200, without TLS"
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2", "aiohttp"])
 async def test_a_proxy_is_named_and_looks_names_up_itself(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, library: Library
 ) -> None:
     """Without the password that may be in its address."""
     monkeypatch.setenv("HTTPS_PROXY", "http://somebody:secret@127.0.0.1:1")
     url, once = "https://api.example.com", RetryPolicy(attempts=1)
-    async with AsyncKling("any-key", base_url=url, retry=once) as kling:
+    async with AsyncKling(
+        "any-key", base_url=url, retry=once, transport=library
+    ) as kling:
         found = {check.name: check for check in await kling.diagnose()}
     assert found["proxy"].seen == "through http://127.0.0.1:1"
     assert found["name resolution"].state == "skipped"

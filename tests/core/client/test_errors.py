@@ -47,6 +47,8 @@ from kling_async import (
     WaitTimeoutError,
     _errors,
 )
+from kling_async._errors import causes_of
+from kling_async._files.part import is_out_of_files
 
 RUNNING = Generation(
     id="g-1",
@@ -367,6 +369,19 @@ async def test_a_server_that_is_not_there_is_named_with_its_port(
             await kling.get("some-id")
     assert f"GET {host}:{port}/v2/" in str(caught.value)
     assert "is the emulator running?" in str(caught.value)
+    for it in causes_of(caught.value):  # none of them led to itself
+        for cause in filter(None, (it.__cause__, it.__context__)):
+            assert all(it is not other for other in causes_of(cause))
+
+
+def test_the_causes_of_an_error_are_walked_once_each_in_a_ring_too() -> None:
+    """Some libraries raise one error within the handling of another of its own."""
+    first, second = ValueError("first"), OSError(24, "too many open files")
+    first.__cause__, second.__context__ = second, first
+    group = ExceptionGroup("both", [first, ExceptionGroup("again", [second])])
+    assert [it for it in causes_of(group) if it in (first, second)] == [second, first]
+    assert list(causes_of(first)) == [first, second]
+    assert is_out_of_files(first)
 
 
 async def test_a_traceback_shows_no_frame_of_the_retries() -> None:
