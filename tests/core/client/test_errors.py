@@ -13,6 +13,7 @@ from typing import Literal
 
 import httpx
 import pytest
+from clients import KEY
 
 from kling_async import (
     APIStatusError,
@@ -364,7 +365,7 @@ async def test_a_server_that_is_not_there_is_named_with_its_port(
         port = probe.getsockname()[1]
     once = RetryPolicy(attempts=1)
     url = f"http://{host}:{port}"
-    async with AsyncKling("k", base_url=url, retry=once, transport=library) as kling:
+    async with AsyncKling(KEY, base_url=url, retry=once, transport=library) as kling:
         with pytest.raises(ConnectionFailedError) as caught:
             await kling.get("some-id")
     assert f"GET {host}:{port}/v2/" in str(caught.value)
