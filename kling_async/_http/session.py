@@ -11,6 +11,7 @@ import ssl
 import weakref
 from collections.abc import AsyncGenerator
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, get_args
@@ -187,10 +188,12 @@ class Connections:
     def __attrs_post_init__(self) -> None:
         require_count("max_connections", self.max_connections)
         _require_library(self.library, self.http_client)
-        if self.http_client is None:
-            self._ssl = create_ssl_context(library_named(self.library))
-        else:
+        if self.http_client is not None:
             _require_async(self.http_client)
+            return
+        if self.library == "aiohttp":  # which an event loop would have to wait for
+            import_module("kling_async._http.aiohttp")
+        self._ssl = create_ssl_context(library_named(self.library))
 
     def current_session(self) -> Session:
         """Give the session of the running event loop.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 
+import httpx
 import pytest
 
-from kling_async._http.session import Connections
+from kling_async._http.session import Connections, Library
 
 # What a test or its fixture uses that is not there over aiohttp, and why.
 BOUND = {
@@ -28,10 +29,14 @@ def pytest_configure() -> None:
     """Change the default, for all that the tests make."""
     whole = Connections.__init__
 
-    def init(self: Connections, *args: object, **options: object) -> None:
-        whole(self, *args, **options)  # type: ignore[arg-type]  # as they were given
-        if self.http_client is None:
-            self.library = "aiohttp"
+    def init(
+        self: Connections,
+        max_connections: int = 100,
+        http_client: httpx.AsyncClient | None = None,
+        library: Library = "httpx",
+    ) -> None:
+        own: Library = "aiohttp" if library == "httpx" else library
+        whole(self, max_connections, http_client, library if http_client else own)
 
     Connections.__init__ = init  # type: ignore[method-assign]  # this is the point
 

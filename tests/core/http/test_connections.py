@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import anyio
 import anyio.from_thread
@@ -34,6 +37,7 @@ from kling_async import (
     KlingError,
     Video,
 )
+from kling_async._http.session import Library
 
 SERVED = answering(answer(QUEUED))
 
@@ -371,6 +375,33 @@ def test_one_client_works_in_several_loops_at_once() -> None:
             it.join(20)
         assert server.accepted == 3
     assert ids == [ID] * 3
+
+
+ASK = """
+import asyncio, sys
+from kling_async import AsyncKling
+
+async def ask():
+    before = set(sys.modules)
+    await kling.get(sys.argv[3])
+    await kling.aclose()
+    ours = ("kling_async", sys.argv[2])
+    print([it for it in sys.modules.keys() - before if it.startswith(ours)])
+
+kling = AsyncKling("some-key", base_url=sys.argv[1], transport=sys.argv[2])
+asyncio.run(ask())
+"""
+
+
+@pytest.mark.parametrize("library", get_args(Library))
+def test_a_client_has_loaded_its_library_before_a_loop_waits_for_it(
+    library: str,
+) -> None:
+    """An import takes long, and makes the event loops of other threads wait, too."""
+    with served(SERVED) as server:
+        command = [sys.executable, "-c", ASK, server.base_url, library, ID]
+        done = subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert done.stdout.strip() == b"[]"
 
 
 def test_closing_where_another_loop_still_runs_is_told(
