@@ -63,6 +63,7 @@ from kling_async._files.download import (
     LocalFile,
     path_from,
 )
+from kling_async._files.media import encode_local_files
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter, notify, warn_abandoned
@@ -75,7 +76,6 @@ from kling_async._polling.schedules import Polling
 from kling_async._polling.watch import PollLoops, PollSetup, Watch
 from kling_async._requests.catalogue import Catalogue, catalogue_in_use, use_catalogue
 from kling_async._requests.classes import Request, request_from, request_of_many
-from kling_async._requests.media import encode_local_files
 from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
 from kling_async._text import short_repr
@@ -294,13 +294,12 @@ class AsyncKling:
         """
         request_id = client_request_id_from(client_request_id)
         transport = self._transport()
-        reach = AddressPolicy(self._settings.base_url)
         with use_catalogue(self._settings.catalogue):
             checked = request_from(request, params)
             body = await encode_local_files(
                 checked.to_body(),
                 check=self._settings.check_media,
-                source=lambda url: BucketObject(url, reach),
+                reach=AddressPolicy(self._settings.base_url),
             )
         if is_bulky(body):
             content = await anyio.to_thread.run_sync(encode_request, body)

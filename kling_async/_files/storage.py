@@ -27,7 +27,6 @@ from kling_async._addresses import AddressPolicy
 from kling_async._checks import needs_extra
 from kling_async._errors import DownloadError, KlingError
 from kling_async._files.part import Part
-from kling_async._requests.media import SourceError
 from kling_async._text import safe_line
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ _CLIENT_OPTIONS = (
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kling_async_storage")
 
 
-class StorageError(SourceError):
+class StorageError(Exception):
     """A store failed or refused.
 
     Attributes:
@@ -151,21 +150,18 @@ class BucketObject:
             StorageError: The store refuses it, or fails for good.
         """
 
-        def put() -> None:
-            store, name = self._place()
-            import obstore
-
+        def put(store: ObjectStore, name: str) -> None:
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
             content: bytes | Iterator[bytes]
             if isinstance(source, bytes):
                 content = source
-            elif source.stat().st_size <= _PART_SIZE:
+            elif size <= _PART_SIZE:
                 content = source.read_bytes()
             else:
                 content = _pieces(source, is_abandoned)
             before = None if isinstance(content, bytes) else _version_of(store, name)
             try:
-                obstore.put(
-                    store,
+                store.put(
                     name,
                     content,
                     attributes={"Content-Type": media_type},
@@ -176,10 +172,10 @@ class BucketObject:
                 # The last request was repeated after its answer was lost: the upload
                 # has ended, and the object is there.
                 after = None if isinstance(content, bytes) else _version_of(store, name)
-                if after in (None, before) or after[0] != _length_of(source):
+                if after in (None, before) or after[0] != size:
                     raise
 
-        await _call(put)
+        await self._call(put)
 
     async def size(self) -> int:
         """Return its size in bytes.
@@ -187,14 +183,7 @@ class BucketObject:
         Raises:
             StorageError: It is missing, or may not be read.
         """
-
-        def head() -> int:
-            store, name = self._place()
-            import obstore
-
-            return obstore.head(store, name)["size"]
-
-        return await _call(head)
+        return await self._call(lambda store, name: store.head(name)["size"])
 
     async def exists(self) -> bool:
         """Return whether it exists.
@@ -212,15 +201,8 @@ class BucketObject:
 
     async def delete(self) -> None:
         """Delete it, if that is allowed."""
-
-        def delete() -> None:
-            store, name = self._place()
-            import obstore
-
-            obstore.delete(store, name)
-
         with contextlib.suppress(StorageError):
-            await _call(delete)
+            await self._call(lambda store, name: store.delete(name))
 
     async def read(self, most: int | None = None) -> bytes:
         """Read it, or its beginning.
@@ -229,15 +211,12 @@ class BucketObject:
             StorageError: It is missing, or may not be read.
         """
 
-        def get() -> bytes:
-            store, name = self._place()
-            import obstore
-
+        def get(store: ObjectStore, name: str) -> bytes:
             if most is None:
-                return bytes(obstore.get(store, name).bytes())
-            return bytes(obstore.get_range(store, name, start=0, length=most))
+                return bytes(store.get(name).bytes())
+            return bytes(store.get_range(name, start=0, length=most))
 
-        return await _call(get)
+        return await self._call(get)
 
     async def sign_url(self, seconds: float = _SIGNED_FOR) -> str | None:
         """Sign a link that works without credentials; None if the store cannot.
@@ -246,20 +225,15 @@ class BucketObject:
             StorageError: There are no credentials.
         """
 
-        def sign() -> str | None:
-            store, name = self._place()
+        def sign(store: ObjectStore, name: str) -> str | None:
             import obstore
-            from obstore.store import (
-                AzureStore,
-                GCSStore,
-                S3Store,
-            )
+            from obstore.store import AzureStore, GCSStore, S3Store
 
             if not isinstance(store, S3Store | GCSStore | AzureStore):
                 return None
             return obstore.sign(store, "GET", name, dt.timedelta(seconds=seconds))
 
-        return await _call(sign)
+        return await self._call(sign)
 
     async def link(self) -> str | None:
         """Sign a link for the API's servers; None if they cannot reach it.
@@ -273,6 +247,9 @@ class BucketObject:
         at = urlsplit(link)
         port = at.port or (443 if at.scheme == "https" else 80)
         return None if self.reach.forbids_host(at.hostname or "", port) else link
+
+    async def _call(self, work: Callable[[ObjectStore, str], T]) -> T:
+        return await _call(lambda: work(*self._place()))
 
     def _place(self) -> tuple[ObjectStore, str]:
         """Return the store, and the object's name in it."""
@@ -314,17 +291,11 @@ def _open_store(url: str, environment: frozenset[tuple[str, str]]) -> ObjectStor
 
 def _version_of(store: ObjectStore, name: str) -> tuple[int, object, object] | None:
     """Return the version of an object: size, tag and time."""
-    import obstore
-
     try:
-        found = obstore.head(store, name)
+        found = store.head(name)
     except Exception:  # noqa: BLE001 (the upload reports the error better)
         return None
     return found["size"], found["e_tag"], found["last_modified"]
-
-
-def _length_of(source: Path | bytes) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _pieces(path: Path, is_abandoned: Callable[[], bool]) -> Iterator[bytes]:

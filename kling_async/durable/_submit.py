@@ -24,9 +24,9 @@ from kling_async._errors import (
     JobConflictError,
     Problem,
 )
+from kling_async._files.media import encode_local_files, read_file, type_of
 from kling_async._files.storage import BucketObject, StorageError, is_url
 from kling_async._requests.classes import Request, build_request
-from kling_async._requests.media import encode_local_files, read_file, type_of
 from kling_async._text import short_repr
 from kling_async.durable._records import JSON, JobInput, JobState, JobStatus, QueueItem
 from kling_async.durable._store import Store, fingerprint_of, place_of, status_of

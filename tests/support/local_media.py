@@ -12,7 +12,7 @@ from clients import MODEL, PROMPT
 from PIL import Image
 
 from kling_async import InvalidRequestError, Problem
-from kling_async._requests.media import encode_local_files
+from kling_async._files.media import encode_local_files
 
 AVATAR = "klingai/avatar-pro"
 

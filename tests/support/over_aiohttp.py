@@ -1,17 +1,18 @@
 """A pytest plugin: the tests of the client again, over ``transport="aiohttp"``.
 
 ``pytest -p over_aiohttp`` makes aiohttp the default of every client that opens its
-own connections. What stands in for httpx's cannot run so, and is skipped.
+own connections and names no library. What stands in for httpx's cannot run so, and is
+skipped.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 
-import httpx
 import pytest
 
-from kling_async._http.session import Connections, Library
+from kling_async import AsyncKling
 
 # What a test or its fixture uses that is not there over aiohttp, and why.
 BOUND = {
@@ -21,24 +22,22 @@ BOUND = {
     "httpcore.": "it is about what httpcore does",
     "httpcore/": "it is about what httpcore does",
     "without_ceremony": "aiohttp warns of a session in a loop that ended so",
+    "session.find_spec": "it takes aiohttp away",
     "trio": "aiohttp runs on asyncio alone",
 }
 
 
 def pytest_configure() -> None:
     """Change the default, for all that the tests make."""
-    whole = Connections.__init__
+    whole = AsyncKling.__init__
 
-    def init(
-        self: Connections,
-        max_connections: int = 100,
-        http_client: httpx.AsyncClient | None = None,
-        library: Library = "httpx",
-    ) -> None:
-        own: Library = "aiohttp" if library == "httpx" else library
-        whole(self, max_connections, http_client, library if http_client else own)
+    @functools.wraps(whole)
+    def init(self: AsyncKling, *args: str, **options: object) -> None:
+        if options.get("http_client") is None:
+            options.setdefault("transport", "aiohttp")
+        whole(self, *args, **options)  # type: ignore[arg-type]  # as they were given
 
-    Connections.__init__ = init  # type: ignore[method-assign]  # this is the point
+    pytest.MonkeyPatch().setattr(AsyncKling, "__init__", init)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

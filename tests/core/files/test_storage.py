@@ -368,10 +368,10 @@ async def test_where_the_server_could_not_reach_the_store_bytes_are_sent(
     )
     assert await source.link() is None
     assert await BucketObject(source.url).link() is not None
-    from kling_async._requests.media import encode_local_files
+    from kling_async._files.media import encode_local_files
 
     body = {"model": IMAGE_MODEL, "image_url": source.url}
-    inlined = await encode_local_files(body, source=lambda _: source)
+    inlined = await encode_local_files(body, reach=source.reach)
     sent = str(inlined["image_url"])
     assert base64.b64decode(sent.removeprefix("data:image/png;base64,")) == PNG
 

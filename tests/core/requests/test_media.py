@@ -13,7 +13,7 @@ from clients import MODEL, PROMPT
 from local_media import AVATAR, as_uri, image, refusal_of, sound, uri_of
 
 from kling_async import AsyncKling, InvalidRequestError
-from kling_async._requests.media import encode_local_files
+from kling_async._files.media import encode_local_files
 from kling_async.emulator import Emulator
 
 V3 = "klingai/video-v3-pro-image-to-video"

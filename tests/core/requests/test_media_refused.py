@@ -14,7 +14,7 @@ import pytest
 from local_media import image, refusal_of, sound
 
 from kling_async import InvalidRequestError
-from kling_async._requests.media import encode_local_files
+from kling_async._files.media import encode_local_files
 
 V3 = "klingai/video-v3-pro-image-to-video"
 

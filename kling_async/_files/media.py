@@ -10,19 +10,16 @@ import base64
 import mimetypes
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from anyio import to_thread
 from attrs import evolve, frozen
 
-from kling_async._addresses import is_bucket_url
-from kling_async._errors import (
-    Hint,
-    InvalidRequestError,
-    Problem,
-)
+from kling_async._addresses import AddressPolicy, is_bucket_url
+from kling_async._errors import Hint, InvalidRequestError, Problem
+from kling_async._files.storage import BucketObject, StorageError
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.fields import Field, Medium
 from kling_async._text import short_repr
@@ -84,26 +81,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-class SourceError(Exception):
-    """An object in a bucket cannot be read."""
-
-
-class Source(Protocol):
-    """An object in a bucket, which the server cannot fetch directly."""
-
-    async def size(self) -> int:
-        """Return its size in bytes."""
-        ...
-
-    async def read(self, most: int | None = None) -> bytes:
-        """Read it, or its beginning."""
-        ...
-
-    async def link(self) -> str | None:
-        """Return a temporary link for the server; None if there is none."""
-        ...
-
-
 # Bytes; enough to find an object's type, and usually its width and height.
 _BEGINNING = 64 * 1024
 
@@ -112,15 +89,15 @@ async def encode_local_files(
     body: Mapping[str, object],
     *,
     check: bool = True,
-    source: Callable[[str], Source] | None = None,
+    reach: AddressPolicy | None = None,
 ) -> dict[str, object]:
     """Return a body in which every path and all bytes are data URIs.
 
     Args:
         body: A request's body, by the API's names, however deep.
         check: Whether files are checked against the documented limits.
-        source: Opens the URL of an object in a bucket, which becomes a link or a
-            data URI; None leaves such URLs as they are.
+        reach: Which addresses the server can reach: the URL of an object in a bucket
+            becomes a link, or a data URI. None leaves such URLs as they are.
 
     Raises:
         InvalidRequestError: Everything that is wrong with the files, at once.
@@ -130,7 +107,7 @@ async def encode_local_files(
     problems: list[Problem] = []
     inlined = {
         name: await _encode_value(
-            _FieldPath(name, known.fields.get(name) if known else None, check, source),
+            _FieldPath(name, known.fields.get(name) if known else None, check, reach),
             value,
             problems,
         )
@@ -148,7 +125,7 @@ class _FieldPath:
     where: str
     rule: Field | None
     check: bool
-    source: Callable[[str], Source] | None = None
+    reach: AddressPolicy | None
 
     def inside(self, name: str) -> _FieldPath:
         rule = self.rule.properties.get(name) if self.rule else None
@@ -163,6 +140,12 @@ class _FieldPath:
         """Which medium the field takes; None if this version does not know."""
         return self.rule.medium if self.rule else None
 
+    @property
+    def limit(self) -> int:
+        """The most bytes allowed."""
+        documented = self.rule.max_bytes if self.rule and self.check else None
+        return documented or LARGEST_FILE
+
     def refusal(
         self,
         given: str,
@@ -172,31 +155,27 @@ class _FieldPath:
     ) -> Exception:
         return InvalidRequestError([Problem(self.where, given, allowed, hint, advice)])
 
-    def source_of(self, value: object) -> Source | None:
-        """Open the object that a value names, if the field takes media."""
-        if (
-            self.source is None
-            or not isinstance(value, str)
-            or not is_bucket_url(value)
-        ):
+    def bucket_object(self, value: object) -> BucketObject | None:
+        """Return the object that a value names, if the field takes media."""
+        is_media = self.rule is None or self.rule.medium is not None
+        if self.reach is None or not is_media or self.where in _TEXTS:
             return None
-        is_media = self.rule.medium is not None if self.rule else True
-        return self.source(value) if is_media and self.where not in _TEXTS else None
+        return BucketObject(str(value), self.reach) if is_bucket_url(value) else None
 
 
 async def _encode_value(
     place: _FieldPath, value: object, problems: list[Problem]
 ) -> object:
     is_local = isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
-    source = place.source_of(value)
-    if is_local or source is not None:
+    stored = place.bucket_object(value)
+    if is_local or stored is not None:
         try:
-            if source is not None:
-                return await _from_bucket(place, source, str(value))
-            return await to_thread.run_sync(_data_uri, place, value)
+            if stored is not None:
+                return await _from_bucket(place, stored)
+            return await to_thread.run_sync(_read_local, place, value)
         except InvalidRequestError as error:
             problems += error.problems
-        except SourceError as error:
+        except StorageError as error:
             allowed = "an object that can be read"
             problems.append(Problem(place.where, str(value), allowed, str(error)))
         return None
@@ -213,46 +192,43 @@ async def _encode_value(
     return value
 
 
-async def _from_bucket(place: _FieldPath, source: Source, url: str) -> str:
+async def _from_bucket(place: _FieldPath, stored: BucketObject) -> str:
     """Check an object; return a link to it, or its bytes."""
-    size = await source.size()
-    limit = place.rule.max_bytes if place.rule and place.check else None
-    if limit is not None and size > limit:
-        raise _too_large(place, url, size, limit)
+    url, size = stored.url, await stored.size()
     if place.check:
-        head = await source.read(min(size, _BEGINNING)) if size else b""
-        _require_sound(place, url, head, type_of(head), is_whole=size == len(head))
-    link = await source.link()
+        head = await stored.read(min(size, _BEGINNING)) if size else b""
+        _require_sound(place, url, head, size)
+    link = await stored.link()
     if link is not None:
         return link
     if place.medium == "video":
         hint = "Its store cannot sign a link, or its address is not public."
         raise place.refusal(url, "a video that the server can fetch by a link", hint)
-    return await to_thread.run_sync(_data_uri, place, await source.read(), url)
+    _require_room(place, url, size)
+    return await to_thread.run_sync(_data_uri, url, await stored.read())
 
 
-def _data_uri(place: _FieldPath, given: object, told: str | None = None) -> str:
+def _read_local(place: _FieldPath, given: object) -> str:
     if isinstance(given, os.PathLike):
         path = Path(os.fsdecode(cast("os.PathLike[str]", given)))
-        told = str(path)
-        data = _read(place, path)
+        told, data = str(path), _read(place, path)
     else:
         data = bytes(cast("bytes", given))
-        told = told or short_repr(data)
-    media_type = type_of(data)
-    if media_type == "video/mp4" and told.lower().endswith(".m4a"):
-        media_type = "audio/mp4"  # the same container; some recorders do not brand it
+        told = short_repr(data)
     if place.check:
-        _require_sound(place, told, data, media_type)
-    media_type = media_type or mimetypes.guess_type(told)[0]
+        _require_sound(place, told, data, len(data))
+    return _data_uri(told, data)
+
+
+def _data_uri(told: str, data: bytes) -> str:
+    media_type = _type_of(told, data) or mimetypes.guess_type(told)[0]
     encoded = base64.b64encode(data).decode("ascii")
     return f"data:{media_type or 'application/octet-stream'};base64,{encoded}"
 
 
 def _read(place: _FieldPath, path: Path) -> bytes:
-    limit = place.rule.max_bytes if place.rule and place.check else None
     try:
-        return read_file(path, limit or LARGEST_FILE)
+        return read_file(path, place.limit)
     except FileNotFoundError:
         missing = f"{path}, which is missing"
         raise place.refusal(missing, "a file", _where_it_was_looked_for(path)) from None
@@ -308,29 +284,24 @@ def _where_it_was_looked_for(path: Path) -> str | None:
     return None if path.is_absolute() else f"The working directory is {Path.cwd()}."
 
 
-def _require_sound(
-    place: _FieldPath,
-    told: str,
-    data: bytes,
-    media_type: str | None,
-    *,
-    is_whole: bool = True,
-) -> None:
+def _require_sound(place: _FieldPath, told: str, data: bytes, size: int) -> None:
+    """Check a file by its beginning, and by its size in all."""
+    media_type = _type_of(told, data)
     allowed, in_words = _ALLOWED[place.medium], _IN_WORDS[place.medium]
     if not data:
         raise place.refusal(f"{told}, which is empty", in_words)
     if media_type not in allowed:
         found = media_type or f"begins with {data[:12]!r}"
         raise place.refusal(f"{told} ({found})", in_words, advice="skip_media_check")
-    limit = place.rule.max_bytes if place.rule else None
-    if limit is not None and len(data) > limit:
-        raise _too_large(place, told, len(data), limit)
+    _require_room(place, told, size)
     if media_type in _IMAGES:
-        _require_shape(place, told, data, is_whole=is_whole)
+        _require_shape(place, told, data, is_whole=size == len(data))
 
 
-def _too_large(place: _FieldPath, told: str, size: int, limit: int) -> Exception:
-    return place.refusal(f"{told} of {size:,} bytes", f"at most {limit:,} bytes")
+def _require_room(place: _FieldPath, told: str, size: int) -> None:
+    if size > place.limit:
+        most = f"at most {place.limit:,} bytes"
+        raise place.refusal(f"{told} of {size:,} bytes", most)
 
 
 def _require_shape(
@@ -348,6 +319,12 @@ def _require_shape(
         raise place.refusal(given, f"each side at least {_SHORTEST_SIDE} pixels")
     if max(size) > _WIDEST * min(size):
         raise place.refusal(given, "an aspect ratio from 2:5 to 5:2")
+
+
+def _type_of(name: str, data: bytes) -> str | None:
+    kind = type_of(data)
+    is_sound = kind == "video/mp4" and name.lower().endswith(".m4a")
+    return "audio/mp4" if is_sound else kind  # some recorders do not brand it
 
 
 def type_of(data: bytes) -> str | None:
