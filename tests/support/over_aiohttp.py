@@ -23,7 +23,8 @@ BOUND = {
     "httpcore/": "it is about what httpcore does",
     "without_ceremony": "aiohttp warns of a session in a loop that ended so",
     "session.find_spec": "it takes aiohttp away",
-    "trio": "aiohttp runs on asyncio alone",
+    "[trio": "aiohttp runs on asyncio alone",
+    'backend="trio"': "aiohttp runs on asyncio alone",
 }
 
 
