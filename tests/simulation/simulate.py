@@ -53,6 +53,8 @@ CONFIG = detangle.SimConfig(
 
 MOST_IN_A_ROW = 20
 
+PLAYED_BETWEEN_COLLECTIONS = 10  # one takes as long as a fifth of a run
+
 # Connections that the vendor has had enough of are closed by then, in seconds.
 IDLE = 6.0
 
@@ -65,10 +67,12 @@ class Stage:
 
     Attributes:
         folder: Where videos go.
+        played: How many runs took place.
         last: The last run.
     """
 
     folder: Path
+    played: int = field(default=0, init=False)
     last: Run | None = field(default=None, init=False)
 
     async def play(self) -> None:
@@ -231,7 +235,9 @@ def play(stage: Stage, seed: int, *, shrink: bool = False) -> detangle.ExploreSt
         )
     finally:
         gc.enable()
-        gc.collect()  # all else is frozen
+        stage.played += 1
+        if stage.played % PLAYED_BETWEEN_COLLECTIONS == 0:
+            gc.collect()  # all else is frozen
 
 
 @frozen
