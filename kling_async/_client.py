@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, cast, overload
 import anyio
 from attrs import evolve
 
-from kling_async._addresses import AddressPolicy
 from kling_async._batch import Batch, Holdback, Outcome
 from kling_async._billing.account import BillingClient, BillingClients, stamp
 from kling_async._billing.budget import BudgetTracker
@@ -30,6 +29,7 @@ from kling_async._billing.doctor import Diagnosis, Doctor
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
 from kling_async._billing.submission import Submission, find
 from kling_async._checks import (
+    AddressPolicy,
     DrawnId,
     client_request_id_from,
     require_generation_id,

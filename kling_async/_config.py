@@ -13,8 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import evolve, frozen
 
-from kling_async._addresses import is_loopback
-from kling_async._checks import require_timeout
+from kling_async._checks import is_loopback, require_timeout
 from kling_async._errors import ConfigurationError
 from kling_async._failures import RetryPolicy
 from kling_async._hooks import Hooks, Reporter, logger

@@ -20,8 +20,7 @@ import httpx
 from anyio import to_thread
 from attrs import define, field, frozen
 
-from kling_async._addresses import AddressPolicy
-from kling_async._checks import is_whole
+from kling_async._checks import AddressPolicy, is_whole
 from kling_async._errors import DownloadError, KlingError, TransportError
 from kling_async._failures import (
     RetryPolicy,

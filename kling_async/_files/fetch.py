@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import httpx
 
-from kling_async._addresses import AddressPolicy, is_public
+from kling_async._checks import AddressPolicy, is_public
 from kling_async._errors import DownloadError
 from kling_async._http.library import errors_named
 from kling_async._http.pool import ProxyRoutingTransport

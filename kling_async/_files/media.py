@@ -17,7 +17,7 @@ from typing import cast
 from anyio import to_thread
 from attrs import evolve, frozen
 
-from kling_async._addresses import AddressPolicy, is_bucket_url
+from kling_async._checks import AddressPolicy, is_bucket_url
 from kling_async._errors import Hint, InvalidRequestError, Problem
 from kling_async._files.storage import BucketObject, StorageError
 from kling_async._requests.catalogue import catalogue_in_use

@@ -23,8 +23,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 from attrs import frozen
 
-from kling_async._addresses import AddressPolicy
-from kling_async._checks import needs_extra
+from kling_async._checks import AddressPolicy, needs_extra
 from kling_async._errors import DownloadError, KlingError
 from kling_async._files.part import Part
 from kling_async._text import safe_line

@@ -18,7 +18,7 @@ import httpx
 from anyio import to_thread
 from attrs import define, field, frozen
 
-from kling_async._addresses import is_loopback
+from kling_async._checks import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async._http.environment import is_bypassed
 from kling_async._http.library import HTTPLibrary, errors_named

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import define, field, frozen
 
-from kling_async._addresses import is_loopback
+from kling_async._checks import is_loopback
 from kling_async._config import Secret, Settings
 from kling_async._errors import (
     ClientClosedError,

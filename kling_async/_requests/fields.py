@@ -13,7 +13,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
-from kling_async._addresses import is_bucket_url
+from kling_async._checks import is_bucket_url
 from kling_async._errors import Problem
 from kling_async._text import did_you_mean, pluralize, short_repr
 

@@ -20,8 +20,7 @@ from anyio.from_thread import BlockingPortal
 from attrs import define, field, frozen
 from dbos import DBOS, DBOSClient, StepOptions
 
-from kling_async._addresses import AddressPolicy
-from kling_async._checks import needs_extra
+from kling_async._checks import AddressPolicy, needs_extra
 from kling_async._config import __version__
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._files.fetch import build_request, send

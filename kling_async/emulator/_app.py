@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kling_async._addresses import is_loopback
 from kling_async._billing.money import usd_of
+from kling_async._checks import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async._generation import Status
 from kling_async._requests.catalogue import Catalogue, catalogue_in_use

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from kling_async._addresses import is_loopback
+from kling_async._checks import is_loopback
 from kling_async._errors import Problem
 from kling_async._generation import Status
 from kling_async._requests.catalogue import Model, catalogue_in_use

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from kling_async._addresses import is_loopback
+from kling_async._checks import is_loopback
 from kling_async._errors import ConfigurationError
 from kling_async.emulator._protocol import error_body
 from kling_async.emulator._traffic import DROP

@@ -27,7 +27,7 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
     include=[
         "kling_async._text",
         "kling_async._errors",
-        "kling_async._addresses",
+        "kling_async._checks",
         "kling_async._config",
         "kling_async._http.wire",
         "kling_async.cli._report",
@@ -46,7 +46,7 @@ with atheris.instrument_imports(  # type: ignore[attr-defined] # not in the stub
         Status,
         WaitTimeoutError,
     )
-    from kling_async._addresses import is_loopback, is_public
+    from kling_async._checks import is_loopback, is_public
     from kling_async._config import Secret, find_base_url
     from kling_async._generation import Generation
     from kling_async._http.wire import Response, decode_error, decode_polled

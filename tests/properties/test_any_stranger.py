@@ -22,7 +22,7 @@ from hypothesis import assume, example, given, settings, strategies as st
 from raw_server import Peer, RawRequest, RawServer
 
 from kling_async import AsyncKling, ConfigurationError, DownloadError, KlingError, Video
-from kling_async._addresses import AddressPolicy, is_loopback, is_public
+from kling_async._checks import AddressPolicy, is_loopback, is_public
 from kling_async._config import find_base_url
 from kling_async.durable._database import Database
 from kling_async.emulator import Emulator

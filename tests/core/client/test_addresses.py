@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kling_async._addresses import AddressPolicy, is_loopback, is_public
+from kling_async._checks import AddressPolicy, is_loopback, is_public
 
 API = "https://api.aimlapi.com"
 LOCAL = "http://127.0.0.1:8765"

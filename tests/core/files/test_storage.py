@@ -22,7 +22,7 @@ from kling_async import (
     RetryPolicy,
     Video,
 )
-from kling_async._addresses import AddressPolicy
+from kling_async._checks import AddressPolicy
 from kling_async._files.storage import BucketObject, StorageError
 
 HERE = "http://localhost:1"  # so whatever lies on this machine may be fetched
