@@ -25,9 +25,8 @@ from kling_async._files.storage import StorageError, is_url
 from kling_async._text import pluralize, safe_line
 from kling_async.cli._manifest import JOBS, OWN_FILES, Manifest, RowPlan
 from kling_async.cli._output import Exit, Screen, cost_in_words
-from kling_async.cli._place import LocalPlace, Place, has_video
 from kling_async.cli._progress import BatchProgress, WarningCounter
-from kling_async.cli._report import write_results
+from kling_async.cli._report import LocalPlace, Place, has_video, write_results
 from kling_async.durable import Comparison, DurableKling, JobState, JobStatus, Webhook
 
 _DOWNLOADS = 8

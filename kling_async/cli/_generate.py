@@ -21,6 +21,7 @@ from kling_async import (
 )
 from kling_async._text import safe_line
 from kling_async.cli import _options as options
+from kling_async.cli._models import RequestOptions, find_model
 from kling_async.cli._output import (
     Exit,
     Screen,
@@ -30,7 +31,6 @@ from kling_async.cli._output import (
     worst,
 )
 from kling_async.cli._progress import Progress, usually
-from kling_async.cli._request import RequestOptions, find_model
 from kling_async.cli._running import SeenGenerations, Target, VideoFetcher, report, run
 
 

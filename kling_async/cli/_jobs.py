@@ -60,7 +60,7 @@ def batch(
     """
     # Late: it takes a while, and needs the extra `durable`.
     from kling_async.cli._batch import BatchRun, webhook_from
-    from kling_async.cli._place import place_at
+    from kling_async.cli._report import place_at
 
     screen, stem = Screen.of(ctx), _stem_of(manifest)
     folder = own_folder = Path(manifest).with_name(stem)

@@ -27,7 +27,7 @@ from kling_async import InvalidRequestError, Problem, Request, models
 from kling_async._http.wire import DEEPEST, is_deep
 from kling_async._requests.classes import build_request
 from kling_async._text import did_you_mean, short_repr
-from kling_async.cli._request import find_model, fitting_model, read_value
+from kling_async.cli._models import find_model, fitting_model, read_value
 from kling_async.durable import NewJob
 from kling_async.durable._submit import LONGEST_KEY, fingerprint, to_stored
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 from kling_async._checks import needs_extra
 
 with needs_extra("durable", "dbos", "filelock", "sqlalchemy"):
-    from kling_async.durable._budget import Account
     from kling_async.durable._client import DurableKling, Job
-    from kling_async.durable._records import Intent, JobState, JobStatus
+    from kling_async.durable._records import Account, Intent, JobState, JobStatus
     from kling_async.durable._submit import Comparison, NewJob
     from kling_async.durable._webhook import Undelivered, Webhook
 

@@ -34,10 +34,16 @@ from kling_async._errors import (
 from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
-from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._database import Database, Outage, close, persist
 from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
-from kling_async.durable._records import JobState, JobStatus, result_of, state_from
+from kling_async.durable._records import (
+    Account,
+    BudgetStore,
+    JobState,
+    JobStatus,
+    result_of,
+    state_from,
+)
 from kling_async.durable._store import StatusCache, Store
 from kling_async.durable._submit import (
     Comparison,

@@ -38,9 +38,16 @@ from kling_async._failures import Fate, Healing, meaning_of
 from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._hooks import logger
-from kling_async.durable._budget import Account, BudgetStore
 from kling_async.durable._database import DatabaseClosedError, persist
-from kling_async.durable._records import JSON, AttemptResult, Intent, JobInput, JobState
+from kling_async.durable._records import (
+    JSON,
+    Account,
+    AttemptResult,
+    BudgetStore,
+    Intent,
+    JobInput,
+    JobState,
+)
 from kling_async.durable._store import PERMIT, WORKFLOW, Store, place_of
 from kling_async.durable._submit import MissingFileError, from_stored
 from kling_async.durable._webhook import Webhook, enqueue, message_of

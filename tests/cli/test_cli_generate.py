@@ -23,8 +23,8 @@ from kling_async import (
     InvalidRequestError,
     SubmissionUncertainError,
 )
+from kling_async.cli._models import RequestOptions, fitting_model
 from kling_async.cli._output import format_error
-from kling_async.cli._request import RequestOptions, fitting_model
 from kling_async.cli._running import Target
 from kling_async.emulator import Emulator
 

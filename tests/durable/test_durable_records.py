@@ -23,9 +23,8 @@ from kling_async import (
     Video,
 )
 from kling_async.durable import Intent, JobState, JobStatus
-from kling_async.durable._budget import BudgetStore
 from kling_async.durable._database import Database
-from kling_async.durable._records import AttemptResult, JobInput
+from kling_async.durable._records import AttemptResult, BudgetStore, JobInput
 from kling_async.durable._store import StatusCache
 from kling_async.durable._submit import (
     MissingFileError,
