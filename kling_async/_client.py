@@ -362,13 +362,17 @@ class AsyncKling:
             APIStatusError: The server refuses the poll (401, 403), or keeps refusing it
                 (such as 404).
         """
-        watch = self._watch(generation_or_id, polling, timeout)
+        watch = await self._watch(generation_or_id, polling, timeout)
         if watch.last is not None:
             yield watch.last
-        async for generation in watch:
-            yield generation
+        while not watch.is_over:
+            if (seen := watch.look()) is not None:
+                yield seen
+                continue
+            with watch as wakeup:
+                await wakeup
 
-    def _watch(
+    async def _watch(
         self,
         generation_or_id: Generation | str,
         polling: Polling | None,
@@ -381,6 +385,8 @@ class AsyncKling:
                 require_timeout("timeout", timeout)
             transport = self._transport()
             session = transport.session
+            if (turn := session.take_turn()) is not None:
+                await turn
             loop = self._poll_loops.join(
                 generation_id, session.tasks, partial(self._poll_setup, session)
             )
@@ -424,9 +430,11 @@ class AsyncKling:
                 ``wait(error.generation_id)`` waits again.
             APIStatusError: As for `watch`.
         """
-        watch = self._watch(generation_or_id, polling, timeout)
+        watch = await self._watch(generation_or_id, polling, timeout)
         while (last := watch.last) is None or not last.is_terminal:
-            await anext(watch)
+            if watch.look() is None:
+                with watch as wakeup:
+                    await wakeup
         if not last.succeeded:
             raise GenerationFailedError(last)
         return last

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
 from importlib import import_module
@@ -46,6 +47,9 @@ _KEEPALIVE_EXPIRY = 4.0
 
 _LIMIT = 60.0
 
+# So many watches begin in one round of the event loop: some ten milliseconds.
+_TURNS = 200
+
 _USER_AGENT = f"kling_async/{__version__}"
 
 Library = Literal["httpx", "httpx2", "aiohttp"]
@@ -73,6 +77,8 @@ class Session:
     closing: AsyncGenerator[None, None] | None = None
     _exchanges: dict[Exchange, None] = field(factory=dict["Exchange", None], init=False)
     _left: Wakeup | None = field(default=None, init=False)
+    _turns: int = field(default=0, init=False)
+    _queue: deque[Wakeup] = field(factory=deque[Wakeup], init=False)
 
     def begin(self, exchange: Exchange) -> None:
         """Register an exchange, which closing cuts off."""
@@ -83,6 +89,26 @@ class Session:
         del self._exchanges[exchange]
         if self._left is not None:
             wake(self._left)
+
+    def take_turn(self) -> Wakeup | None:
+        """Return what to await before a watch begins, if many begin at once.
+
+        It comes in a later round of the event loop, so thousands do not hold that up.
+        """
+        if not self._turns:
+            self.loop.call_at(self.loop.time(), self._begin_round)
+        self._turns += 1
+        if self._turns <= _TURNS:
+            return None
+        self._queue.append(wakeup := self.loop.wakeup())
+        return wakeup
+
+    def _begin_round(self) -> None:
+        self._turns = min(len(self._queue), _TURNS)
+        for _ in range(self._turns):
+            wake(self._queue.popleft())
+        if self._turns:
+            self.loop.call_at(self.loop.time(), self._begin_round)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the client is closed meanwhile.
@@ -285,6 +311,8 @@ class Connections:
         self._sessions.clear()
 
 
+_SESSIONS = "_kling_async_sessions"
+
 _Sessions: TypeAlias = "weakref.WeakKeyDictionary[Connections, Session]"
 
 _of_other_loops: weakref.WeakKeyDictionary[object, _Sessions] = (
@@ -300,7 +328,9 @@ def _sessions_of(loop: object) -> _Sessions:
     if not isinstance(loop, asyncio.AbstractEventLoop):
         return _of_other_loops.setdefault(loop, weakref.WeakKeyDictionary())
     own: dict[str, _Sessions] = vars(loop)
-    return own.setdefault("_kling_async_sessions", weakref.WeakKeyDictionary())
+    if _SESSIONS not in own:
+        own[_SESSIONS] = weakref.WeakKeyDictionary()
+    return own[_SESSIONS]
 
 
 def _require_library(library: object, http_client: object) -> None:

@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Self
+from types import TracebackType
 
 from attrs import define, evolve, field
 
@@ -159,15 +159,7 @@ class PollLoop:
         return self._end
 
     def enter(self, watch: Watch) -> Wakeup:
-        """Register a watcher until there is a change, or it has to check again.
-
-        Raises:
-            ConfigurationError: The watcher's schedule is not valid.
-            ClientClosedError: The client was closed.
-        """
-        if self.setup.tasks.is_closed:
-            raise ClientClosedError(CLOSED)
-        watch.due = self._due(watch)
+        """Register a watcher until there is a change, or it has to look again."""
         watch.wakeup = wakeup = self.setup.limiter.loop.wakeup()
         self.setup.tasks.listeners[wakeup] = None
         self._waiting.append(watch)
@@ -280,7 +272,7 @@ class PollLoop:
         now = self.setup.limiter.loop.time() + CLOCK_TICK
         for watch in self._waiting:
             try:
-                watch.due = self._due(watch)
+                watch.due = self.due(watch)
             except ConfigurationError:  # it asks for itself, and is told
                 watch.due = math.inf
                 wake(watch.wakeup)
@@ -293,11 +285,14 @@ class PollLoop:
         self._silence()
         self._poll_by(due)
 
-    def _due(self, watch: Watch) -> float:
+    def due(self, watch: Watch) -> float:
         """When a watcher wants the next poll.
 
         One that has seen nothing wants it now, and so does one whose state is of
         unknown age. All poll once more when their time is up.
+
+        Raises:
+            ConfigurationError: The watcher's schedule is not valid.
         """
         knows = watch.last is not None and self._creation is not None
         if not self._polls and not knows:
@@ -464,13 +459,21 @@ def _as_ours(error: Exception) -> KlingError:
 
 @define(eq=False, kw_only=True, repr=False, weakref_slot=False)
 class Watch:
-    """An iterator over changes; between two steps it holds nothing open.
+    """One watcher's place in the changes; between two steps it holds nothing open.
+
+        while not watch.is_over:
+            if (seen := watch.look()) is None:
+                with watch as wakeup:
+                    await wakeup
+
+    Whoever awaits runs this loop: a coroutine of its own for each step, or an iterator,
+    is memory that every waiting watch has.
 
     Attributes:
         loop: The loop that polls.
         polling: This watcher's schedule.
         timeout: Its time limit, in seconds from now.
-        last: The last state seen; it is not yielded again.
+        last: The last state seen; `look` does not return it again.
         deadline: When the time is up, on the event loop's clock.
         due: When it wants the next poll, on the same clock.
         wakeup: Lets it look again, while it waits.
@@ -494,37 +497,48 @@ class Watch:
         """When it ends, whatever happened to its last poll."""
         return self.deadline + last_look(self.timeout)
 
-    def __aiter__(self) -> Self:
-        return self
+    @property
+    def is_over(self) -> bool:
+        """Whether it has seen the last change."""
+        return self.last is not None and self.last.is_terminal
 
-    async def __anext__(self) -> Generation:
-        """Return the next change; the terminal one is the last.
+    def look(self) -> Generation | None:
+        """Return the next change; None if it has to wait for one.
 
         Raises:
             WaitTimeoutError: The time was up before the end.
+            ConfigurationError: Its schedule is not valid.
             KlingError: There will be no more changes.
         """
+        while self._place.next is not None:
+            seen, self._place = self._place.next
+            if is_change(self.last, seen):
+                self.last = seen
+                return seen
         try:
-            while self.last is None or not self.last.is_terminal:
-                while self._place.next is None:
-                    self._raise_if_ended()
-                    wakeup = self.loop.enter(self)
-                    try:
-                        await wakeup
-                    finally:
-                        self.loop.leave(self)
-                seen, self._place = self._place.next
-                if is_change(self.last, seen):
-                    self.last = seen
-                    return seen
+            self._raise_if_ended()
+            self.due = self.loop.due(self)
         except KlingError as error:
             error.concerning(self.loop.generation_id, self.last)
             raise
-        raise StopAsyncIteration
+        return None
+
+    def __enter__(self) -> Wakeup:
+        return self.loop.enter(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.loop.leave(self)
 
     def _raise_if_ended(self) -> None:
         if self.loop.error is not None:
             raise _copy_for_raise(self.loop.error)
+        if self.loop.setup.tasks.is_closed:
+            raise ClientClosedError(CLOSED)
         now = self.loop.setup.limiter.loop.time() + CLOCK_TICK
         has_looked = self.loop.asked_at + CLOCK_TICK >= self.deadline
         if now >= self.deadline and (has_looked or now >= self.leaves_at):

@@ -56,6 +56,8 @@ class Kind(IntEnum):
     POLL = 4
 
 
+_KINDS = tuple(Kind)  # to iterate over an enumeration takes ten times as long
+
 # Kinds with limits of their own: the vendor's log, and the hosts of files.
 _FREE = (Kind.LOG, Kind.DOWNLOAD)
 
@@ -370,7 +372,7 @@ class Limiter:
 
     def _serve(self) -> None:
         """Let begin all that may."""
-        while self._waiting:
+        while self._waiting and self._busy < self.slots:
             kind = self._next()
             if kind is None:
                 return
@@ -388,8 +390,7 @@ class Limiter:
         """Return the kind that goes next; None, with a timer set, if none may yet."""
         soonest = math.inf
         ready: list[Kind] = []
-        for kind in Kind:
-            queue = self._queues[kind]
+        for kind, queue in zip(_KINDS, self._queues, strict=True):
             while queue and queue[0].is_gone:
                 queue.popleft()
             if queue:

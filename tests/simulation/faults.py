@@ -62,7 +62,7 @@ class Fault:
 _may_repeat = submission.Submission._may_repeat
 _take = log_search.LostCreate.take
 _is_over = log_search.LostCreate.is_over
-_due = watch.PollLoop._due
+_due = watch.PollLoop.due
 _acquire = limiter.Limiter.acquire
 
 
@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "late wait",
         "wait() of a generation created long ago did not poll at once",
-        ((watch.PollLoop, "_due", _is_first_sight),),
+        ((watch.PollLoop, "due", _is_first_sight),),
         58,
     ),
     Fault(

@@ -8,7 +8,8 @@ import contextvars
 import math
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import anyio
 import httpx
@@ -239,7 +240,7 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
 
     async def watch(it: Watch) -> None:
         with pytest.raises(KlingError, match="ValueError: a bug") as caught:
-            await anext(it)
+            await anext(follow(it))
         errors.append(caught.value)
 
     async with anyio.create_task_group() as tasks:
@@ -249,6 +250,16 @@ async def test_a_bug_of_ours_reaches_all_and_hangs_nobody() -> None:
     assert [it.generation_id for it in errors] == [ID] * 3
     assert {type(it.__cause__) for it in errors} == {ValueError}
     assert limiter.flight == 0
+
+
+async def follow(watch: Watch) -> AsyncGenerator[Generation]:
+    """Give all that a watch sees, as a client does."""
+    while not watch.is_over:
+        if (seen := watch.look()) is not None:
+            yield seen
+            continue
+        with watch as wakeup:
+            await wakeup
 
 
 def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
@@ -512,6 +523,47 @@ class Broken:
 
 
 @on_each_loop
+async def test_thousands_that_begin_at_once_let_others_run() -> None:
+    """The event loop comes round while they begin, and time does not pass."""
+    api, rounds, polls = Api({0: done()}), 0, Counter[int]()
+
+    def note(_: RequestEvent) -> None:
+        polls[rounds] += 1
+
+    async def begin(number: int) -> None:
+        await kling.wait(f"{ID}:{number}")
+
+    hooks = Hooks(on_request=note)
+    async with (
+        api.client(hooks=hooks, max_connections=2000) as kling,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(2000):
+            tasks.start_soon(begin, number)
+        while polls.total() < 2000:
+            await anyio.lowlevel.checkpoint()
+            rounds += 1
+    assert max(polls.values()) < 500
+    assert set(api.polls) == {0}
+
+
+@on_each_loop
+async def test_a_watch_that_waits_for_its_turn_may_be_cancelled() -> None:
+    """Those behind it begin all the same, and so do those that come later."""
+    api = Api({0: done()})
+    async with api.client() as kling:
+        for _ in range(2):
+            viewers = [Viewer(api, kling) for _ in range(900)]
+            async with anyio.create_task_group() as tasks:
+                for viewer in viewers:
+                    tasks.start_soon(viewer.watch)
+                await anyio.lowlevel.checkpoint()
+                for viewer in viewers[100:800]:
+                    viewer.scope.cancel()
+            assert all(it.seen == ["completed"] for it in viewers[800:])
+
+
+@on_each_loop
 async def test_a_broken_schedule_ends_only_the_watch_that_brought_it() -> None:
     """The others go on as if it had not been there."""
     api = Api(LIFE)
@@ -548,7 +600,8 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
         )
         loop = PollLoop(generation_id=ID, setup=setup)
         watch = Counted(loop=loop, polling=Fixed(10), timeout=2000)
-        assert [it.status async for it in watch] == ["queued", "completed"]
+        seen = [it.status async for it in follow(watch)]
+    assert seen == ["queued", "completed"]
     assert len(api.polls) == 101
     assert woken == pytest.approx([0, 0])
 
