@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 from attrs import field, frozen
 
 from kling_async._errors import ConfigurationError, Problem
-from kling_async._requests.fields import Field, FieldType, validate_value
+from kling_async._requests.fields import Field, FieldType, missing, validate_value
 from kling_async._text import closest_match, did_you_mean, short_repr
 
 
@@ -129,7 +129,7 @@ class Model:
     id: str
     kind: Kind
     fields: Mapping[str, Field]
-    required: tuple[str, ...]
+    required: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     notes: tuple[str, ...] = ()
     durations: Mapping[int, float] = field(factory=dict[int, float])
@@ -183,13 +183,13 @@ class Catalogue(Mapping[str, Model]):
         retired: Ids that the vendor refuses, with its explanation.
     """
 
-    _models: Mapping[str, Model] = field(repr=lambda it: f"<{len(it)} models>")
+    _models: Mapping[str, Model]
     retired: Mapping[str, str] = field(factory=dict[str, str])
-    _aliases: Mapping[str, str] = field(init=False, repr=False)
+    _aliases: Mapping[str, str] = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        ids = {alias: it.id for it in self._models.values() for alias in it.aliases}
-        object.__setattr__(self, "_aliases", ids)
+    @_aliases.default
+    def _find_aliases(self) -> Mapping[str, str]:
+        return {alias: it.id for it in self._models.values() for alias in it.aliases}
 
     def __getitem__(self, name: str) -> Model:
         return self._models[self._aliases.get(name, name)]
@@ -224,7 +224,8 @@ class Catalogue(Mapping[str, Model]):
         if known is None:
             return []
         given = {name: value for name, value in body.items() if name != "model"}
-        problems = list(_find_missing(known, given))
+        absent = [name for name in known.required if name not in given]
+        problems = [missing(name, known.fields[name].allowed) for name in absent]
         for name, value in given.items():
             rule = known.fields.get(name)
             if name in unchecked:
@@ -237,20 +238,15 @@ class Catalogue(Mapping[str, Model]):
         broken = (rule.check(given) for rule in known.rules)
         return problems + [it for it in broken if it and it.field not in wrong]
 
-    def problems_in_types(
-        self, body: Mapping[str, object], *, local_media: bool = False
-    ) -> list[Problem]:
+    def problems_in_types(self, body: Mapping[str, object]) -> list[Problem]:
         """Return the values that no known model takes, for a model that is unknown."""
         problems: list[Problem] = []
         for name, value in body.items():
             taken = (it.fields[name] for it in self.values() if name in it.fields)
+            rules = [it.of_any_size() for it in {id(it): it for it in taken}.values()]
             tries = [
-                list(
-                    validate_value(
-                        name, value, rule.of_any_size(), local_media=local_media
-                    )
-                )
-                for rule in {id(it): it for it in taken}.values()
+                list(validate_value(name, value, rule, local_media=True))
+                for rule in rules
             ]
             if tries and all(tries):
                 problems += tries[0]
@@ -280,13 +276,6 @@ class Catalogue(Mapping[str, Model]):
         return f"{name!r} is taken by {names}."
 
 
-def _find_missing(model: Model, given: Mapping[str, object]) -> Iterator[Problem]:
-    for name in model.required:
-        if name not in given:
-            allowed = model.fields[name].allowed
-            yield Problem(name, "nothing", allowed, "It is required.")
-
-
 def read_catalogue(text: str) -> Catalogue:
     """Read a catalogue from the text of its file.
 
@@ -308,8 +297,7 @@ _VERSION = 1
 def _read_field(data: dict[str, object]) -> Field:
     inner = cast("dict[str, dict[str, object]]", data.get("properties", {}))
     items = cast("dict[str, object] | None", data.get("items"))
-    read: dict[str, object] = {
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()},
+    read = _with_tuples(data) | {
         "items": _read_field(items) if items else None,
         "properties": {name: _read_field(it) for name, it in inner.items()},
     }
@@ -321,19 +309,18 @@ def _read_field(data: dict[str, object]) -> Field:
 def _read_model(
     model_id: str, data: dict[str, Any], named: Mapping[str, Field]
 ) -> Model:
-    fields = {name.partition("#")[0]: named[name] for name in data.pop("fields")}
-    durations = {int(k): v for k, v in data.pop("durations", {}).items()}
-    return Model(
-        id=model_id,
-        kind=data.pop("kind"),
-        fields=MappingProxyType(fields),
-        required=tuple(data.pop("required", ())),
-        rules=tuple(RULES[name] for name in data.pop("rules", ())),
-        durations=MappingProxyType(durations),
-        notes=tuple(data.pop("notes", ())),
-        aliases=tuple(data.pop("aliases", ())),
-        **data,
-    )
+    fields = {name.partition("#")[0]: named[name] for name in data["fields"]}
+    durations = {int(k): v for k, v in data.get("durations", {}).items()}
+    read = _with_tuples(data) | {
+        "fields": MappingProxyType(fields),
+        "rules": tuple(RULES[name] for name in data.get("rules", ())),
+        "durations": MappingProxyType(durations),
+    }
+    return Model(id=model_id, **read)  # type: ignore[arg-type] # as for a field
+
+
+def _with_tuples(data: dict[str, object]) -> dict[str, object]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
 
 
 def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:

@@ -10,12 +10,12 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ClassVar, TypeVar, cast, get_type_hints
 
-from attrs import NOTHING, field, fields, frozen
+from attrs import NOTHING, asdict, field, fields, frozen
 
 from kling_async._errors import InvalidRequestError, Problem
 from kling_async._hooks import logger
 from kling_async._requests.catalogue import MODELS, Kind, catalogue_in_use
-from kling_async._requests.fields import with_numbers
+from kling_async._requests.fields import missing, with_numbers
 from kling_async._text import short_repr
 
 RequestT = TypeVar("RequestT", bound="Request")
@@ -33,7 +33,11 @@ def check_keywords(cls: type[RequestT]) -> type[RequestT]:
 
     @functools.wraps(bare)
     def check_and_init(self: RequestT, /, **given: object) -> None:
-        own = {name: _copy(value) for name, value in given.items()}
+        own = {
+            name: _copy(value)
+            for name, value in given.items()
+            if name in names or value is not None
+        }
         _require_valid({"model": names["model"]} | own, cls)
         # A catalogue that is newer than the class may know fields that it lacks.
         newer = {name: own.pop(name) for name in own.keys() - names.keys()}
@@ -111,16 +115,12 @@ def _require_valid(params: Mapping[str, object], cls: type[Request]) -> None:
     Raises:
         InvalidRequestError: It does not fit; the error lists all problems.
     """
-    model, extra = params.get("model", NOTHING), params.get("extra", {})
-    if problems := [*_problems_of_model(model), *_problems_of_extra(extra)]:
-        raise InvalidRequestError(problems)
-    name, more = str(model), dict(cast("Mapping[str, object]", extra))
-    own = {k: v for k, v in params.items() if k not in _APART and v is not None}
+    name, own, more = _split(params)
     known = catalogue_in_use().get(name)
     problems = [*_find_given_twice(own, more), *_problems_of_kind(name, cls)]
     if not problems and known and cls.kinds:
         problems = catalogue_in_use().problems_in(
-            name, own | more, local_media=True, unchecked=more
+            name, {**own, **more}, local_media=True, unchecked=more
         )
     elif not problems:
         problems = _problems_for_any_model(cls, own, more)
@@ -130,6 +130,21 @@ def _require_valid(params: Mapping[str, object], cls: type[Request]) -> None:
 
 
 _APART = {"model", "extra"}
+
+
+def _split(
+    params: Mapping[str, object],
+) -> tuple[str, dict[str, object], Mapping[str, object]]:
+    """Return the model, the fields that were given, and those of extra.
+
+    Raises:
+        InvalidRequestError: No model is named, or extra is not a mapping.
+    """
+    model, extra = params.get("model", NOTHING), params.get("extra", {})
+    if problems := [*_problems_of_model(model), *_problems_of_extra(extra)]:
+        raise InvalidRequestError(problems)
+    own = {k: v for k, v in params.items() if k not in _APART and v is not None}
+    return str(model), own, cast("Mapping[str, object]", extra)
 
 
 def _problems_of_model(model: object) -> Iterator[Problem]:
@@ -169,7 +184,7 @@ def _problems_for_any_model(
     allowed = f"only the fields of {cls.__name__}"
     return [
         *(
-            Problem(name, "nothing", "a value", "It is required.")
+            missing(name, "a value")
             for name, default in names.items()
             if default is NOTHING and name not in {*own, *extra}
         ),
@@ -179,8 +194,7 @@ def _problems_for_any_model(
             if name not in names
         ),
         *catalogue_in_use().problems_in_types(
-            {name: value for name, value in own.items() if name in names},
-            local_media=True,
+            {name: value for name, value in own.items() if name in names}
         ),
     ]
 
@@ -216,22 +230,14 @@ def build_request(params: Mapping[str, object]) -> Request:
     Raises:
         InvalidRequestError: It does not fit the model.
     """
-    model = params.get("model")
-    cls = class_for(model) if isinstance(model, str) else Request
+    model, own, extra = _split(params)
+    cls = class_for(model)
     if cls is not Request:
         return cls(**params)  # type: ignore[arg-type]
-    extra = params.get("extra", {})
-    own = {k: v for k, v in params.items() if k not in _APART and v is not None}
-    if isinstance(extra, Mapping):
-        problems = [
-            *_find_given_twice(own, extra),
-            *catalogue_in_use().problems_in_types(own, local_media=True),
-        ]
-        if problems and isinstance(model, str):
-            raise InvalidRequestError(problems, model=model)
-        extra = own | dict(extra)
-    named = {"model": model} if "model" in params else {}
-    return Request(**named, extra=extra)  # type: ignore[arg-type] # it looks itself
+    types = catalogue_in_use().problems_in_types(own)
+    if problems := [*_find_given_twice(own, extra), *types]:
+        raise InvalidRequestError(problems, model=model)
+    return Request(model=model, extra={**own, **extra})
 
 
 def request_from(request: Request | None, params: Mapping[str, object]) -> Request:
@@ -256,12 +262,8 @@ def request_from(request: Request | None, params: Mapping[str, object]) -> Reque
 
 def _check_again(request: Request) -> Request:
     """Check a request that was made before its model was known."""
-    catalogue, model = catalogue_in_use(), request.model
-    if model in catalogue and model not in MODELS:
-        body, extra = request.to_body(), request.extra
-        problems = catalogue.problems_in(model, body, local_media=True, unchecked=extra)
-        if problems:
-            raise InvalidRequestError(problems, model=model)
+    if request.model in catalogue_in_use() and request.model not in MODELS:
+        _require_valid(asdict(request, recurse=False), type(request))
     return request
 
 

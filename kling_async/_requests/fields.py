@@ -287,8 +287,7 @@ def _problems_of_object(
         return
     for name in rule.required:
         if name not in value:
-            allowed = rule.properties[name].allowed
-            yield Problem(f"{where}.{name}", "nothing", allowed, "It is required.")
+            yield missing(f"{where}.{name}", rule.properties[name].allowed)
     for name, inner in value.items():
         place = f"{where}.{name}"
         known = rule.properties.get(name)
@@ -298,6 +297,11 @@ def _problems_of_object(
             yield Problem(place, short_repr(inner), f"only {names}", hint)
         else:
             yield from validate_value(place, inner, known, local_media=local_media)
+
+
+def missing(where: str, allowed: str) -> Problem:
+    """Return the problem that a required field is not given."""
+    return Problem(where, "nothing", allowed, "It is required.")
 
 
 def _problems_of_media(
