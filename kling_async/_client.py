@@ -8,8 +8,6 @@ import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Awaitable,
-    Callable,
     Iterable,
     Mapping,
 )
@@ -49,22 +47,14 @@ from kling_async._config import (
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
-    DownloadError,
     GenerationFailedError,
     InvalidRequestError,
     KlingError,
     Problem,
 )
 from kling_async._failures import RetryPolicy, wait_after
-from kling_async._files.download import (
-    Download,
-    DownloadTarget,
-    Limits,
-    LocalFile,
-    path_from,
-)
+from kling_async._files.download import Download, LocalFile, target_from, video_of
 from kling_async._files.media import encode_local_files
-from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import Hooks, Reporter, notify, warn_abandoned
 from kling_async._http.session import Connections, Library, Session
@@ -78,7 +68,6 @@ from kling_async._requests.catalogue import Catalogue, catalogue_in_use, use_cat
 from kling_async._requests.classes import Request, request_from, request_of_many
 from kling_async._requests.params import GenerationParams
 from kling_async._runtime.tasks import CLOSED
-from kling_async._text import short_repr
 
 if TYPE_CHECKING:
     import httpx
@@ -87,31 +76,6 @@ if TYPE_CHECKING:
 _DAY = dt.timedelta(days=1)
 
 _CLOCK_ERROR = dt.timedelta(hours=23)
-
-
-def _target_from(given: str | os.PathLike[str]) -> tuple[Path | str, DownloadTarget]:
-    if isinstance(given, str) and is_url(given):
-        return given, BucketObject(given)
-    path = path_from(given)
-    return path, LocalFile(path)
-
-
-def _generation_from(given: object) -> Generation:
-    if isinstance(given, Generation):
-        return given
-    raise DownloadError(
-        f"cannot download {short_repr(given)}: give a Generation or a Video, such as "
-        "`await kling.get(generation_id)`",
-    )
-
-
-def _url_of(generation: Generation) -> str:
-    if generation.video is not None:
-        return generation.video.url
-    if generation.failed:
-        reason = generation.error or "the server gave no reason"
-        raise DownloadError(f"there is no video: the generation failed: {reason}")
-    raise DownloadError("there is no video to download yet: wait for it first")
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request | Mapping[str, object])
@@ -591,64 +555,37 @@ class AsyncKling:
                 address that is not public, the server keeps failing, its answer is not
                 an MP4 or exceeds a limit, or the file cannot be written.
         """
-        limits = self._limits(max_bytes, timeout, check_mp4)
-        if isinstance(generation_or_video, Video):
-            return await self._download(generation_or_video.url, path_or_url, limits)
-        generation = _generation_from(generation_or_video)
-
-        async def fresh_url() -> str | None:
-            fresh = await self._transport().fetch(generation.id)
-            return fresh.video.url if fresh.video else None
-
-        try:
-            url = _url_of(generation)
-            return await self._download(url, path_or_url, limits, fresh_url)
-        except KlingError as error:
-            error.concerning(generation.id, generation)
-            raise
-
-    def _limits(
-        self,
-        max_bytes: int,
-        timeout: float | None,
-        check_mp4: bool,
-    ) -> Limits:
-        settings = self._settings
         if timeout is not None:
             require_timeout("timeout", timeout)
-        return Limits(
-            silence=settings.timeout,
-            seconds=timeout or settings.wait_timeout,
-            size=max_bytes,
-            is_mp4=check_mp4,
-            reach=AddressPolicy(settings.base_url, settings.allow_private_downloads),
-        )
+        given, settings = generation_or_video, self._settings
+        generation = given if isinstance(given, Generation) else None
 
-    async def _download(
-        self,
-        url: str,
-        path_or_url: str | os.PathLike[str],
-        limits: Limits,
-        fresh_url: Callable[[], Awaitable[str | None]] | None = None,
-    ) -> Path | str:
-        transport = self._transport()
-        settings = transport.settings
-        where, target = _target_from(path_or_url)
-        download = Download(
-            url=url,
-            target=target,
-            limits=limits,
-            retry=settings.retry,
-            reporter=settings.reporter,
-            fresh_url=fresh_url,
-        )
-        session = transport.session
-        job = session.tasks.start(lambda: download.run(session))
+        async def fresh_url() -> str | None:
+            fresh = await self._transport().fetch(generation.id) if generation else None
+            return fresh.video.url if fresh and fresh.video else None
+
         try:
-            await job.result()
-        finally:
-            download.is_abandoned = True
-        return where
+            target = target_from(path_or_url)
+            download = Download(
+                url=video_of(given).url,
+                target=target,
+                settings=settings,
+                max_bytes=max_bytes,
+                timeout=timeout or settings.wait_timeout,
+                check_mp4=check_mp4,
+                fresh_url=fresh_url,
+            )
+            session = self._transport().session
+            job = session.tasks.start(lambda: download.run(session))
+            try:
+                await job.result()
+            finally:
+                download.is_abandoned = True
+        except KlingError as error:
+            if generation is not None:
+                error.concerning(generation.id, generation)
+            raise
+        return target.path if isinstance(target, LocalFile) else target.url
 
     async def balance(self) -> Balance:
         """Fetch the account's balance.

@@ -282,12 +282,17 @@ def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None) -> flo
         attempt: How many failed in a row, from 1.
         retry_after: What the server asked for, in seconds.
     """
-    try:
-        bound = min(policy.initial * policy.factor ** (attempt - 1), policy.maximum)
-    except OverflowError:
-        bound = policy.maximum
+    bound = longest_backoff(policy, attempt)
     asked = min(retry_after or 0.0, policy.max_retry_after)
     return max(random.uniform(0, bound), asked)  # noqa: S311 (jitter is no secret)
+
+
+def longest_backoff(policy: RetryPolicy, attempt: int) -> float:
+    """Return the most seconds to wait after failed attempts, unless the server asks."""
+    try:
+        return min(policy.initial * policy.factor ** (attempt - 1), policy.maximum)
+    except OverflowError:
+        return policy.maximum
 
 
 def wait_after(error: BaseException, attempt: int, policy: RetryPolicy) -> float:

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import anyio
 import httpx
@@ -21,24 +21,24 @@ from anyio import to_thread
 from attrs import define, field, frozen
 
 from kling_async._checks import AddressPolicy, is_whole
+from kling_async._config import Settings
 from kling_async._errors import DownloadError, KlingError, TransportError
 from kling_async._failures import (
-    RetryPolicy,
+    longest_backoff,
     may_resume_download,
     retry_after_from,
     wait_after,
 )
 from kling_async._files.fetch import chunks_of, get
-from kling_async._files.part import (
-    InterruptionError,
-    Part,
-    is_out_of_files,
-)
-from kling_async._hooks import Reporter, RetryEvent
+from kling_async._files.part import InterruptionError, Part, is_out_of_files
+from kling_async._files.storage import BucketObject, is_url
+from kling_async._generation import Generation, Video
+from kling_async._hooks import RetryEvent
 from kling_async._http.sender import close_stream
 from kling_async._http.session import Session
 from kling_async._http.transport import translate
 from kling_async._runtime.limiter import Kind
+from kling_async._text import short_repr
 
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 
@@ -50,28 +50,6 @@ _SLACK = 1.0
 
 # How long to wait for another download to close its file, in seconds.
 _FILES_COME_BACK = 0.5
-
-
-class DownloadTarget(Protocol):
-    """Where a video goes."""
-
-    async def folder(self) -> Path:
-        """Return the folder for the hidden file.
-
-        Raises:
-            DownloadError: No video can be put there.
-            OSError: The disk refuses.
-        """
-        ...
-
-    async def keep(self, part: Part, *, is_abandoned: Callable[[], bool]) -> None:
-        """Move the complete video to the target.
-
-        Raises:
-            DownloadError: That failed; an existing file is unchanged.
-            OSError: The disk refuses.
-        """
-        ...
 
 
 @frozen
@@ -110,12 +88,35 @@ class LocalFile:
         await part.move(self.path)
 
 
-def path_from(given: object) -> Path:
-    """Return the path of a file.
+def video_of(given: object) -> Video:
+    """Return the video of a generation, or the one that was given.
 
     Raises:
-        DownloadError: No file can have it.
+        DownloadError: There is none.
     """
+    if isinstance(given, Video):
+        return given
+    if not isinstance(given, Generation):
+        raise DownloadError(
+            f"cannot download {short_repr(given)}: give a Generation or a Video, such "
+            "as `await kling.get(generation_id)`",
+        )
+    if given.video is not None:
+        return given.video
+    if given.failed:
+        reason = given.error or "the server gave no reason"
+        raise DownloadError(f"there is no video: the generation failed: {reason}")
+    raise DownloadError("there is no video to download yet: wait for it first")
+
+
+def target_from(given: object) -> LocalFile | BucketObject:
+    """Return where a path or the URL of an object leads.
+
+    Raises:
+        DownloadError: No file can have this path.
+    """
+    if is_url(given):
+        return BucketObject(str(given))
     if isinstance(given, str | os.PathLike):
         path = Path(cast("str | os.PathLike[str]", given))
         try:
@@ -126,36 +127,10 @@ def path_from(given: object) -> Path:
                 "cannot be a file name; allowed: where to write the file",
             ) from None
         if "\0" not in str(path):
-            return path
+            return LocalFile(path)
     raise DownloadError(
         f"path: given {given!r}; allowed: where to write the file, a str or a Path",
     )
-
-
-@frozen(kw_only=True)
-class Limits:
-    """The limits of a download.
-
-    Attributes:
-        silence: The longest silence of the server, in seconds.
-        seconds: The longest time in all, in seconds.
-        size: The most bytes.
-        is_mp4: Whether it has to be an MP4 that opens.
-        reach: Which addresses it may come from.
-    """
-
-    silence: float
-    seconds: float
-    size: int
-    is_mp4: bool
-    reach: AddressPolicy
-
-    def __attrs_post_init__(self) -> None:
-        if not is_whole(self.size):
-            raise DownloadError(
-                f"max_bytes: given {self.size!r}; allowed: a whole number of bytes, "
-                "1 or more",
-            )
 
 
 @define(eq=False, kw_only=True, repr=False)
@@ -165,27 +140,33 @@ class Download:
     Attributes:
         url: The link.
         target: Where the video goes.
-        limits: Its limits.
-        retry: How often to retry without progress.
-        reporter: Where retry events go.
+        settings: The client's settings.
+        max_bytes: The most bytes.
+        timeout: The longest time in all, in seconds.
+        check_mp4: Whether it has to be an MP4 that opens.
         fresh_url: Gets a link that has not expired; None if that is not possible.
         is_abandoned: Set when the caller was cancelled: ends it between two chunks.
     """
 
     url: str
-    target: DownloadTarget
-    limits: Limits
-    retry: RetryPolicy
-    reporter: Reporter
-    fresh_url: Callable[[], Awaitable[str | None]] | None = None
+    target: LocalFile | BucketObject
+    settings: Settings
+    max_bytes: int
+    timeout: float
+    check_mp4: bool
+    fresh_url: Callable[[], Awaitable[str | None]] | None
     is_abandoned: bool = False
     _length: int | None = None
     _etag: str | None = None
-    _furthest: int = 0
     _deadline: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._deadline = anyio.current_time() + self.limits.seconds
+        if not is_whole(self.max_bytes):
+            raise DownloadError(
+                f"max_bytes: given {self.max_bytes!r}; allowed: a whole number of "
+                "bytes, 1 or more",
+            )
+        self._deadline = anyio.current_time() + self.timeout
 
     async def run(self, session: Session) -> None:
         """Download and check the video, and move it to the target.
@@ -193,29 +174,28 @@ class Download:
         Raises:
             DownloadError: Whatever went wrong; nothing is left behind.
         """
-        part: Part | None = None
         try:
             folder = await self.target.folder()
             part = Part.inside(
-                folder, self.url, most=self.limits.size, is_mp4=self.limits.is_mp4
+                folder, self.url, most=self.max_bytes, is_mp4=self.check_mp4
             )
-            with anyio.CancelScope(deadline=self._deadline + _SLACK) as scope:
-                await self._fetch_all(session, part)
-                await self.target.keep(part, is_abandoned=lambda: self.is_abandoned)
-            if scope.cancelled_caught:
-                raise self._too_slow(part)
+            try:
+                with anyio.CancelScope(deadline=self._deadline + _SLACK) as scope:
+                    await self._fetch_all(session, part)
+                    await self.target.keep(part, is_abandoned=lambda: self.is_abandoned)
+                if scope.cancelled_caught:
+                    raise self._too_slow(part)
+            finally:
+                await part.discard()
         except OSError as error:
             raise DownloadError(
                 f"cannot write {self.target}: {error.strerror or error}; "
                 "no part of it is left",
             ) from error
-        finally:
-            if part is not None:
-                await part.discard()
 
     async def _fetch_all(self, session: Session, part: Part) -> None:
         """Make attempts until it is complete; count those that bring nothing new."""
-        fruitless = 0
+        fruitless = furthest = 0
         for number in itertools.count(1):
             try:
                 await self._attempt(session, part)
@@ -223,31 +203,27 @@ class Download:
                 if is_out_of_files(error):
                     await anyio.sleep(random.uniform(0, _FILES_COME_BACK))  # noqa: S311 (no secret)
                     continue
-                fruitless = 0 if self._has_progressed(part) else fruitless + 1
-                if fruitless >= self.retry.attempts:
-                    raise _final_error(error) from _error_of(error)
+                fruitless = 0 if part.received > furthest else fruitless + 1
+                furthest = max(furthest, part.received)
+                if fruitless >= self.settings.retry.attempts:
+                    raise _final_error(error) from error
                 await self._wait(error, number, max(fruitless, 1))
             else:
                 return
-
-    def _has_progressed(self, part: Part) -> bool:
-        before, self._furthest = self._furthest, max(self._furthest, part.received)
-        return self._furthest > before
 
     async def _wait(
         self, failure: TransportError | InterruptionError, number: int, in_a_row: int
     ) -> None:
         if isinstance(failure, _GoneError) and await self._take_fresh_url():
             return
-        delay = wait_after(failure, in_a_row, self.retry)
+        delay = wait_after(failure, in_a_row, self.settings.retry)
         if isinstance(failure, _GoneError):
             # The whole back-off, not a random part: the store may need the time.
-            most = self.retry.initial * self.retry.factor**in_a_row
-            delay = max(delay, min(most, self.retry.maximum))
+            delay = max(delay, longest_backoff(self.settings.retry, in_a_row + 1))
         if anyio.current_time() + delay > self._deadline:
-            raise _final_error(failure) from _error_of(failure)
-        self.reporter.emit(
-            RetryEvent(attempt=number, delay=delay, error=_error_of(failure))
+            raise _final_error(failure) from failure
+        self.settings.reporter.emit(
+            RetryEvent(attempt=number, delay=delay, error=failure)
         )
         await anyio.sleep(delay)
 
@@ -274,14 +250,15 @@ class Download:
                 await self._fetch(session, part)
 
     async def _fetch(self, session: Session, part: Part) -> None:
-        limits, left = self.limits, self._deadline - anyio.current_time()
+        settings, left = self.settings, self._deadline - anyio.current_time()
+        reach = AddressPolicy(settings.base_url, settings.allow_private_downloads)
         try:
             response = await get(
                 session.files,
                 self.url,
                 self._range(part),
-                reach=limits.reach,
-                limit=min(limits.silence, left + _SLACK),
+                reach=reach,
+                limit=min(settings.timeout, left + _SLACK),
             )
             chunks = chunks_of(response)
             try:
@@ -289,7 +266,7 @@ class Download:
                 await self._copy(chunks, part)
             finally:
                 await close_stream(response.aclose, chunks)
-        except (InterruptionError, KlingError, OSError):
+        except (KlingError, OSError):
             raise
         except Exception as error:
             raise translate(error, f"downloading {self.url}") from error
@@ -302,7 +279,7 @@ class Download:
 
     def _too_slow(self, part: Part) -> DownloadError:
         return DownloadError(
-            f"downloading {self.url} took longer than {self.limits.seconds:g} s, in "
+            f"downloading {self.url} took longer than {self.timeout:g} s, in "
             f"which {part.received:,} bytes came; nothing was written",
         ).with_hint("wait_longer_for_a_download")
 
@@ -339,12 +316,13 @@ class Download:
             return
         answer = f"{self.url} answered {code}"
         if code in _GONE:
-            raise _GoneError(f"{answer}; the link may have expired", "get_a_fresh_link")
+            gone = _GoneError(f"{answer}; the link may have expired")
+            raise gone.with_hint("get_a_fresh_link")
         if code == _UNSATISFIABLE:
             self._etag = None
         elif not may_resume_download(code):
             raise DownloadError(answer)
-        raise InterruptionError(answer, retry_after=retry_after_from(response.headers))
+        raise InterruptionError(answer, retry_after_from(response.headers))
 
     def _goes_on(
         self, part: Part, begin: int, total: int | None, etag: str | None
@@ -369,12 +347,7 @@ class Download:
             raise
 
 
-def _error_of(failure: TransportError | InterruptionError) -> KlingError:
-    return failure.error if isinstance(failure, InterruptionError) else failure
-
-
-def _final_error(failure: TransportError | InterruptionError) -> DownloadError:
-    error = _error_of(failure)
+def _final_error(error: KlingError) -> DownloadError:
     given_up = DownloadError(f"{error.reason}; nothing was written")
     given_up.hint = error.hint
     return given_up

@@ -73,21 +73,11 @@ async def get(
     for _ in range(_MOST_HOPS + 1):
         request = build_request(http, "GET", at, headers, limit)
         response = await send(http, request, reach)
-        if not response.has_redirect_location:
+        if response.next_request is None:
             return response
         await response.aclose()  # unread, however long it is
-        at = _resolve_redirect(response)
+        at = str(response.next_request.url)
     raise DownloadError(f"{url} has more than {_MOST_HOPS} redirects")
-
-
-def _resolve_redirect(response: httpx.Response) -> str:
-    to = response.headers["location"]
-    try:
-        return str(response.url.join(to))
-    except errors_named("InvalidURL", ValueError) as error:
-        raise DownloadError(
-            f"a redirect to {to!r}, which is not a URL: {error}"
-        ) from error
 
 
 def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:

@@ -431,6 +431,19 @@ async def test_a_link_that_leads_nowhere_is_told_of(tmp_path: Path, code: int) -
     assert files_in(tmp_path) == []
 
 
+async def test_a_back_off_beyond_all_numbers_is_the_longest_one(
+    tmp_path: Path,
+) -> None:
+    """A policy may grow so fast that its wait is too large for a number."""
+    policy = RetryPolicy(attempts=4, initial=0, factor=1e300, maximum=0)
+    gone = answering(answer(b"", "404 Not Found"))
+    kling = AsyncKling("some-key", base_url=BASE_URL, retry=policy)
+    async with RawServer(gone) as server, kling:
+        with pytest.raises(DownloadError, match="answered 404"):
+            await kling.download(video(server), tmp_path / "film.mp4")
+    assert len(server.requests) == policy.attempts
+
+
 @pytest.mark.parametrize("code", [403, 404])
 async def test_a_video_that_is_not_there_yet_is_asked_for_again(
     tmp_path: Path, code: int

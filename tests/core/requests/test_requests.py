@@ -139,6 +139,14 @@ def test_media_of_every_form_are_taken_everywhere() -> None:
         assert Effects(image_url=form, effect_scene="kiss").to_body()["image_url"]
 
 
+def test_a_field_that_a_class_lacks_is_not_sent_as_nothing() -> None:
+    """None is left out, whoever knows the field."""
+    request = build_request(
+        {"model": MASTER, "image_url": URL, "prompt": "A cat", "colour": None}
+    )
+    assert "colour" not in request.to_body()
+
+
 def test_what_was_checked_is_what_is_sent() -> None:
     """Changing what a request was made of does not change the request."""
     camera: CameraControl = {"type": "simple", "config": {"zoom": 3}}
