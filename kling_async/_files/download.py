@@ -29,12 +29,12 @@ from kling_async._failures import (
     retry_after_from,
     wait_after,
 )
-from kling_async._files.fetch import chunks_of, get
+from kling_async._files.fetch import get
 from kling_async._files.part import InterruptionError, Part, is_out_of_files
 from kling_async._files.storage import BucketObject, is_url
 from kling_async._generation import Generation, Video
 from kling_async._hooks import RetryEvent
-from kling_async._http.sender import close_stream
+from kling_async._http.sender import chunks_of, close_stream
 from kling_async._http.session import Session
 from kling_async._http.transport import translate
 from kling_async._runtime.limiter import Kind

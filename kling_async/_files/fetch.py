@@ -7,7 +7,7 @@ time (DNS rebinding) does not get through.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
 import httpx
@@ -73,23 +73,21 @@ async def get(
     for _ in range(_MOST_HOPS + 1):
         request = build_request(http, "GET", at, headers, limit)
         response = await send(http, request, reach)
-        if response.next_request is None:
+        if not response.has_redirect_location:
             return response
         await response.aclose()  # unread, however long it is
-        at = str(response.next_request.url)
+        at = _resolve_redirect(response)
     raise DownloadError(f"{url} has more than {_MOST_HOPS} redirects")
 
 
-def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield a body as it comes, or as it was if somebody has already read it.
-
-    A hook of a user's client may do so, and a mock transport does.
-    """
-    if not response.is_stream_consumed:
-        return response.aiter_raw()
-    if response.headers.pop("content-encoding", None):
-        response.headers.pop("content-length", None)  # of what it was before
-    return response.aiter_bytes()
+def _resolve_redirect(response: httpx.Response) -> str:
+    to = response.headers["location"]
+    try:
+        return str(response.url.join(to))
+    except errors_named("InvalidURL", ValueError) as error:
+        raise DownloadError(
+            f"a redirect to {to!r}, which is not a URL: {error}"
+        ) from error
 
 
 def build_request(

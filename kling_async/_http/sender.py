@@ -134,26 +134,31 @@ class StreamedResponse:
         headers: By lower-case name.
         chunks: The body as it comes, packed as the headers say.
         aclose: Gives the connection back, or closes it when there is more to come.
-        unpacked: The whole body, if somebody has read it already.
     """
 
     status_code: int
     headers: Mapping[str, str] = field(repr=False)
     chunks: AsyncIterator[bytes] = field(repr=False)
     aclose: Callable[[], Awaitable[None]] = field(repr=False)
-    unpacked: bytes | None = field(default=None, repr=False)
 
 
 def _response(response: httpx.Response) -> StreamedResponse:
-    # Read already, by a user's hook or a test transport.
-    is_read = response.is_stream_consumed
+    chunks = chunks_of(response)
     return StreamedResponse(
-        response.status_code,
-        response.headers,
-        response.aiter_raw(),
-        response.aclose,
-        response.content if is_read else None,
+        response.status_code, response.headers, chunks, response.aclose
     )
+
+
+def chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield a body as it comes, or as it was if somebody has already read it.
+
+    A hook of a user's client may do so, and a mock transport does.
+    """
+    if not response.is_stream_consumed:
+        return response.aiter_raw()
+    if response.headers.pop("content-encoding", None):
+        response.headers.pop("content-length", None)  # of what it was before
+    return response.aiter_bytes()
 
 
 async def close_stream(

@@ -328,10 +328,6 @@ class _Received:
             self.error = TimeoutError()
 
     async def _read(self, response: StreamedResponse) -> None:
-        if response.unpacked is not None:
-            self.body.add(response.unpacked)
-            await response.aclose()
-            return
         try:
             self.body.begin(response.headers)
             async for chunk in response.chunks:
