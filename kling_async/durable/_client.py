@@ -35,7 +35,7 @@ from kling_async._files.storage import is_url
 from kling_async._generation import Generation
 from kling_async._requests.classes import Request
 from kling_async.durable._database import Database, Outage, close, persist
-from kling_async.durable._engine import Engine, FleetLimits, FleetRateLimiter
+from kling_async.durable._engine import Engine, FleetLimits
 from kling_async.durable._records import (
     Account,
     BudgetStore,
@@ -58,7 +58,7 @@ from kling_async.durable._webhook import (
     redeliver,
     undelivered,
 )
-from kling_async.durable._worker import Worker, WorkerContext
+from kling_async.durable._worker import FleetRateLimiter, Worker, WorkerContext
 
 _SETTLED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 

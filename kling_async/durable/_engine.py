@@ -24,7 +24,6 @@ from dbos import (
     DBOS,
     DBOSClient,
     DBOSPortableJSONSerializer,
-    WorkflowHandleAsync,
     error as dbos_error,
 )
 from dbos._dbos import _get_dbos_instance  # pyright: ignore[reportPrivateUsage]
@@ -43,9 +42,9 @@ from kling_async.durable._database import (
     is_transient,
     version_name,
 )
-from kling_async.durable._store import EVENT, PERMIT, QUEUE, WORKFLOW, permit_id
+from kling_async.durable._store import EVENT, PERMIT, PERMITS, QUEUE, WORKFLOW
 from kling_async.durable._webhook import EVENTS, MESSENGERS, Messenger
-from kling_async.durable._worker import CONTEXTS, WorkerContext
+from kling_async.durable._worker import CONTEXTS, QUEUE_POLL, WorkerContext
 
 
 def new_worker_id() -> str:
@@ -192,8 +191,6 @@ def _name(worker: str) -> str:
     return f"kling_async worker {worker}"
 
 
-PERMITS = "kling-creates"
-
 # How often it is looked whether another worker is gone, in seconds.
 LOOK_OUT: Final = 5.0
 
@@ -203,7 +200,7 @@ _GRACE = 60.0
 _THREADS = 16
 
 # A look costs as much as a job does: where nobody waits for it, it is taken less often.
-_QUEUE_POLL, _CALM_POLL = 0.5, 1.0
+_CALM_POLL = 2 * QUEUE_POLL
 
 _MINUTE = 60.0
 
@@ -353,41 +350,19 @@ class Engine:
         self.client.register_queue(
             QUEUE,
             global_concurrency=self.limits.max_in_flight,
-            polling_interval_sec=_QUEUE_POLL,
+            polling_interval_sec=QUEUE_POLL,
             on_conflict="always_update",
         )
         rate = self.limits.creates_per_minute
         self.client.register_queue(
             PERMITS,
             limiter={"limit": rate, "period": _MINUTE} if rate else None,
-            polling_interval_sec=_QUEUE_POLL if rate else _CALM_POLL,
+            polling_interval_sec=QUEUE_POLL if rate else _CALM_POLL,
             on_conflict="always_update",
         )
         self.client.register_queue(
             EVENTS, polling_interval_sec=_CALM_POLL, on_conflict="always_update"
         )
-
-
-@define(eq=False)
-class FleetRateLimiter:
-    """Creates at the rate of the whole fleet: each takes a permit from a queue."""
-
-    client: DBOSClient
-    # Those that wait ask the database: a few do, the others wait for them.
-    _turns: anyio.Semaphore = field(factory=lambda: anyio.Semaphore(16))
-
-    async def acquire(self, workflow_id: str, number: int) -> None:
-        """Wait until the queue lets one more create begin."""
-        async with self._turns:
-            handle: WorkflowHandleAsync[str] = await self.client.enqueue_async(
-                {
-                    "workflow_name": PERMIT,
-                    "queue_name": PERMITS,
-                    # The same again after a crash: no second permit for one create.
-                    "workflow_id": permit_id(workflow_id, number),
-                }
-            )
-            await handle.get_result(polling_interval_sec=_QUEUE_POLL)
 
 
 def _stop_engine() -> None:

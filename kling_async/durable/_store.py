@@ -40,6 +40,8 @@ WORKFLOW = "kling.job"
 # What is counted and told beside a job, in workflows of its own.
 PERMIT, EVENT = "kling.permit", "kling.event"
 
+PERMITS = "kling-creates"
+
 _WORKFLOW_ID = re.compile(r"kling:([^:]+):(.+):([0-9]{1,9})", re.DOTALL)
 
 _UNREADABLE = "its entry in the database is not from this library: it was not read"

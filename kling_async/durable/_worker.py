@@ -15,12 +15,12 @@ import re
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
 from attrs import define, evolve, field
-from dbos import DBOS, StepOptions
+from dbos import DBOS, DBOSClient, StepOptions, WorkflowHandleAsync
 from sqlalchemy.exc import SQLAlchemyError
 
 from kling_async._checks import DrawnId, client_request_id_from
@@ -48,7 +48,14 @@ from kling_async.durable._records import (
     JobInput,
     JobState,
 )
-from kling_async.durable._store import PERMIT, WORKFLOW, Store, place_of
+from kling_async.durable._store import (
+    PERMIT,
+    PERMITS,
+    WORKFLOW,
+    Store,
+    permit_id,
+    place_of,
+)
 from kling_async.durable._submit import MissingFileError, from_stored
 from kling_async.durable._webhook import Webhook, enqueue, message_of
 
@@ -56,6 +63,9 @@ T = TypeVar("T")
 
 # What an operator mends, after which the job can go on from where it is.
 _MENDABLE = (AuthenticationError, PermissionDeniedError, WaitTimeoutError)
+
+# Seconds between two looks at a queue that somebody waits for.
+QUEUE_POLL = 0.5
 
 # By how much the clock of another worker, which noted when it sent, may be ahead.
 _CLOCK_ERROR = dt.timedelta(hours=12)
@@ -65,12 +75,26 @@ class HandedOverError(Exception):
     """The worker stops; another one goes on with this job."""
 
 
-class CreateLimiter(Protocol):
-    """Lets a create begin when the fleet's rate allows it."""
+@define(eq=False)
+class FleetRateLimiter:
+    """Creates at the rate of the whole fleet: each takes a permit from a queue."""
+
+    client: DBOSClient
+    # Those that wait ask the database: a few do, the others wait for them.
+    _turns: anyio.Semaphore = field(factory=lambda: anyio.Semaphore(16))
 
     async def acquire(self, workflow_id: str, number: int) -> None:
-        """Wait for it."""
-        ...
+        """Wait until the queue lets one more create begin."""
+        async with self._turns:
+            handle: WorkflowHandleAsync[str] = await self.client.enqueue_async(
+                {
+                    "workflow_name": PERMIT,
+                    "queue_name": PERMITS,
+                    # The same again after a crash: no second permit for one create.
+                    "workflow_id": permit_id(workflow_id, number),
+                }
+            )
+            await handle.get_result(polling_interval_sec=QUEUE_POLL)
 
 
 @define(eq=False, kw_only=True)
@@ -94,7 +118,7 @@ class Worker:
     client: AsyncKling
     store: Store
     budget: BudgetStore
-    pace: CreateLimiter | None
+    pace: FleetRateLimiter | None
     on_uncertain: WhenUncertain
     wait_timeout: float
     reconcile_timeout: float

@@ -15,7 +15,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from attrs import asdict, define, evolve, field, fields_dict, frozen
 from starlette.datastructures import MutableHeaders
@@ -401,12 +401,8 @@ _BLOCK = b" " * 2**20
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952, section 2.3
 
 
-class ErrorBody(Protocol):
-    """Makes the body of an error in the vendor's form."""
-
-    def __call__(self, status: int, message: str) -> Mapping[str, object]:
-        """Return the body."""
-        ...
+# Makes the body of an error in the vendor's form, of a status and a message.
+ErrorBody: TypeAlias = Callable[[int, str], Mapping[str, object]]
 
 
 @frozen
