@@ -107,12 +107,9 @@ _BY_STATUS: Mapping[int, Meaning] = {
 # If they are not from the vendor: a challenge, a login, or a route missing for a while.
 _SAID_BY_GATEWAYS = frozenset({401, 403, 404})
 
-_BY_CLASS: Mapping[int, Meaning] = {
-    5: Meaning(Fate.UNKNOWN, Healing.TIME),
-}
+_ANY_OTHER = Meaning(Fate.REFUSED, Healing.NOTHING)
 
-_ANY_OTHER_STATUS = Meaning(Fate.REFUSED, Healing.NOTHING)
-
+# An answer that does not come, or a server's own failure (5xx).
 _LOST = Meaning(Fate.UNKNOWN, Healing.TIME)
 
 # Its answer was lost, and the vendor's log lists it as failed.
@@ -134,8 +131,6 @@ _BY_KIND: tuple[tuple[type[KlingError], Meaning], ...] = (
     (JobConflictError, Meaning(Fate.UNSENT, Healing.NOTHING)),
 )
 
-_ANY_OTHER_KIND = Meaning(Fate.REFUSED, Healing.NOTHING)
-
 
 def meaning_of(failure: BaseException | int) -> Meaning:
     """Look up an error, or the status of an answer, in the table."""
@@ -144,13 +139,12 @@ def meaning_of(failure: BaseException | int) -> Meaning:
     if isinstance(failure, APIStatusError):
         failure = failure.status_code
     if isinstance(failure, int):
-        by_class = _BY_CLASS.get(failure // 100, _ANY_OTHER_STATUS)
-        return _BY_STATUS.get(failure, by_class)
+        is_servers = failure // 100 == 5  # noqa: PLR2004 (RFC 9110, section 15.6)
+        return _BY_STATUS.get(failure, _LOST if is_servers else _ANY_OTHER)
     if isinstance(failure, TransportError):
         return _LOST if failure.request_sent else _NEVER_SENT
-    return next(
-        (row for kind, row in _BY_KIND if isinstance(failure, kind)), _ANY_OTHER_KIND
-    )
+    rows = (row for kind, row in _BY_KIND if isinstance(failure, kind))
+    return next(rows, _ANY_OTHER)
 
 
 def may_repeat_get(failure: BaseException | int) -> bool:
