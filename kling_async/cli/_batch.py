@@ -134,13 +134,16 @@ class BatchRun:
         Raises:
             ConfigurationError: The folder holds another one.
         """
-        file = self.folder / JOBS
-        if self.database is not None or not await anyio.Path(file).exists():
+        if not await to_thread.run_sync(self._has_database):
             return
-        async with DurableKling(file) as jobs:
-            there = await jobs.batches()
-        is_new = self.is_named and not isinstance(self.place, LocalPlace)
-        if not there or self.name in there or is_new:
+        is_local = isinstance(self.place, LocalPlace)
+        if not is_local and (self.database is not None or self.is_named):
+            return
+        async with DurableKling(self.database or self.folder / JOBS) as jobs:
+            # A database of the folder's own may have moved with it.
+            own = None if self.database is None else self.folder
+            there = await jobs.batches(output_dir=own)
+        if not there or self.name in there:
             return
         if self.is_named or len(there) > 1:
             raise ConfigurationError(

@@ -356,8 +356,16 @@ class DurableKling:
         found = await self._store.statuses(keys)
         return [found[key] for key in keys if key in found]
 
-    async def batches(self) -> builtins.list[str]:
-        """Name all batches of the database, also those whose jobs were purged."""
+    async def batches(
+        self, *, output_dir: str | os.PathLike[str] | None = None
+    ) -> builtins.list[str]:
+        """Name all batches of the database, also those whose jobs were purged.
+
+        Args:
+            output_dir: Name only those that were opened with this folder.
+        """
+        if output_dir is not None:
+            return sorted(await persist(self._budget.batches_in, Path(output_dir)))
         paid = await persist(self._budget.batches)
         return sorted({*paid, *await self._store.batches()})
 

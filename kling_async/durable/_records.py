@@ -398,6 +398,12 @@ class BudgetStore:
             folder = connection.execute(self._folder_of, {"batch": batch}).scalar()
         return None if folder is None else self._home / folder
 
+    def batches_in(self, folder: Path) -> list[str]:
+        """Name the batches whose files go to a folder."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.select(self._folders)).all()
+        return [it.batch for it in rows if self._home / it.folder == folder.absolute()]
+
     def set_folder(self, batch: str, folder: Path) -> None:
         """Say where the files of a batch go."""
         table, folder = self._folders, folder.absolute()

@@ -282,6 +282,25 @@ def test_another_batch_does_not_write_over_the_files_of_a_folder(
     assert len(emulator.creates) == 1
 
 
+def test_a_batch_in_a_shared_database_keeps_its_folder_to_itself(
+    emulator: Emulator, tmp_path: Path, database: str
+) -> None:
+    """As one with a database of its own does; elsewhere others may go on."""
+    folder, shared = tmp_path / "out", ("--database", database)
+    here = (*shared, "--output-dir", folder)
+    path = manifest(tmp_path, fox="one")
+    assert invoke(emulator, "batch", path, *here).exit_code == 0
+    video = (folder / "fox.mp4").read_bytes()
+    path = manifest(tmp_path, fox="two").rename(tmp_path / "others.csv")
+    result = invoke(emulator, "batch", path, *here)
+    assert result.exit_code == 2
+    assert "has the files of 'scenes'" in result.stderr
+    assert (folder / "fox.mp4").read_bytes() == video
+    assert len(emulator.creates) == 1
+    assert invoke(emulator, "batch", path, *shared).exit_code == 0
+    assert len(emulator.creates) == 2
+
+
 def test_a_job_that_is_held_is_called_off_for_good(
     emulator: Emulator, tmp_path: Path
 ) -> None:
