@@ -131,8 +131,7 @@ DECISIONS = (*HARMLESS, *UNCERTAIN, *OPEN, *DONE, *FINAL)
 
 def tree_below(cls: type[KlingError]) -> Iterator[type[KlingError]]:
     """Give the library's public subclasses, this class first."""
-    is_ours = cls.__module__.startswith("kling_async")
-    if is_ours and not cls.__name__.startswith("_"):
+    if cls.__module__ == "kling_async":
         yield cls
     for subclass in cls.__subclasses__():
         yield from tree_below(subclass)
