@@ -36,12 +36,15 @@ def require_generation_id(given: object) -> str:
         found = given.strip()
         if 0 < len(found) <= _LONGEST and found.isprintable():
             return found
-    problem = Problem(
-        "generation_id",
-        repr(given)[:80],
-        "the id of a generation, as create() returned it",
-    )
-    raise InvalidRequestError([problem])
+    allowed = "the id of a generation, as create() returned it"
+    raise unfit("generation_id", given, allowed)
+
+
+def unfit(
+    name: str, given: object, allowed: str, hint: str | None = None
+) -> InvalidRequestError:
+    """Return the error that one argument of a request is not what is allowed."""
+    return InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
 
 
 def is_client_request_id(text: str) -> bool:
@@ -68,13 +71,9 @@ def client_request_id_from(given: object) -> str:
         return DrawnId(f"kling-{uuid.uuid4().hex}")
     if isinstance(given, str) and is_client_request_id(given):
         return given
-    problem = Problem(
-        "client_request_id",
-        repr(given)[:80],
-        "1 to 128 of A-Z a-z 0-9 . _ : -",
-        "The vendor silently drops any other, so the create could not be traced",
-    )
-    raise InvalidRequestError([problem])
+    allowed = "1 to 128 of A-Z a-z 0-9 . _ : -"
+    hint = "The vendor silently drops any other, so the create could not be traced"
+    raise unfit("client_request_id", given, allowed, hint)
 
 
 LEAST, MOST = sys.float_info.min, sys.float_info.max
@@ -112,6 +111,14 @@ def require_timeout(name: str, value: object) -> None:
     """Refuse anything but a time-out in seconds; ``math.inf`` is one."""
     allowed = "seconds, more than 0, or math.inf for no limit"
     require(name, value, allowed, fits=is_number(value, LEAST, math.inf))
+
+
+def timeout_from(given: float | None, default: float) -> float:
+    """Return a time-out in seconds, or the default for None; refuse anything else."""
+    if given is None:
+        return default
+    require_timeout("timeout", given)
+    return given
 
 
 def require_count(name: str, value: object) -> None:
@@ -165,7 +172,7 @@ def time_from(
     else:
         allowed = "a datetime with its time zone, or a timedelta: how long ago"
         hint = "Such as datetime.now(UTC), or timedelta(hours=24)"
-        raise InvalidRequestError([Problem(name, repr(given)[:80], allowed, hint)])
+        raise unfit(name, given, allowed, hint)
     if before is not None and not dt.timedelta() <= before - time <= _LONGEST_WINDOW:
         start = time.isoformat(timespec="seconds")
         end = before.isoformat(timespec="seconds")
@@ -212,6 +219,15 @@ def is_bucket_url(given: object) -> bool:
     return isinstance(given, str) and _BUCKET.fullmatch(given) is not None
 
 
+PORTS = {"http": 80, "https": 443}
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Return where a web URL leads."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or PORTS.get(parts.scheme, 80)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or numeric address is certainly this machine's own."""
     if _plain(host) == "localhost":  # RFC 6761, section 6.3
@@ -228,7 +244,7 @@ def is_public(address: str) -> bool:
     """
     read = _address(address)
     if isinstance(read, ipaddress.IPv6Address):
-        inside = read.ipv4_mapped or _nat64_target(read)
+        inside = read.ipv4_mapped or (_last_32(read) if read in _NAT64 else None)
         if inside is not None:
             return _is_public(inside)
         return (
@@ -242,10 +258,6 @@ def is_public(address: str) -> bool:
 def _is_public(address: _Address) -> bool:
     is_own = any(address in network for network in _NOT_PUBLIC)
     return address.is_global and not address.is_multicast and not is_own
-
-
-def _nat64_target(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    return _last_32(address) if address in _NAT64 else None
 
 
 def _tunnel_targets(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
@@ -296,11 +308,10 @@ class AddressPolicy:
         """Whether downloads from a host at this numeric address are forbidden."""
         if self.is_unbounded or is_public(address):
             return False
-        home = urlsplit(self.base_url)
-        if is_loopback(address) and is_loopback(home.hostname or ""):
+        home, home_port = host_and_port(self.base_url)
+        if is_loopback(address) and is_loopback(home):
             return False
-        home_port = home.port or (443 if home.scheme == "https" else 80)
-        return (_plain(host), port) != (_plain(home.hostname or ""), home_port)
+        return (_plain(host), port) != (_plain(home), home_port)
 
 
 def _plain(host: str) -> str:

@@ -31,8 +31,9 @@ from kling_async._checks import (
     DrawnId,
     client_request_id_from,
     require_generation_id,
-    require_timeout,
     time_from,
+    timeout_from,
+    unfit,
     without_none,
 )
 from kling_async._config import (
@@ -48,9 +49,7 @@ from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
     GenerationFailedError,
-    InvalidRequestError,
     KlingError,
-    Problem,
 )
 from kling_async._failures import RetryPolicy, wait_after
 from kling_async._files.download import Download, LocalFile, target_from, video_of
@@ -345,8 +344,7 @@ class AsyncKling:
         known = generation_or_id if isinstance(generation_or_id, Generation) else None
         generation_id = known.id if known else require_generation_id(generation_or_id)
         try:
-            if timeout is not None:
-                require_timeout("timeout", timeout)
+            limit = timeout_from(timeout, self._settings.wait_timeout)
             transport = self._transport()
             session = transport.session
             if (turn := session.take_turn()) is not None:
@@ -360,7 +358,7 @@ class AsyncKling:
         return Watch(
             loop=loop,
             polling=polling or self._settings.polling,
-            timeout=timeout or self._settings.wait_timeout,
+            timeout=limit,
             last=known,
         )
 
@@ -424,15 +422,12 @@ class AsyncKling:
         Raises:
             KlingError: Whatever `create` and `wait` raise.
         """
-        if timeout is not None:
-            require_timeout("timeout", timeout)
+        limit = timeout_from(timeout, self._settings.wait_timeout)
         with use_catalogue(self._settings.catalogue):
             checked = request_from(request, params)
-        return await self._await_created(await self.create(checked), timeout)
+        return await self._await_created(await self.create(checked), limit)
 
-    async def _await_created(
-        self, created: Generation, timeout: float | None
-    ) -> Generation:
+    async def _await_created(self, created: Generation, timeout: float) -> Generation:
         """Wait for the end of a created generation; log its id if cancelled."""
         try:
             return await self.wait(created, timeout=timeout)
@@ -472,12 +467,11 @@ class AsyncKling:
             Exception: Whatever ``requests`` raises, after the outcomes of the earlier
                 requests.
         """
-        if timeout is not None:
-            require_timeout("timeout", timeout)
+        limit = timeout_from(timeout, self._settings.wait_timeout)
         account = self._billing()
         spending = None if budget is None else BudgetTracker(budget, account.price)
         holdback = Holdback(
-            timeout or self._settings.wait_timeout,
+            limit,
             lambda error, number: wait_after(error, number, self._settings.retry),
         )
 
@@ -488,7 +482,7 @@ class AsyncKling:
             async def work() -> Generation:
                 created = await holdback.create(lambda: self.create(built))
                 try:
-                    return await self._await_created(created, timeout)
+                    return await self._await_created(created, limit)
                 finally:
                     holdback.note_end()
 
@@ -555,9 +549,8 @@ class AsyncKling:
                 address that is not public, the server keeps failing, its answer is not
                 an MP4 or exceeds a limit, or the file cannot be written.
         """
-        if timeout is not None:
-            require_timeout("timeout", timeout)
         given, settings = generation_or_video, self._settings
+        limit = timeout_from(timeout, settings.wait_timeout)
         generation = given if isinstance(given, Generation) else None
 
         async def fresh_url() -> str | None:
@@ -571,7 +564,7 @@ class AsyncKling:
                 target=target,
                 settings=settings,
                 max_bytes=max_bytes,
-                timeout=timeout or settings.wait_timeout,
+                timeout=limit,
                 check_mp4=check_mp4,
                 fresh_url=fresh_url,
             )
@@ -633,8 +626,7 @@ class AsyncKling:
         """
         body = request.to_body() if isinstance(request, Request) else dict(request)
         if not isinstance(body.get("model"), str):
-            told = repr(body.get("model"))[:80]
-            raise InvalidRequestError([Problem("model", told, "the id of a model")])
+            raise unfit("model", body.get("model"), "the id of a model")
         return await self._billing().price(body)
 
     async def request_log(
@@ -738,11 +730,8 @@ class AsyncKling:
         if not now <= start <= now + _CLOCK_ERROR:
             start = time_from("since", since or _DAY, before=now)
         account = self._billing()
-        if timeout is None:
-            timeout = account.transport.settings.retry.reconcile_timeout
-        else:
-            require_timeout("timeout", timeout)
-        return await find(account, client_request_id, since=start, timeout=timeout)
+        limit = timeout_from(timeout, self._settings.retry.reconcile_timeout)
+        return await find(account, client_request_id, since=start, timeout=limit)
 
     def _transport(self) -> Transport:
         if self.is_closed:

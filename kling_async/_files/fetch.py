@@ -12,15 +12,13 @@ from typing import Protocol, cast
 
 import httpx
 
-from kling_async._checks import AddressPolicy, is_public
+from kling_async._checks import PORTS, AddressPolicy, is_public
 from kling_async._errors import DownloadError
 from kling_async._http.library import errors_named
 from kling_async._http.pool import ProxyRoutingTransport
 from kling_async._http.sender import phase_limits
 
 _MOST_HOPS = 10
-
-_SCHEMES = {"http": 80, "https": 443}
 
 _SAID_TO_ALL = frozenset({"host", "user-agent", "accept", "content-length"})
 
@@ -133,7 +131,7 @@ async def send(
         DownloadError: It leads to an address that is not allowed.
     """
     url = request.url
-    host, port = url.raw_host.decode("ascii"), url.port or _SCHEMES[url.scheme]
+    host, port = url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]
     if reach.forbids_host(host, port):
         raise _forbidden_address(url, host)
 

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import anyio
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 from attrs import frozen
 
-from kling_async._checks import AddressPolicy, needs_extra
+from kling_async._checks import AddressPolicy, host_and_port, needs_extra
 from kling_async._errors import DownloadError, KlingError
 from kling_async._files.part import Part
 from kling_async._text import safe_line
@@ -243,9 +243,7 @@ class BucketObject:
         link = await self.sign_url()
         if link is None or self.reach is None:
             return link
-        at = urlsplit(link)
-        port = at.port or (443 if at.scheme == "https" else 80)
-        return None if self.reach.forbids_host(at.hostname or "", port) else link
+        return None if self.reach.forbids_host(*host_and_port(link)) else link
 
     async def _call(self, work: Callable[[ObjectStore, str], T]) -> T:
         return await _call(lambda: work(*self._place()))

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import httpx
 
+from kling_async._checks import PORTS
 from kling_async._errors import ConfigurationError
 from kling_async._http.library import HTTPLibrary, library_named
 
 # What httpx and OpenSSL read of whom to trust, and where to write keys.
 _TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # How OpenSSL finds a certificate in a folder: by the hash of its subject.
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -71,7 +71,7 @@ def is_bypassed(url: httpx.URL, no_proxy: str) -> bool:
     Its entries are hosts with their subdomains, addresses, networks (``10.0.0.0/8``,
     ``fd00::/8``) or ``*``, each with an optional port; IPv6 may be in brackets.
     """
-    port = url.port or _DEFAULT_PORTS.get(url.scheme)
+    port = url.port or PORTS.get(url.scheme)
     return any(
         _is_meant(url.host.lower(), port, entry)
         for entry in re.split(r"[\s,]+", no_proxy.lower())
