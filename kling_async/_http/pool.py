@@ -74,7 +74,7 @@ class _Lines:
         """Send a request; its connection is made anew if it is closed or too old."""
         slot = request.extensions[SLOT]
         assert isinstance(slot, Slot)  # noqa: S101 (narrows)
-        line = slot.connection
+        line = slot.claim_connection()
         origin = request.url.origin
         if not isinstance(line, Line) or not line.leads_to(self.pool, origin):
             slot.connection = None

@@ -68,8 +68,7 @@ class Slot:
 
     Attributes:
         kind: The kind of exchange.
-        connection: The open connection of the slot, if there is one; the next exchange
-            in the slot uses it.
+        connection: The open connection that the exchange uses; the next one may use it.
         is_excused: Whether its 429 does not count as an attempt: the rate was too
             high for all, and is lower by now.
     """
@@ -98,6 +97,16 @@ class Slot:
         if self._is_taken:
             self._is_taken = False
             self._limiter._take_back(self)  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
+
+    def claim_connection(self) -> object:
+        """Return its connection; at first an open one that nobody uses, or None.
+
+        Only an exchange that begins has one, so closing finds all others.
+        """
+        idle = self._limiter._connections  # noqa: SLF001 (its own)  # pyright: ignore[reportPrivateUsage]
+        if self.connection is None and idle:
+            self.connection = idle.pop()
+        return self.connection
 
     def accept(self) -> None:
         """Report that the server answered without a 429."""
@@ -282,11 +291,7 @@ class Limiter:
         if kind not in _FREE:
             self.flight += 1
             self._count()
-        connection = None
-        if kind is not Kind.DOWNLOAD and self._connections:
-            connection = self._connections.pop()
-        is_reduced = self._window < math.inf
-        return Slot(self, kind, self.epoch, is_reduced, connection)
+        return Slot(self, kind, self.epoch, self._window < math.inf)
 
     def _count(self) -> None:
         """Count what begins in a round, and set the pace of what follows."""

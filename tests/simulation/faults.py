@@ -64,6 +64,7 @@ _take = log_search.LostCreate.take
 _is_over = log_search.LostCreate.is_over
 _due = watch.PollLoop.due
 _acquire = limiter.Limiter.acquire
+_begin = limiter.Limiter._begin
 
 
 def _send_again_what_failed(sent: submission.Submission, error: BaseException) -> bool:
@@ -135,6 +136,12 @@ async def _pass_the_gate(
         return await _acquire(gate, kind, until)
     slot = limiter.Slot(gate, kind, 0, False)  # noqa: FBT003 (its own order)
     slot._is_taken = False
+    return slot
+
+
+def _begin_with_connection(gate: limiter.Limiter, kind: limiter.Kind) -> limiter.Slot:
+    slot = _begin(gate, kind)
+    slot.claim_connection()
     return slot
 
 
@@ -248,5 +255,11 @@ FAULTS: tuple[Fault, ...] = (
         "a create held back by a 429 noticed aclose() only after the pause",
         ((session.Session, "sleep", _sleep_on),),
         690,
+    ),
+    Fault(
+        "forgotten connection",
+        "a client that was closed as a create was let in left its connection open",
+        ((limiter.Limiter, "_begin", _begin_with_connection),),
+        107609,
     ),
 )

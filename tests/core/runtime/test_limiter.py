@@ -257,6 +257,21 @@ async def test_a_slot_that_comes_back_after_closing_goes_to_nobody_who_leaves() 
 
 
 @on_each_loop
+async def test_a_slot_takes_a_connection_once_it_is_used() -> None:
+    """One that was given out and is not used yet keeps none from being closed."""
+    limiter, line = limiter_of(1), object()
+    with await limiter.acquire(Kind.AWAITED) as slot:
+        slot.connection = line
+    with await limiter.acquire(Kind.CREATE) as slot:
+        assert slot.claim_connection() is line
+    granted = await limiter.acquire(Kind.CREATE)
+    limiter.close()
+    assert limiter.take_connections() == [line]
+    granted.release()
+    assert not limiter.take_connections()
+
+
+@on_each_loop
 async def test_closing_is_heard_by_all_who_wait_at_once() -> None:
     """In the queue, and in a pause of an hour."""
     limiter, heard = limiter_of(1), list[float]()
