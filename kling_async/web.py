@@ -141,7 +141,7 @@ def has_ended(last_event_id: str | None) -> bool:
     return last_event_id == _END
 
 
-async def progress(
+def progress(
     kling: AsyncKling,
     generation_or_id: Generation | str,
     *,
@@ -171,9 +171,18 @@ async def progress(
     require_timeout("heartbeat", heartbeat)
     if timeout is not None:
         require_timeout("timeout", timeout)
+    changes = kling.watch(generation_or_id, timeout=timeout)
+    return _events(changes, last_event_id, heartbeat, message)
+
+
+async def _events(
+    changes: AsyncGenerator[Generation, None],
+    last_event_id: str | None,
+    heartbeat: float,
+    message: Callable[[KlingError], str],
+) -> AsyncGenerator[ProgressEvent, None]:
     if has_ended(last_event_id):
         return
-    changes = kling.watch(generation_or_id, timeout=timeout)
     change: asyncio.Future[Generation] | None = None
     with stop_requested() as stop:
         try:
@@ -199,14 +208,10 @@ async def progress(
             yield ProgressEvent(event="trouble", data=data, id=_END)
         finally:
             with anyio.CancelScope(shield=True):
-                await _cancel(change)
+                if change is not None:
+                    change.cancel()
+                    await asyncio.gather(change, return_exceptions=True)
                 await changes.aclose()
-
-
-async def _cancel(change: asyncio.Future[Generation] | None) -> None:
-    if change is not None:
-        change.cancel()
-        await asyncio.gather(change, return_exceptions=True)
 
 
 def _status_event(generation: Generation) -> ProgressEvent:

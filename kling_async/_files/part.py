@@ -74,7 +74,7 @@ class Part:
     is_mp4: bool
     received: int = 0
     _written: int = 0
-    _file: anyio.AsyncFile[bytes] | None = None
+    _file: anyio.AsyncFile[bytes] = field(init=False)
     _exists: bool = False
     _head: bytearray = field(factory=bytearray)
     _pending: bytearray = field(factory=bytearray)
@@ -99,11 +99,7 @@ class Part:
         """
         # Exclusive, so that an existing symbolic link is never followed.
         try:
-            file = await (
-                anyio.open_file(self.path, "r+b")
-                if self._exists
-                else anyio.open_file(self.path, "x+b")
-            )
+            file = await anyio.open_file(self.path, "r+b" if self._exists else "x+b")
         except OSError as error:
             if error.errno in _TOO_MANY:
                 raise InterruptionError("too many open files") from error
@@ -127,8 +123,8 @@ class Part:
     async def begin(self, encoding: str, media_type: str) -> None:
         """Start again, with the encoding and media type that the headers claim."""
         if self._written:
-            await self._opened.seek(0)
-            await self._opened.truncate()
+            await self._file.seek(0)
+            await self._file.truncate()
         self.received = self._written = 0
         self._head.clear()
         self._pending.clear()
@@ -164,7 +160,7 @@ class Part:
         if self._unpacker is not None and not self._unpacker.is_whole:
             raise InterruptionError(f"{self.url} ends in the middle")
         await self._write()
-        flaw = await to_thread.run_sync(self._flush, self._opened.wrapped)
+        flaw = await to_thread.run_sync(self._flush, self._file.wrapped)
         if flaw is not None:
             raise self._no_mp4(flaw, InterruptionError)
 
@@ -191,12 +187,6 @@ class Part:
             raise DownloadError(
                 f"{self.url} holds more than {self.most:,} bytes; nothing was written",
             ).with_hint("take_more_bytes")
-
-    @property
-    def _opened(self) -> anyio.AsyncFile[bytes]:
-        if self._file is None:
-            raise AssertionError
-        return self._file
 
     async def _look(self) -> None:
         """Decide by the first bytes what it is: headers are not reliable."""
@@ -244,7 +234,7 @@ class Part:
     async def _write(self) -> None:
         if self._pending:
             content, self._pending = bytes(self._pending), bytearray()
-            await self._opened.write(content)
+            await self._file.write(content)
             self._written += len(content)
 
     def _no_mp4(self, flaw: str, kind: type[DownloadError]) -> DownloadError:

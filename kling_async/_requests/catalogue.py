@@ -187,9 +187,9 @@ class Catalogue(Mapping[str, Model]):
     retired: Mapping[str, str] = field(factory=dict[str, str])
     _aliases: Mapping[str, str] = field(init=False)
 
-    @_aliases.default
-    def _find_aliases(self) -> Mapping[str, str]:
-        return {alias: it.id for it in self._models.values() for alias in it.aliases}
+    def __attrs_post_init__(self) -> None:
+        ids = {alias: it.id for it in self._models.values() for alias in it.aliases}
+        object.__setattr__(self, "_aliases", ids)
 
     def __getitem__(self, name: str) -> Model:
         return self._models[self._aliases.get(name, name)]

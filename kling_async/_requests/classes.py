@@ -141,23 +141,19 @@ def _split(
         InvalidRequestError: No model is named, or extra is not a mapping.
     """
     model, extra = params.get("model", NOTHING), params.get("extra", {})
-    if problems := [*_problems_of_model(model), *_problems_of_extra(extra)]:
+    problems: list[Problem] = []
+    if not isinstance(model, str) or not model.strip():
+        given = "nothing" if model is NOTHING else short_repr(model)
+        allowed = "the id of a model, such as klingai/v2-master-image-to-video"
+        hint = "`kling-async models` lists them."
+        problems.append(Problem("model", given, allowed, hint))
+    if not isinstance(extra, Mapping) or not all(isinstance(it, str) for it in extra):
+        allowed = "a mapping of field to value"
+        problems.append(Problem("extra", short_repr(extra), allowed))
+    if problems:
         raise InvalidRequestError(problems)
     own = {k: v for k, v in params.items() if k not in _APART and v is not None}
     return str(model), own, cast("Mapping[str, object]", extra)
-
-
-def _problems_of_model(model: object) -> Iterator[Problem]:
-    if isinstance(model, str) and model.strip():
-        return
-    given = "nothing" if model is NOTHING else short_repr(model)
-    allowed = "the id of a model, such as klingai/v2-master-image-to-video"
-    yield Problem("model", given, allowed, "`kling-async models` lists them.")
-
-
-def _problems_of_extra(extra: object) -> Iterator[Problem]:
-    if not isinstance(extra, Mapping) or not all(isinstance(it, str) for it in extra):
-        yield Problem("extra", short_repr(extra), "a mapping of field to value")
 
 
 def _find_given_twice(

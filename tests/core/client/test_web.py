@@ -385,6 +385,16 @@ def test_a_heartbeat_that_is_no_span_of_time_is_refused(heartbeat: float) -> Non
         progress_events(request, "some-id", heartbeat=heartbeat)
 
 
+async def test_a_timeout_that_is_none_is_refused_before_the_stream_begins() -> None:
+    """Not in the middle of an answer that said that all is well."""
+    request = Request({"type": "http", "headers": []})
+    async with AsyncKling("any-key") as kling:
+        with pytest.raises(ConfigurationError, match="timeout"):
+            progress_events(request, "some-id", kling=kling, timeout=-1)
+        with pytest.raises(ConfigurationError, match="heartbeat"):
+            progress(kling, "some-id", heartbeat=0)
+
+
 async def test_an_app_without_a_key_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
