@@ -24,11 +24,10 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
-from kling_async._checks import require_count
-from kling_async._errors import ConfigurationError, KlingError, RateLimitError
+from kling_async._checks import require, require_count
+from kling_async._errors import KlingError, RateLimitError
 from kling_async._generation import Generation
 from kling_async._runtime.tasks import ClientTasks
-from kling_async._text import short_repr
 
 RequestT = TypeVar("RequestT")
 
@@ -157,11 +156,8 @@ class Batch(Generic[RequestT]):
 
     def __attrs_post_init__(self) -> None:
         require_count("max_in_flight", self.max_in_flight)
-        if not _are_many(self.requests):
-            raise ConfigurationError(
-                f"requests: given {short_repr(self.requests)}; allowed: a list of "
-                "requests, or any other iterable of them, sync or async",
-            )
+        allowed = "a list of requests, or any other iterable of them, sync or async"
+        require("requests", self.requests, allowed, fits=_are_many(self.requests))
 
     async def outcomes(
         self, tasks: ClientTasks

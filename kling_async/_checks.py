@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from kling_async._errors import ConfigurationError, InvalidRequestError, Problem
+from kling_async._text import short_repr
 
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -92,7 +93,8 @@ def require(name: str, given: object, allowed: str, *, fits: bool) -> None:
         ConfigurationError: It does not fit.
     """
     if not fits:
-        raise ConfigurationError(f"{name}: given {given!r}; allowed: {allowed}")
+        shown = short_repr(given)
+        raise ConfigurationError(f"{name}: given {shown}; allowed: {allowed}")
 
 
 def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
@@ -133,6 +135,11 @@ def require_number(
     allowed = f"more than {least:g}" if above else f"{least:g} or more"
     low = math.nextafter(least, math.inf) if above else least
     require(name, value, f"{allowed}, finite", fits=is_number(value, low))
+
+
+def require_share(name: str, value: object) -> None:
+    """Refuse anything but a number from 0 to 1."""
+    require(name, value, "0 to 1", fits=is_number(value, 0, 1))
 
 
 class MissingExtraError(ModuleNotFoundError):

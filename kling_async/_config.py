@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import evolve, frozen
 
-from kling_async._checks import is_loopback, require_timeout
+from kling_async._checks import is_loopback, require, require_timeout
 from kling_async._errors import ConfigurationError
 from kling_async._failures import RetryPolicy
 from kling_async._hooks import Hooks, Reporter, logger
@@ -134,11 +134,8 @@ class Settings:
     allow_plain_http: bool
 
     def __attrs_post_init__(self) -> None:
-        if self.endpoint not in PATHS:
-            allowed = " or ".join(map(repr, PATHS))
-            raise ConfigurationError(
-                f"endpoint: given {self.endpoint!r}; allowed: {allowed}",
-            )
+        allowed = " or ".join(map(repr, PATHS))
+        require("endpoint", self.endpoint, allowed, fits=self.endpoint in PATHS)
         require_timeout("timeout", self.timeout)
         require_timeout("wait_timeout", self.wait_timeout)
         if not self.allow_plain_http:

@@ -13,9 +13,9 @@ import anyio
 from attrs import define, field
 
 from kling_async._billing.money import Budget, Price, credits_of
+from kling_async._checks import require
 from kling_async._errors import (
     BudgetExceededError,
-    ConfigurationError,
     KlingError,
 )
 from kling_async._failures import may_be_accepted
@@ -69,12 +69,8 @@ class BudgetTracker:
     _changed: anyio.Event = field(factory=anyio.Event)
 
     def __attrs_post_init__(self) -> None:
-        given = cast("object", self.budget)
-        if not isinstance(given, Budget):
-            raise ConfigurationError(
-                f"budget: given {given!r}; allowed: Budget(usd=...) or "
-                "Budget(credits=...)",
-            )
+        given, allowed = self.budget, "Budget(usd=...) or Budget(credits=...)"
+        require("budget", given, allowed, fits=isinstance(given, Budget))
 
     async def run(
         self, body: Mapping[str, object], work: Callable[[], Awaitable[Generation]]

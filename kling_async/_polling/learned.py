@@ -15,11 +15,11 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from attrs import define, field, frozen
 
-from kling_async._checks import require_number
+from kling_async._checks import LEAST, is_number, require, require_number, require_share
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling.schedules import Completion, Exponential, PollState
@@ -294,9 +294,7 @@ class Learned:
         if self.polls is not None:
             require_number("polls", self.polls, least=0, above=True)
         require_number("worst_gap", self.worst_gap, least=0, above=True)
-        require_number("jitter", self.jitter, least=0)
-        if self.jitter > 1:
-            raise ConfigurationError(f"jitter: given {self.jitter!r}; allowed: 0 to 1")
+        require_share("jitter", self.jitter)
 
     def __repr__(self) -> str:
         seen = sum(len(it.seen) for it in self._histories.values())
@@ -443,12 +441,9 @@ def _parts(percentiles: Mapping[float, float]) -> tuple[DurationInterval, ...]:
 
     Of the median alone, the ends are taken to be at 0.7 and 1.4 of it.
     """
+    allowed = "seconds, more than 0, by percentile from 0 to 100, the higher the longer"
+    require("percentiles", percentiles, allowed, fits=_rise(percentiles))
     knots = sorted(percentiles.items())
-    if not knots or not _rise(knots):
-        raise ConfigurationError(
-            f"percentiles: given {percentiles!r}; allowed: seconds, more than 0, by "
-            "percentile from 0 to 100, the higher the longer",
-        )
     (first, least), (last, most) = knots[0], knots[-1]
     start = 0.0, least * (1 - _BELOW * first / 100)
     end = 100.0, most * (1 + _BEYOND * (100 - last) / 100)
@@ -460,15 +455,15 @@ def _parts(percentiles: Mapping[float, float]) -> tuple[DurationInterval, ...]:
     return tuple(itertools.pairwise([*cuts, seconds[-1]]))
 
 
-def _rise(knots: Sequence[tuple[float, float]]) -> bool:
-    percents, seconds = zip(*knots, strict=True)
-    return (
-        percents[0] >= 0
-        and percents[-1] <= 100  # noqa: PLR2004 (per cent)
-        and seconds[0] > 0
-        and seconds[-1] <= _LONGEST
-        and list(seconds) == sorted(seconds)
+def _rise(given: object) -> bool:
+    """Whether these are percentiles: the higher, the longer."""
+    if not isinstance(given, Mapping) or not given:
+        return False
+    percents, seconds = zip(*cast("Mapping[float, float]", given).items(), strict=True)
+    are_numbers = all(is_number(it, 0, 100) for it in percents) and all(
+        is_number(it, LEAST, _LONGEST) for it in seconds
     )
+    return are_numbers and [given[it] for it in sorted(percents)] == sorted(seconds)
 
 
 VERSION = 1

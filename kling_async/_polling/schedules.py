@@ -11,8 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
-from kling_async._checks import require_number
-from kling_async._errors import ConfigurationError
+from kling_async._checks import require_number, require_share
 from kling_async._generation import Status
 
 
@@ -98,9 +97,7 @@ class Exponential:
         require_number("initial", self.initial, least=0, above=True)
         require_number("factor", self.factor, least=1)
         require_number("maximum", self.maximum, least=self.initial)
-        require_number("jitter", self.jitter, least=0)
-        if self.jitter > 1:
-            raise ConfigurationError(f"jitter: given {self.jitter!r}; allowed: 0 to 1")
+        require_share("jitter", self.jitter)
 
     def delay(self, state: PollState, /) -> float:
         """Tell how many seconds to wait before the next poll."""

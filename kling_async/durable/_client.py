@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
+import math
 import os
 import re
 import uuid
@@ -15,14 +16,20 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 import anyio
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from attrs import field, frozen
 
-from kling_async._checks import require_count, require_generation_id, require_timeout
+from kling_async._checks import (
+    is_number,
+    require,
+    require_count,
+    require_generation_id,
+    require_timeout,
+)
 from kling_async._client import AsyncKling
 from kling_async._config import JOBS_DATABASE, WhenUncertain
 from kling_async._errors import (
@@ -140,18 +147,15 @@ class DurableKling:
             del database  # it may hold a password, and a traceback shows locals
             raise
         _require_batch(batch)
-        if inputs is not None and not is_url(inputs):
-            raise ConfigurationError(
-                f"inputs: given {inputs!r}; allowed: a URL such as s3://bucket/inputs"
-            )
+        fits = inputs is None or is_url(inputs)
+        require("inputs", inputs, "a URL such as s3://bucket/inputs", fits=fits)
         require_count("max_in_flight", max_in_flight)
         if creates_per_minute is not None:
             require_count("creates_per_minute", creates_per_minute)
-        if on_uncertain not in ("ask", "resubmit", "give_up"):
-            raise ConfigurationError(
-                f"on_uncertain: given {on_uncertain!r}; "
-                "allowed: 'ask', 'resubmit' or 'give_up'"
-            )
+        choices = get_args(WhenUncertain)
+        allowed = " or ".join(map(repr, choices))
+        fits = on_uncertain in choices
+        require("on_uncertain", on_uncertain, allowed, fits=fits)
         require_timeout("wait_timeout", wait_timeout)
         require_timeout("reconcile_timeout", reconcile_timeout)
         self._client = client
@@ -514,10 +518,8 @@ class DurableKling:
         Raises:
             ConfigurationError: It is less than 0.
         """
-        if credits is not None and not credits >= 0:
-            raise ConfigurationError(
-                f"budget: given {credits!r}; allowed: credits, 0 or more, or None"
-            )
+        fits = credits is None or is_number(credits, 0, math.inf)
+        require("budget", credits, "credits, 0 or more, or None", fits=fits)
         await persist(self._budget.set_limit, self._batch, credits)
 
     async def account(self) -> Account:
@@ -596,8 +598,6 @@ class Job:
         await self._jobs.cancel(self.key)
 
 
-def _require_batch(batch: str) -> None:
-    if _BATCH.fullmatch(batch) is None:
-        raise ConfigurationError(
-            f"batch: given {batch[:80]!r}; allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
-        )
+def _require_batch(batch: object) -> None:
+    fits = isinstance(batch, str) and _BATCH.fullmatch(batch) is not None
+    require("batch", batch, "1 to 64 of A-Z a-z 0-9 . _ -", fits=fits)

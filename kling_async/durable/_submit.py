@@ -18,8 +18,8 @@ from anyio import to_thread
 from attrs import evolve, field, fields, frozen
 from dbos import WorkflowStatus
 
+from kling_async._checks import require
 from kling_async._errors import (
-    ConfigurationError,
     InvalidRequestError,
     JobConflictError,
     Problem,
@@ -448,11 +448,9 @@ def _absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def _require_key(key: str) -> None:
-    if not key or len(key) > LONGEST_KEY or not key.isprintable():
-        raise ConfigurationError(
-            f"key: given {key[:80]!r}; allowed: 1 to {LONGEST_KEY} printable characters"
-        )
+def _require_key(key: object) -> None:
+    fits = isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable()
+    require("key", key, f"1 to {LONGEST_KEY} printable characters", fits=fits)
 
 
 _UNSUCCESSFUL = (

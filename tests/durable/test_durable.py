@@ -473,6 +473,9 @@ async def test_a_missing_image_is_refused_at_once(database: Path) -> None:
     "options, told",
     [
         ({"batch": "a:b"}, "batch"),
+        ({"batch": 5}, "batch"),
+        ({"inputs": "folder"}, "inputs"),
+        ({"inputs": 5}, "inputs"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"creates_per_minute": 1.5}, "creates_per_minute"),
         ({"on_uncertain": "retry"}, "on_uncertain"),
@@ -487,12 +490,27 @@ def test_what_makes_no_sense_is_refused(options: dict[str, object], told: str) -
         DurableKling(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("key", ["", "a" * 201, "two\nlines"])
-async def test_a_key_that_cannot_be_listed_is_refused(database: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["", "a" * 201, "two\nlines", 5, None, b"a"])
+async def test_a_key_that_cannot_be_listed_is_refused(
+    database: Path, key: object
+) -> None:
     """Keys are read by people, in one line."""
     async with DurableKling(database) as jobs:
+        new = NewJob(request=prompt(), key=key)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="key: given"):
-            await jobs.submit_many([NewJob(request=prompt(), key=key)])
+            await jobs.submit_many([new])
+
+
+@pytest.mark.parametrize("credits_", [-1, float("nan"), "5", True])
+async def test_a_budget_is_a_number_of_credits(
+    database: Path, credits_: object
+) -> None:
+    """Nothing else; no bound and an infinite one are as good as each other."""
+    async with DurableKling(database) as jobs:
+        with pytest.raises(ConfigurationError, match="budget: given"):
+            await jobs.set_budget(credits_)  # type: ignore[arg-type]
+        await jobs.set_budget(None)
+        assert (await jobs.account()).budget is None
 
 
 async def test_closed_jobs_say_so(database: Path) -> None:

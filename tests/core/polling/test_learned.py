@@ -318,15 +318,24 @@ def test_metrics_of_the_http_exchange_are_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "percentiles",
-    [{}, {50: 0}, {-1: 5}, {101: 5}, {50: 9, 90: 8}, {50: math.nan}, {50: math.inf}],
+    [
+        *({}, {50: 0}, {-1: 5}, {101: 5}, {50: 9, 90: 8}, {50: math.nan}),
+        *(
+            {50: math.inf},
+            {50: "9"},
+            {"p50": 9},
+            {None: 9},
+            {50: True},
+            [(50, 9)],
+            None,
+        ),
+    ],
     ids=repr,
 )
-def test_percentiles_that_make_no_sense_are_refused(
-    percentiles: dict[float, float],
-) -> None:
+def test_percentiles_that_make_no_sense_are_refused(percentiles: object) -> None:
     """The message shows what was given and what is allowed."""
     with pytest.raises(ConfigurationError, match="percentiles: given"):
-        Learned().expect(MASTER, percentiles)
+        Learned().expect(MASTER, percentiles)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +346,7 @@ def test_percentiles_that_make_no_sense_are_refused(
         ({"polls": 0}, "polls: given 0; allowed: more than 0, finite"),
         ({"polls": math.nan}, "polls: given nan; allowed: more than 0, finite"),
         ({"worst_gap": 0}, "worst_gap: given 0; allowed: more than 0, finite"),
-        ({"jitter": -1}, "jitter: given -1; allowed: 0 or more, finite"),
+        ({"jitter": -1}, "jitter: given -1; allowed: 0 to 1"),
         ({"jitter": 1.1}, "jitter: given 1.1; allowed: 0 to 1"),
     ],
     ids=repr,

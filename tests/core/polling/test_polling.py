@@ -132,9 +132,9 @@ def test_a_schedule_of_ones_own_is_a_polling() -> None:
             "maximum: given 10.0; allowed: 20 or more, finite",
         ),
         ({"maximum": math.inf}, "maximum: given inf; allowed: 1 or more, finite"),
-        ({"jitter": -0.1}, "jitter: given -0.1; allowed: 0 or more, finite"),
+        ({"jitter": -0.1}, "jitter: given -0.1; allowed: 0 to 1"),
         ({"jitter": 1.1}, "jitter: given 1.1; allowed: 0 to 1"),
-        ({"jitter": math.nan}, "jitter: given nan; allowed: 0 or more, finite"),
+        ({"jitter": math.nan}, "jitter: given nan; allowed: 0 to 1"),
     ],
     ids=repr,
 )
