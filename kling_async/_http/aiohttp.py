@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
-from typing import TypeVar, overload
 
 import aiohttp
 import httpx
 from attrs import define, field
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from kling_async._http.pool import Proxies, useless_proxy
-from kling_async._http.sender import JSON, Call, StreamedResponse, no_url, phase_limits
+from kling_async._http.sender import (
+    JSON,
+    Call,
+    StreamedResponse,
+    no_url,
+    phase_limits,
+    read_headers,
+)
 from kling_async._runtime.limiter import Slot
-
-T = TypeVar("T")
 
 _PROXIES = ("http", "https")
 
@@ -44,44 +46,6 @@ async def _send_once(
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Lost(error) from error
-
-
-@define(eq=False, repr=False)
-class _Headers(Mapping[str, str]):
-    """aiohttp's own headers, read as httpx reads them."""
-
-    _all: CIMultiDictProxy[str]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._all
-
-    @overload
-    def get(self, name: str, /) -> str | None: ...
-    @overload
-    def get(self, name: str, /, default: str | T) -> str | T: ...
-    def get(self, name: str, /, default: str | T | None = None) -> str | T | None:
-        return self[name] if name in self._all else default  # mostly it is not
-
-    def __getitem__(self, name: str) -> str:
-        value = ", ".join(self._all.getall(name))
-        if value.isascii():
-            return value
-        raw = value.encode("utf-8", "surrogateescape")
-        return raw.decode("utf-8" if _is_utf8(raw) else "latin-1")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.lower() for name in self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @define(eq=False, repr=False)
@@ -115,7 +79,7 @@ class AiohttpSender:
             raise lost.error from None
         return StreamedResponse(
             answer.status,
-            _Headers(answer.headers),
+            read_headers(answer.raw_headers),
             answer.content.iter_any(),
             partial(_close, answer),
         )

@@ -23,6 +23,7 @@ class HTTPLibrary(Protocol):
     __name__: str
     AsyncClient: type[httpx.AsyncClient]
     AsyncHTTPTransport: type[httpx.AsyncHTTPTransport]
+    ByteStream: type[httpx.ByteStream]
     Request: type[httpx.Request]
     URL: type[httpx.URL]
 

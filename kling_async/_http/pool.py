@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 from urllib import request as environment
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # The name under which a request's extensions carry its slot.
 SLOT = "kling_async.slot"
+
+# Those of httpcore: of a connection, through a proxy or not, and of what it speaks.
+_LOCKS = ("_connect_lock", "_request_lock", "_state_lock")
 
 
 @frozen(eq=False, repr=False)
@@ -76,20 +80,36 @@ class _Lines:
         assert isinstance(slot, Slot)  # noqa: S101 (narrows)
         line = slot.claim_connection()
         origin = request.url.origin
-        if not isinstance(line, Line) or not line.leads_to(self.pool, origin):
+        is_known = isinstance(line, Line) and line.leads_to(self.pool, origin)
+        if not isinstance(line, Line) or not is_known:
             slot.connection = None
             await close_line(line)
             connection = self.pool.create_connection(origin)
             line = slot.connection = Line(connection, self.pool, origin)
         try:
-            return await line.connection.handle_async_request(request)
+            response = await line.connection.handle_async_request(request)
         except BaseException:
             slot.connection = None
             await close_line(line)
             raise
+        if not is_known:
+            _remove_locks(line.connection)
+        return response
 
     async def aclose(self) -> None:
         """Do nothing: the slots have the connections."""
+
+
+def _remove_locks(connection: object) -> None:
+    """Remove the locks of a connection, which the one user that a slot has never needs.
+
+    Each costs a round of the event loop, three in an exchange.
+    """
+    while connection is not None:
+        for name in _LOCKS:
+            if hasattr(connection, name):
+                setattr(connection, name, nullcontext())
+        connection = getattr(connection, "_connection", None)
 
 
 def open_transport(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias, cast
 
@@ -142,10 +142,26 @@ class StreamedResponse:
     aclose: Callable[[], Awaitable[None]] = field(repr=False)
 
 
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Read headers by lower-case name, those of one name together, as httpx does."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key = name.decode("latin-1").lower()
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
 def _response(response: httpx.Response) -> StreamedResponse:
     chunks = chunks_of(response)
     return StreamedResponse(
-        response.status_code, response.headers, chunks, response.aclose
+        response.status_code,
+        read_headers(response.headers.raw),
+        chunks,
+        response.aclose,
     )
 
 
@@ -210,16 +226,27 @@ class TransportSender:
 
     async def send(self, call: Call, slot: Slot) -> StreamedResponse:
         """Send a request as it is."""
+        content = call.content or b""
+        headers = {**JSON, "user-agent": self.user_agent, **call.headers}
+        if content:
+            headers["content-length"] = str(len(content))
         try:
+            url = _parse_url(self.library.__name__, call.url)
             request = self.library.Request(
                 call.method,
-                _parse_url(self.library.__name__, call.url),
-                headers={**JSON, "user-agent": self.user_agent, **call.headers},
-                content=call.content,
-                extensions={"timeout": _phases(call.limit), SLOT: slot},
+                url,
+                headers={"host": url.netloc.decode(), **headers},
+                # With a stream httpx has no headers to work out again.
+                stream=self.library.ByteStream(content),
+                # The exchange's own time limit ends a silence: no timer for each read.
+                extensions={
+                    "timeout": {"connect": phase_limits(call.limit)[0]},
+                    SLOT: slot,
+                },
             )
         except errors_named("InvalidURL", ValueError) as error:
             raise no_url(call, error) from error
+        request.read()  # so that test tools can see the body
         # Only now, so that no traceback frame has a mapping of headers with the key.
         request.headers["authorization"] = f"Bearer {call.key.reveal()}"
         response = await self.transport.handle_async_request(request)
@@ -233,7 +260,9 @@ class TransportSender:
 
 @lru_cache(maxsize=1024)  # parsing one takes half as long as all else of a request
 def _parse_url(library: str, url: str) -> httpx.URL:
-    return library_named(library).URL(url)
+    parsed = library_named(library).URL(url)
+    _ = parsed.host  # which httpx reads, and may refuse, only when asked
+    return parsed
 
 
 @frozen(eq=False, repr=False)
@@ -283,9 +312,3 @@ def phase_limits(limit: float) -> Phases:
     """Bound each phase of an exchange that may take ``limit`` seconds in all."""
     seconds = None if limit == float("inf") else limit
     return min(limit, _CONNECT_LIMIT), seconds, seconds, seconds
-
-
-@lru_cache(maxsize=64)
-def _phases(limit: float) -> Mapping[str, float | None]:
-    names = ("connect", "read", "write", "pool")
-    return dict(zip(names, phase_limits(limit), strict=True))
