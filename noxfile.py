@@ -162,7 +162,7 @@ def busy_processes(count: int) -> Generator[None]:
 def aiohttp(session: nox.Session) -> None:
     """Run the tests of the core again, over aiohttp in place of httpx."""
     install(session, "test")
-    run = ("pytest", "-n", "auto", "-p", "over_aiohttp")
+    run = ("pytest", *SPREAD, "-p", "over_aiohttp")
     session.run(*run, *(session.posargs or ["tests/core"]))
 
 
@@ -171,7 +171,7 @@ def trio(session: nox.Session) -> None:
     """Run the tests of the core again, on trio in place of asyncio."""
     install(session, "test")
     modes = ("-o", "asyncio_mode=strict", "-o", "anyio_mode=auto")
-    run = ("pytest", "-n", "auto", "-p", "on_trio", *modes)
+    run = ("pytest", *SPREAD, "-p", "on_trio", *modes)
     session.run(*run, *(session.posargs or ["tests/core"]))
 
 

@@ -36,7 +36,7 @@ from typing import Literal, Self
 from attrs import frozen
 
 from kling_async._generation import Generation
-from kling_async._text import safe_line
+from kling_async._text import pluralize, safe_line
 
 Hint = Literal[
     "allow_plain_http",
@@ -216,9 +216,7 @@ class InvalidRequestError(KlingError):
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.model = model
         of = f" for {safe_line(model)}" if model else ""
-        count = (
-            "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        )
+        count = pluralize(len(self.problems), "problem")
         lines = "".join(f"\n  - {safe_line(problem)}" for problem in self.problems)
         super().__init__(f"invalid request{of}, {count}, nothing was sent:{lines}")
 

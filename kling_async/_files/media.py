@@ -21,7 +21,7 @@ from kling_async._checks import AddressPolicy, is_bucket_url
 from kling_async._errors import Hint, InvalidRequestError, Problem
 from kling_async._files.storage import BucketObject, StorageError
 from kling_async._requests.catalogue import catalogue_in_use
-from kling_async._requests.fields import Field, Medium
+from kling_async._requests.fields import Field, Medium, is_local
 from kling_async._text import short_repr
 
 # Fields that are never media, even for an unknown model.
@@ -166,9 +166,8 @@ class _FieldPath:
 async def _encode_value(
     place: _FieldPath, value: object, problems: list[Problem]
 ) -> object:
-    is_local = isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
     stored = place.bucket_object(value)
-    if is_local or stored is not None:
+    if stored is not None or is_local(value):
         try:
             if stored is not None:
                 return await _from_bucket(place, stored)

@@ -194,6 +194,11 @@ def validate_value(
                 yield _problem(where, value, rule)
 
 
+def is_local(value: object) -> bool:
+    """Whether a value is a file of this machine: its path, or its bytes."""
+    return isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
+
+
 def with_numbers(value: object, rule: Field) -> object:
     """Return a value that fits its field, with texts such as ``"5"`` as numbers.
 
@@ -307,7 +312,7 @@ def missing(where: str, allowed: str) -> Problem:
 def _problems_of_media(
     where: str, value: object, rule: Field, *, local_media: bool
 ) -> Iterator[Problem]:
-    if isinstance(value, (os.PathLike, bytes, bytearray, memoryview)):
+    if is_local(value):
         if rule.medium == "video":
             yield _problem(where, value, rule, _LOCAL_VIDEO)
         elif not local_media:

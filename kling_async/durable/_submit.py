@@ -27,6 +27,7 @@ from kling_async._errors import (
 from kling_async._files.media import encode_local_files, read_file, type_of
 from kling_async._files.storage import BucketObject, StorageError, is_url
 from kling_async._requests.classes import Request, build_request
+from kling_async._requests.fields import is_local
 from kling_async._text import short_repr
 from kling_async.durable._records import JSON, JobInput, JobState, JobStatus, QueueItem
 from kling_async.durable._store import Store, fingerprint_of, place_of, status_of
@@ -123,7 +124,7 @@ def _is_marked(value: object) -> bool:
 
 def _serialize(request: Request, inline: bool) -> JSON:
     given = _values_of(request)
-    kept = _map_nested(given, _is_local, lambda it: _store_media(it, inline=inline))
+    kept = _map_nested(given, is_local, lambda it: _store_media(it, inline=inline))
     return cast("JSON", kept)
 
 
@@ -171,13 +172,9 @@ def _is_kept(value: object) -> bool:
     return isinstance(value, Mapping) and _DIGEST in value
 
 
-def _is_local(value: object) -> bool:
-    return isinstance(value, (bytes, bytearray, memoryview, os.PathLike))
-
-
 def _has_local_media(body: object) -> bool:
     found: list[object] = []
-    _map_nested(body, _is_local, found.append)
+    _map_nested(body, is_local, found.append)
     return bool(found)
 
 
@@ -404,11 +401,11 @@ async def _with_inputs(request: Request, inputs: str, *, uploads: bool) -> Reque
     """Give a request whose local files are in a bucket, named by their content."""
     given = _values_of(request)
     local: list[object] = []
-    _map_nested(given, _is_local, local.append)
+    _map_nested(given, is_local, local.append)
     if not local:
         return request
     urls = iter([await _input_url(it, inputs, uploads=uploads) for it in local])
-    params = _map_nested(given, _is_local, lambda _: next(urls))
+    params = _map_nested(given, is_local, lambda _: next(urls))
     return build_request(cast("Mapping[str, object]", params))
 
 
