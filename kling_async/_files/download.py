@@ -206,7 +206,7 @@ class Download:
                 fruitless = 0 if part.received > furthest else fruitless + 1
                 furthest = max(furthest, part.received)
                 if fruitless >= self.settings.retry.attempts:
-                    raise _final_error(error) from error
+                    raise _final_error(error) from _error_of(error)
                 await self._wait(error, number, max(fruitless, 1))
             else:
                 return
@@ -221,9 +221,9 @@ class Download:
             # The whole back-off, not a random part: the store may need the time.
             delay = max(delay, longest_backoff(self.settings.retry, in_a_row + 1))
         if anyio.current_time() + delay > self._deadline:
-            raise _final_error(failure) from failure
+            raise _final_error(failure) from _error_of(failure)
         self.settings.reporter.emit(
-            RetryEvent(attempt=number, delay=delay, error=failure)
+            RetryEvent(attempt=number, delay=delay, error=_error_of(failure))
         )
         await anyio.sleep(delay)
 
@@ -266,7 +266,7 @@ class Download:
                 await self._copy(chunks, part)
             finally:
                 await close_stream(response.aclose, chunks)
-        except (KlingError, OSError):
+        except (InterruptionError, KlingError, OSError):
             raise
         except Exception as error:
             raise translate(error, f"downloading {self.url}") from error
@@ -316,13 +316,12 @@ class Download:
             return
         answer = f"{self.url} answered {code}"
         if code in _GONE:
-            gone = _GoneError(f"{answer}; the link may have expired")
-            raise gone.with_hint("get_a_fresh_link")
+            raise _GoneError(f"{answer}; the link may have expired", "get_a_fresh_link")
         if code == _UNSATISFIABLE:
             self._etag = None
         elif not may_resume_download(code):
             raise DownloadError(answer)
-        raise InterruptionError(answer, retry_after_from(response.headers))
+        raise InterruptionError(answer, retry_after=retry_after_from(response.headers))
 
     def _goes_on(
         self, part: Part, begin: int, total: int | None, etag: str | None
@@ -347,7 +346,12 @@ class Download:
             raise
 
 
-def _final_error(error: KlingError) -> DownloadError:
+def _error_of(failure: TransportError | InterruptionError) -> KlingError:
+    return failure.error if isinstance(failure, InterruptionError) else failure
+
+
+def _final_error(failure: TransportError | InterruptionError) -> DownloadError:
+    error = _error_of(failure)
     given_up = DownloadError(f"{error.reason}; nothing was written")
     given_up.hint = error.hint
     return given_up

@@ -19,7 +19,7 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
-from kling_async._errors import DownloadError, KlingError, causes_of
+from kling_async._errors import DownloadError, Hint, KlingError, causes_of
 from kling_async._files.mp4 import HEAD, begins_like_mp4, flaw_in
 from kling_async._http.packing import UnknownPackingError, Unpacker, is_packed
 
@@ -37,15 +37,20 @@ _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 _WRITTEN_AT_ONCE = 1024 * 1024
 
 
-class InterruptionError(DownloadError):
+class InterruptionError(Exception):
     """A download was interrupted and may continue; the bytes so far are kept.
 
     Attributes:
+        error: What to raise if it does not continue.
         retry_after: How many seconds the server asks to wait, if it does.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, hint: Hint | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
+        self.error = DownloadError(message)
+        self.error.hint = hint
         self.retry_after = retry_after
 
 
@@ -111,7 +116,7 @@ class Part:
             self._file = file
             try:
                 yield
-            except KlingError:
+            except (InterruptionError, KlingError):
                 await self._write()  # the next attempt goes on from here
                 raise
 
@@ -162,7 +167,7 @@ class Part:
         await self._write()
         flaw = await to_thread.run_sync(self._flush, self._file.wrapped)
         if flaw is not None:
-            raise self._no_mp4(flaw, InterruptionError)
+            raise InterruptionError(self._no_mp4(flaw), "take_any_format")
 
     def _flush(self, file: IO[bytes]) -> str | None:
         """Sync it to the disk; return why it does not open, if it does not."""
@@ -227,7 +232,8 @@ class Part:
         if self.is_mp4 and size < HEAD <= size + len(content):
             first = bytes(self._pending[:HEAD])
             if not begins_like_mp4(first):
-                raise self._no_mp4("it does not begin like one", DownloadError)
+                other = DownloadError(self._no_mp4("it does not begin like one"))
+                raise other.with_hint("take_any_format")
         if len(self._pending) >= _WRITTEN_AT_ONCE:
             await self._write()
 
@@ -237,6 +243,5 @@ class Part:
             await self._file.write(content)
             self._written += len(content)
 
-    def _no_mp4(self, flaw: str, kind: type[DownloadError]) -> DownloadError:
-        error = kind(f"{self.url} is not an MP4 that opens: {flaw}")
-        return error.with_hint("take_any_format")
+    def _no_mp4(self, flaw: str) -> str:
+        return f"{self.url} is not an MP4 that opens: {flaw}"
