@@ -101,3 +101,13 @@ async def test_a_server_that_is_down_says_nothing_of_the_key() -> None:
     found = await diagnosis(FAILURES["balance"])
     states = {check.name: check.state for check in found}
     assert (states["key"], states["balance"]) == ("skipped", "failed")
+
+
+async def test_a_gateways_401_is_not_blamed_on_the_key() -> None:
+    """Its page says nothing of the key; the vendor's own refusal does."""
+    by_gateway = await diagnosis(Fault("html", status=401, path="billing"))
+    by_vendor = await diagnosis(Fault("status", status=401, path="billing"))
+    for found, is_blamed in ((by_gateway, False), (by_vendor, True)):
+        key = next(check for check in found if check.name == "key")
+        assert key.state == "failed"
+        assert ("Check the API key" in key.advice) is is_blamed
