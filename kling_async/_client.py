@@ -21,7 +21,7 @@ import anyio
 from attrs import evolve
 
 from kling_async._batch import Batch, Holdback, Outcome
-from kling_async._billing.account import BillingClient, BillingClients, stamp
+from kling_async._billing.account import BillingClient, account_of, stamp
 from kling_async._billing.budget import BudgetTracker
 from kling_async._billing.doctor import Diagnosis, Doctor
 from kling_async._billing.money import Balance, Budget, LogRow, Price, Transaction
@@ -166,7 +166,6 @@ class AsyncKling:
         self._connections = Connections(max_connections, lent, transport)
         self._creations = CreationIndex()
         self._poll_loops = PollLoops()
-        self._billing_clients = BillingClients()
         self._parent: AsyncKling | None = None
         self._is_closed = False
         self._open_transport = Transport(self._settings, self._connections)
@@ -269,7 +268,7 @@ class AsyncKling:
         else:
             content = encode_request(body)
         submission = Submission(
-            account=self._billing_clients.of(transport),
+            account=account_of(transport),
             content=content,
             model=checked.model,
             client_request_id=str(request_id),
@@ -739,4 +738,4 @@ class AsyncKling:
         return self._open_transport
 
     def _billing(self) -> BillingClient:
-        return self._billing_clients.of(self._transport())
+        return account_of(self._transport())

@@ -73,25 +73,6 @@ class Shared:
     )
 
 
-@define(eq=False, repr=False)
-class BillingClients:
-    """The accounts of one client: one for each event loop, server and key."""
-
-    _shared: WeakKeyDictionary[Session, dict[tuple[str, str], Shared]] = field(
-        factory=WeakKeyDictionary[Session, dict[tuple[str, str], Shared]],
-        repr=False,
-    )
-
-    def of(self, transport: Transport) -> BillingClient:
-        """Return the account of a transport's key."""
-        settings = transport.settings
-        known = self._shared.setdefault(transport.session, {})
-        key = (settings.base_url, settings.api_key.reveal())
-        if key not in known:
-            known[key] = Shared(_share_given_ids(transport, key))
-        return BillingClient(transport, known[key])
-
-
 # The same URL may lead to another server over another client.
 _GIVEN_IDS: WeakKeyDictionary[object, GivenIds] = WeakKeyDictionary()
 
@@ -243,6 +224,20 @@ class BillingClient:
     ) -> T:
         call = self.transport.call("GET", limit, path=path, headers=headers)
         return read(await self.transport.exchange(session, slot, call))
+
+
+# By event loop and client, then by server and key.
+_SHARED: WeakKeyDictionary[Session, dict[tuple[str, str], Shared]] = WeakKeyDictionary()
+
+
+def account_of(transport: Transport) -> BillingClient:
+    """Return the account of a transport's key."""
+    settings = transport.settings
+    shared = _SHARED.setdefault(transport.session, {})
+    key = (settings.base_url, settings.api_key.reveal())
+    if key not in shared:
+        shared[key] = Shared(_share_given_ids(transport, key))
+    return BillingClient(transport, shared[key])
 
 
 def stamp(time: dt.datetime) -> str:
