@@ -129,13 +129,17 @@ def budgets_are_kept(run: Run) -> None:
 def a_limit_fails_no_create(run: Run) -> None:
     """A vendor that takes only so many at once fails nothing of a batch.
 
-    One that takes only so many in a second fails no create.
+    One that takes only so many in a second fails no create, unless other failures use
+    up its attempts.
     """
     vendor, weather = run.vendor, run.world.weather
     is_rate_alone = vendor.most_running == math.inf and "429" not in weather.faults
+    has_failed_otherwise = run.is_disturbed or weather.rate > 0
     for call in run.all(Call):
         is_limit = isinstance(call.outcome, RateLimitError)
         is_patient = call.process.attempts == 5
+        if has_failed_otherwise and call.batch is None:
+            is_patient &= vendor.refused[call.number] >= 5
         if call.batch is not None or (is_rate_alone and is_patient):
             _require(not is_limit, "failed by a limit", _told(call))
 

@@ -11,6 +11,7 @@ import email.utils
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -258,6 +259,7 @@ class Vendor:
         rows: Its log, oldest first.
         polls: When each id was asked for and answered well, on the loop's clock.
         refusals: How often it said 429.
+        refused: How often it said so to a create, by call.
         has_priced_badly: Whether a price list could not be read.
         trace: All that came, in order.
     """
@@ -271,6 +273,7 @@ class Vendor:
     rows: list[Row] = field(factory=list[Row])
     polls: list[tuple[float, str]] = field(factory=list[tuple[float, str]])
     refusals: int = 0
+    refused: Counter[int] = field(factory=Counter[int])
     has_priced_badly: bool = False
     trace: list[tuple[float, str, str]] = field(factory=list[tuple[float, str, str]])
     _recent: list[float] = field(factory=list[float])
@@ -354,6 +357,7 @@ class Vendor:
         is_full = running >= self.most_running and not self.weather.is_fair
         if is_full and fault != "reset unread":
             fault = "429"
+        self.refused[call] += fault == "429"
         if fault in ("400", "failed and reset"):
             self._list(request_id, "failed", None)
         if fault == "failed and reset":
