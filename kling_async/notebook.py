@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import anyio
-from attrs import frozen
 
 from kling_async import AsyncKling, Generation, GenerationFailedError
 from kling_async._generation import show_player
@@ -66,25 +65,15 @@ async def follow(
         raise GenerationFailedError(last)
     if output is not None and kling is not None and copy_to is not None:
         path = Path(await kling.download(last, Path(copy_to)))
-        output.update(await _show_copy(last, path))
+        output.update(await _show_copy(last, path), raw=True)
     return last
 
 
-@frozen
-class _Copy:
-    """A local video, as a notebook shows it."""
-
-    text: str
-    html: str
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return {"text/plain": self.text, "text/html": self.html}
-
-
-async def _show_copy(generation: Generation, path: Path) -> _Copy:
+async def _show_copy(generation: Generation, path: Path) -> dict[str, str]:
     url, file = quote(path.as_posix()), anyio.Path(path)
     if (await file.stat()).st_size <= _LARGEST:
         content = base64.b64encode(await file.read_bytes()).decode()
         url = f"data:video/mp4;base64,{content}"
     note = f"kept in {path}"
-    return _Copy(f"{generation!r}, {note}", show_player(generation, url, note))
+    player = show_player(generation, url, note)
+    return {"text/plain": f"{generation!r}, {note}", "text/html": player}

@@ -137,10 +137,13 @@ async def send(
 
     may_be_private = not reach.forbids(host, port, "127.0.0.1")
     is_judged = not may_be_private and not is_public(host.strip("[]"))
+    transport = _transport(http, url)
+    # A user's client may have connections to any address.
+    must_connect = is_judged and transport is not ProxyRoutingTransport
     if may_be_private:
         # So that no stricter client reuses this connection.
         request.headers["connection"] = "close"
-    elif is_judged and not _tells_addresses(http, url):
+    elif is_judged and not _tells_addresses(transport):
         raise _unseen(url)
 
     def check(address: str) -> None:
@@ -148,9 +151,7 @@ async def send(
             raise _forbidden_address(url, address)
 
     for _ in range(_MOST_KEPT):
-        request.extensions["trace"] = _trace(
-            host, check, must_connect=is_judged and _is_lent(http, url)
-        )
+        request.extensions["trace"] = _trace(host, check, must_connect=must_connect)
         try:
             return await http.send(
                 request, stream=True, auth=None, follow_redirects=False
@@ -160,16 +161,10 @@ async def send(
     raise _unseen(url)
 
 
-def _tells_addresses(http: httpx.AsyncClient, url: httpx.URL) -> bool:
+def _tells_addresses(transport: type) -> bool:
     """Whether it shows where it connects to, as httpcore does, or does not connect."""
-    kind = _transport(http, url)
-    library = kind.__module__.partition(".")[0]
-    return library in _LIBRARIES and kind.__name__ in _TRANSPARENT
-
-
-def _is_lent(http: httpx.AsyncClient, url: httpx.URL) -> bool:
-    """Whether it is a user's client, which may have connections to any address."""
-    return _transport(http, url) is not ProxyRoutingTransport
+    library = transport.__module__.partition(".")[0]
+    return library in _LIBRARIES and transport.__name__ in _TRANSPARENT
 
 
 def _transport(http: httpx.AsyncClient, url: httpx.URL) -> type:
