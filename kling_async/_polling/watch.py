@@ -13,7 +13,6 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from types import TracebackType
 
 from attrs import define, evolve, field
 
@@ -526,12 +525,7 @@ class Watch:
     def __enter__(self) -> Wakeup:
         return self.loop.enter(self)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.loop.leave(self)
 
     def _raise_if_ended(self) -> None:

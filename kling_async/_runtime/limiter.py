@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from attrs import define, field
@@ -84,12 +83,7 @@ class Slot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.release()
 
     def release(self) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from attrs import define, field
@@ -179,12 +178,7 @@ class Progress:
         self._display.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -281,12 +275,7 @@ class WarningCounter(logging.Filter):
         logger.addFilter(self)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         logger.removeFilter(self)
         for _, count, text in self._counts.values():
             self._tell(count, text)
@@ -339,12 +328,7 @@ class BatchProgress:
         self._display.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._display.stop()
 
     def start_pace(self) -> None:
