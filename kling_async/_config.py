@@ -42,6 +42,9 @@ _QUOTES = frozenset(['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
 # The default database of durable jobs.
 JOBS_DATABASE = "sqlite:///kling-jobs.db"
 
+# What the names of batches consist of, and their greatest length.
+BATCH_LETTERS, LONGEST_BATCH = "A-Za-z0-9._-", 64
+
 # What to do with a create that may or may not have arrived.
 WhenUncertain = Literal["ask", "resubmit", "give_up"]
 

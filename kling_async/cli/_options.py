@@ -18,7 +18,7 @@ from kling_async import (
     models,
 )
 from kling_async._billing.money import CREDITS_PER_USD
-from kling_async._config import WhenUncertain
+from kling_async._config import BATCH_LETTERS, LONGEST_BATCH, WhenUncertain
 
 REQUEST, RESULT = "What to generate", "What to do with it"
 
@@ -540,4 +540,4 @@ RetryFailed = Annotated[
 
 def batch_name(stem: str) -> str:
     """Make a batch's name of a manifest's."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:64] or "batch"
+    return re.sub(f"[^{BATCH_LETTERS}]", "-", stem)[:LONGEST_BATCH] or "batch"

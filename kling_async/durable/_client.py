@@ -31,7 +31,12 @@ from kling_async._checks import (
     require_timeout,
 )
 from kling_async._client import AsyncKling
-from kling_async._config import JOBS_DATABASE, WhenUncertain
+from kling_async._config import (
+    BATCH_LETTERS,
+    JOBS_DATABASE,
+    LONGEST_BATCH,
+    WhenUncertain,
+)
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
@@ -69,7 +74,7 @@ from kling_async.durable._worker import FleetRateLimiter, Worker, WorkerContext
 
 _SETTLED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
-_BATCH = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BATCH = re.compile(f"[{BATCH_LETTERS}]{{1,{LONGEST_BATCH}}}")
 
 _LOOK = 0.25
 
@@ -600,4 +605,5 @@ class Job:
 
 def _require_batch(batch: object) -> None:
     fits = isinstance(batch, str) and _BATCH.fullmatch(batch) is not None
-    require("batch", batch, "1 to 64 of A-Z a-z 0-9 . _ -", fits=fits)
+    allowed = f"1 to {LONGEST_BATCH} of A-Z a-z 0-9 . _ -"
+    require("batch", batch, allowed, fits=fits)

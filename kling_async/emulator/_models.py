@@ -15,6 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from kling_async._config import PATHS
 from kling_async._requests.catalogue import Model, catalogue_in_use
 from kling_async.emulator._ledger import quote_of
 from kling_async.emulator._protocol import Clock, Query, Refusal, timestamp
@@ -93,7 +94,7 @@ class ModelPages:
         models = [
             {
                 "alias": model,
-                "endpoint": "/v2/video/generations",
+                "endpoint": PATHS["universal"],
                 "metrics": {"duration_ms": _percentiles(times)},
             }
             for model, times in _recent_times(self.store.ended, now).items()
