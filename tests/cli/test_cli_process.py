@@ -378,22 +378,20 @@ def test_the_demo_needs_nothing_and_leaves_three_videos(
     assert len(paths) == len(shapes) == 3
 
 
-def test_the_demo_may_be_run_again_in_the_same_folder(tmp_path: Path) -> None:
-    """It replaces its own videos, and there are three as before."""
+def test_the_demo_tells_what_went_wrong_and_may_be_run_again(tmp_path: Path) -> None:
+    """A video that cannot be written is a line; the next run replaces the others."""
     args = ("demo", "--speed", "1e6", "--output-dir", tmp_path)
-    first, second = invoke(None, *args), invoke(None, *args)
-    assert (first.exit_code, second.exit_code) == (0, 0)
-    assert len(list(tmp_path.iterdir())) == 3
-    assert len(second.stdout.splitlines()) == 3
-
-
-def test_the_demo_tells_what_went_wrong(tmp_path: Path) -> None:
-    """A video that cannot be written is a line, and the others are there."""
     (tmp_path / "demo-cat.mp4").mkdir()
-    result = invoke(None, "demo", "--speed", "1e6", "--output-dir", tmp_path)
-    assert result.exit_code == 1
-    assert "demo-cat.mp4: it is a directory" in errors_in(result)[0]
-    assert len(result.stdout.splitlines()) == 2
+    first = invoke(None, *args)
+    before = {it: it.stat().st_mtime_ns for it in tmp_path.glob("*.mp4")}
+    (tmp_path / "demo-cat.mp4").rmdir()
+    second = invoke(None, *args)
+    assert (first.exit_code, second.exit_code) == (1, 0)
+    assert "demo-cat.mp4: it is a directory" in errors_in(first)[0]
+    assert len(first.stdout.splitlines()) == 2
+    assert len(second.stdout.splitlines()) == len(before) == 3
+    assert {*tmp_path.iterdir()} == before.keys()
+    assert all(it.stat().st_mtime_ns > at for it, at in before.items())
 
 
 def test_the_demo_is_named_in_the_first_lines_of_help() -> None:

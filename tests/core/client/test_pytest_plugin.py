@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ MODES = pytest.mark.parametrize("mode", ["auto", "strict"])
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """Make a project in which a warning is an error, as careful users have it."""
+    import_module("kling_async.emulator")  # a run forgets what it was first to import
     pytester.makeini(
         "[pytest]\n"
         "asyncio_default_fixture_loop_scope = function\n"
@@ -27,13 +29,16 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(
-    project: pytest.Pytester, test: str, mode: str = "strict", *more: str
+    project: pytest.Pytester,
+    test: str,
+    mode: str = "strict",
+    *more: str,
+    is_apart: bool = False,
 ) -> pytest.RunResult:
-    """Run one test file in a process of its own."""
+    """Run one test file: in this process, which is quick, or in one of its own."""
     project.makepyfile(test)
-    return project.runpytest_subprocess(
-        f"--asyncio-mode={mode}", "-p", "no:cacheprovider", *more
-    )
+    run = project.runpytest_subprocess if is_apart else project.runpytest_inprocess
+    return run(f"--asyncio-mode={mode}", "-p", "no:cacheprovider", *more)
 
 
 @MODES
@@ -178,6 +183,7 @@ def test_a_project_that_uses_none_of_it_pays_nothing(project: pytest.Pytester) -
             heavy = {"kling_async.emulator", "av", "PIL", "starlette", "uvicorn"}
             assert not heavy & sys.modules.keys()
         """,
+        is_apart=True,
     )
     result.assert_outcomes(passed=1)
 
@@ -204,7 +210,7 @@ def recipes(which: str = "") -> list[str]:
 def test_the_recipes_of_the_documentation_pass(project: pytest.Pytester) -> None:
     """The page for users' own tests, copied into a file."""
     count = sum(recipe.count("async def test_") for recipe in recipes())
-    result = run(project, "\n".join(recipes()))
+    result = run(project, "\n".join(recipes()), is_apart=True)
     result.assert_outcomes(passed=count)
     assert count > 5
 
@@ -213,7 +219,8 @@ def test_the_recipes_for_a_web_app_pass(project: pytest.Pytester) -> None:
     """With Starlette's client on the real clock, and on the one that jumps."""
     # As the page says: a plain test leaves behind a loop that looptime made.
     unclosed = ("-W", "ignore:unclosed:ResourceWarning")
-    result = run(project, "\n".join(recipes(": web app")), "strict", *unclosed)
+    recipe = "\n".join(recipes(": web app"))
+    result = run(project, recipe, "strict", *unclosed, is_apart=True)
     result.assert_outcomes(passed=2)
 
 
@@ -229,7 +236,7 @@ def test_without_looptime_it_is_said_what_to_install(project: pytest.Pytester) -
         """
     )
     off = ("-p", "no:looptime_plugin", "-p", "no:looptime_timeproxies")
-    result = project.runpytest_subprocess(*off, "-p", "no:looptime_chronometers")
+    result = project.runpytest_inprocess(*off, "-p", "no:looptime_chronometers")
     result.stdout.fnmatch_lines(["*kling_async?pytest?*"])
 
 
@@ -268,7 +275,7 @@ def test_without_looptime_other_tests_run(project: pytest.Pytester) -> None:
     )
     names = ("looptime_plugin", "looptime", "cacheprovider")
     plugins = (option for name in names for option in ("-p", f"no:{name}"))
-    result = project.runpytest_subprocess(*plugins)
+    result = project.runpytest_inprocess(*plugins)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*pip install *kling_async*pytest*"])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
