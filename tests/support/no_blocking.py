@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import kling_async
+
+if TYPE_CHECKING:
+    from blockbuster import BlockBuster
 
 
 class EveryFunction(set[str]):
@@ -30,16 +35,27 @@ CERTIFICATES = ("_http/environment.py", {"create_ssl_context"})
 CLEANING = ("weakref.py", EveryFunction())
 
 
+@cache
+def _guard() -> BlockBuster:
+    """Make what watches over the core: once, for that takes longer than many a test."""
+    from blockbuster import BlockBuster
+
+    guard = BlockBuster("kling_async")
+    for function in guard.functions.values():
+        for place in (IMPORTS, CERTIFICATES, CLEANING, *EMULATOR):
+            function.can_block_in(*place)
+    return guard
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_call(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let each call that blocks fail where the core makes it on the event loop."""
     if "core" not in request.path.parts:
         yield
         return
-    from blockbuster import blockbuster_ctx
-
-    with blockbuster_ctx("kling_async") as guard:
-        for function in guard.functions.values():
-            for place in (IMPORTS, CERTIFICATES, CLEANING, *EMULATOR):
-                function.can_block_in(*place)
+    guard = _guard()
+    guard.activate()
+    try:
         yield
+    finally:
+        guard.deactivate()
