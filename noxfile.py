@@ -41,13 +41,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 DIST = Path("dist").resolve()
 TOOLS = ("lint", "build", "audit", "contract")  # groups that do without the package
-# Many tests wait for a server or a process: more of them at once than there are cores.
-SPREAD = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal")
+# Some tests wait for a server or a process: one more at once than there are cores. Each
+# worker reads all tests, which takes ten seconds.
+SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Where another Python can make a difference: its event loop, processes, SQLite.
+# Where another Python can make a difference: its event loop, processes, SQLite. What
+# holds for any text or number is tried on one.
 ELSEWHERE = (
+    *("-m", "not hypothesis"),
     "tests/core/runtime",
     "tests/core/http",
     "tests/cli/test_cli_process.py",
@@ -111,15 +114,17 @@ def tests(session: nox.Session) -> None:
     difference; ``-- tests`` for all.
     """
     install(session, "test")
-    if session.python != THIS:
-        session.run("pytest", *SPREAD, *(session.posargs or ELSEWHERE))
-        return
+    is_elsewhere = session.python != THIS
+    what = session.posargs or (ELSEWHERE if is_elsewhere else ())
     if not session.posargs:  # else each worker compiles all that is imported
-        session.run("pytest", "--collect-only", "--quiet", silent=True)
+        session.run("pytest", "--collect-only", "--quiet", *what, silent=True)
+    if is_elsewhere:
+        session.run("pytest", *SPREAD, *what)
+        return
     found = Path(session.create_tmp()) / "tests.xml"
     slowest = ("--durations=30", f"--junit-xml={found}")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *SPREAD, *slowest, *session.posargs)
+    session.run("pytest", "-p", "measured", *SPREAD, *slowest, *what)
     log_seconds(session, found)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
@@ -335,14 +340,15 @@ def soak(session: nox.Session) -> None:
 def simulate(session: nox.Session) -> None:
     """Play the whole core against a vendor in memory, each seed another order.
 
-    For a minute; ``-- --runs N`` for more, ``-- --seed N`` for one.
+    For a minute of one core; ``-- --runs N`` for more, ``-- --seed N`` for one.
     """
     install(session, "simulate")
     env = {"PYTHONHASHSEED": "0"}  # the order of a set is part of what a seed gives
     session.run("pytest", "--confcutdir=tests/simulation", "tests/simulation", env=env)
     program = "tests/simulation/simulate.py"
     path = {"PYTHONPATH": os.pathsep.join(("tests/support", "tests/simulation"))}
-    session.run("python", program, *session.posargs, env=env | path)
+    what = session.posargs or ["--runs=400"]  # more than a minute had on a busy machine
+    session.run("python", program, *what, env=env | path)
 
 
 @nox.session

@@ -29,10 +29,6 @@ os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support/nobody.pem")
 # A shell's background jobs ignore SIGINT, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Coverage follows the workers of pytest-xdist, but not the commands under test.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
