@@ -104,6 +104,21 @@ def is_number(given: object, low: float = 0, high: float = MOST) -> bool:
     return low <= given <= high
 
 
+# Amounts and seconds are not greater: a sum or product of those could be infinite.
+_MOST_READ = 1e18
+
+
+def number_from(value: object) -> float | None:
+    """Read a number of a request or an answer, also from text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) <= _MOST_READ else None  # nor is NaN
+
+
 def is_whole(given: object, low: int = 1, high: float = math.inf) -> bool:
     """Whether a value is a whole number within bounds."""
     return isinstance(given, int) and is_number(given, low, high)

@@ -22,9 +22,9 @@ from kling_async._billing.money import (
     credits_of,
     usd_of,
 )
+from kling_async._checks import number_from
 from kling_async._http.wire import (
     Response,
-    as_number,
     as_text,
     dig,
     make_decode_error,
@@ -75,7 +75,7 @@ def decode_balance(answer: Response) -> Balance:
         DecodeError: It names no balance.
     """
     body = parse_object(answer)
-    usd = as_number(body.get("current_balance"))
+    usd = number_from(body.get("current_balance"))
     if usd is None:
         raise make_decode_error(answer, "the answer names no balance")
     return Balance(usd=usd, currency=as_text(body.get("currency")) or "USD")
@@ -139,7 +139,7 @@ def _has_more(body: Mapping[str, object]) -> bool:
     if isinstance(told, bool):
         return told
     total, limit, offset = (
-        as_number(dig(body, "pagination", name))
+        number_from(dig(body, "pagination", name))
         for name in ("total", "limit", "offset")
     )
     return total is not None and (offset or 0) + (limit or 0) < total
@@ -177,7 +177,7 @@ def _transaction(row: Mapping[str, object]) -> Transaction:
 
 def _money(value: object) -> tuple[float, float]:
     """Give USD and credits; the one that is missing follows from the other."""
-    usd, credits_ = as_number(dig(value, "usd")), as_number(dig(value, "credits"))
+    usd, credits_ = number_from(dig(value, "usd")), number_from(dig(value, "credits"))
     if credits_ is None:
         credits_ = float(credits_of(usd or 0.0))
     return (usd_of(credits_) if usd is None else usd), credits_
@@ -208,7 +208,7 @@ def _price_list(pricing: object) -> PriceList:
 
 
 def _rate(line: object) -> Rate | None:
-    price, per = as_number(dig(line, "price")), as_number(dig(line, "per") or 1)
+    price, per = number_from(dig(line, "price")), number_from(dig(line, "per") or 1)
     unit = as_text(dig(line, "unit")) or as_text(dig(line, "name"))
     when = dig(line, "when")
     if price is None or unit is None or per is None or per < _LEAST:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import define, field
 
+from kling_async._checks import number_from
 from kling_async._errors import (
     APIStatusError,
     AuthenticationError,
@@ -35,9 +36,6 @@ _SHOWN = 500
 _BULKY = 64 * 1024
 
 _SEARCHED = 64 * 1024
-
-# No amount is greater; sums and products of greater ones could be infinite.
-_MOST = 1e18
 
 # Valid answers nest less deeply; comparing or pickling deeper ones overflows the stack.
 DEEPEST = 100
@@ -329,9 +327,9 @@ def _spent(
     """The cost in the body, else in the headers."""
     if isinstance(usage := dig(body, "meta", "usage"), dict):
         for name in names:
-            if (told := as_number(usage.get(name))) is not None:
+            if (told := number_from(usage.get(name))) is not None:
                 return told
-    return as_number(answer.headers.get(header))
+    return number_from(answer.headers.get(header))
 
 
 def _video(value: object) -> Video | None:
@@ -347,7 +345,7 @@ def _video(value: object) -> Video | None:
     address = as_text(url)
     if address is None:
         return None
-    size = as_number(value.get("file_size"))
+    size = number_from(value.get("file_size"))
     return Video(
         url=address,
         content_type=as_text(value.get("content_type")),
@@ -419,14 +417,3 @@ def as_text(value: object) -> str | None:
 def _writable(text: str) -> str:
     """Replace lone surrogates: JSON can contain them, UTF-8 cannot."""
     return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-def as_number(value: object) -> float | None:
-    """Read a number, also from text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) <= _MOST else None  # nor is NaN

@@ -25,6 +25,7 @@ from typing import Any, Literal, cast, get_args
 
 from attrs import field, frozen
 
+from kling_async._checks import number_from
 from kling_async._errors import ConfigurationError, Problem
 from kling_async._requests.fields import Field, FieldType, missing, validate_value
 from kling_async._text import closest_match, did_you_mean, short_repr
@@ -393,16 +394,6 @@ def video_length(body: Mapping[str, object]) -> float | None:
     return _seconds(duration.default) if duration else None
 
 
-# A sum or a product of greater numbers could be infinite.
-_MOST_SECONDS = 1e9
-
-
 def _seconds(value: object) -> float | None:
-    """Read a number of seconds, also from text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if 0 <= number <= _MOST_SECONDS else None
+    number = number_from(value)
+    return None if number is None or number < 0 else number
