@@ -55,9 +55,10 @@ TESTS = [
         "billing/*",
         "runtime/*",
         "polling/*",
-        "http/test_[st]*",
+        "http/test_[stw]*",
         "client/test_ba*",
         "client/test_[hr]*",
+        "client/test_web_f*",
     )
     for path in sorted(Path("tests/core").glob(f"{pattern}.py"))
     if path.stem != "test_polling_simulation"
