@@ -17,17 +17,20 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AsyncExitStack, aclosing
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
 from kling_async._checks import require, require_count
 from kling_async._errors import KlingError, RateLimitError
 from kling_async._generation import Generation
+from kling_async._runtime.loop import new_event, new_lock
 from kling_async._runtime.tasks import ClientTasks
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup, TaskStatus
 
 RequestT = TypeVar("RequestT")
 
@@ -70,8 +73,8 @@ class Holdback:
 
     patience: float
     wait_after: Callable[[RateLimitError, int], float]
-    _turn: anyio.Lock = field(factory=anyio.Lock, init=False)
-    _ended: anyio.Event = field(factory=anyio.Event, init=False)
+    _turn: anyio.Lock = field(factory=new_lock, init=False)
+    _ended: anyio.Event = field(factory=new_event, init=False)
 
     async def create(self, create: Callable[[], Awaitable[Generation]]) -> Generation:
         """Create as soon as the account allows one more.
@@ -118,7 +121,7 @@ class _Arrivals(Generic[RequestT]):
     """
 
     untaken: deque[Outcome[RequestT]] = field(factory=deque[Outcome[RequestT]])
-    _news: anyio.Event = field(factory=anyio.Event)
+    _news: anyio.Event = field(factory=new_event)
     _is_over: bool = False
 
     def add(self, outcome: Outcome[RequestT]) -> None:

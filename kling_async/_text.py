@@ -5,7 +5,6 @@ Prints nothing, and knows no markup: a page or a table does its own escaping.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 
@@ -78,6 +77,8 @@ def closest_match(name: object, names: Collection[str]) -> str | None:
     """Return the closest of some lower-case names, if one is close."""
     if not isinstance(name, str):
         return None
+    import difflib
+
     return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), None)
 
 

@@ -21,6 +21,7 @@ from kling_async._errors import (
 from kling_async._failures import may_be_accepted
 from kling_async._generation import Generation, Status
 from kling_async._hooks import logger
+from kling_async._runtime.loop import new_event, new_lock
 
 T = TypeVar("T")
 
@@ -65,8 +66,8 @@ class BudgetTracker:
     _charged: dict[Key, float] = field(factory=dict[Key, float])
     _ask_again_at: dict[str, float] = field(factory=dict[str, float])
     _is_over: bool = False
-    _lock: anyio.Lock = field(factory=anyio.Lock)
-    _changed: anyio.Event = field(factory=anyio.Event)
+    _lock: anyio.Lock = field(factory=new_lock)
+    _changed: anyio.Event = field(factory=new_event)
 
     def __attrs_post_init__(self) -> None:
         given, allowed = self.budget, "Budget(usd=...) or Budget(credits=...)"

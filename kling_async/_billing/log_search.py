@@ -19,7 +19,7 @@ from attrs import define, field
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._errors import KlingError
-from kling_async._runtime.loop import CLOCK_TICK
+from kling_async._runtime.loop import CLOCK_TICK, new_event, new_lock
 
 Verdict = Literal["found", "failed", "missing"]
 
@@ -113,7 +113,7 @@ class LostCreate:
     is_read: bool = field(default=False, init=False)
     back_to: dt.datetime | None = field(default=None, init=False)
     failure: KlingError | None = field(default=None, init=False)
-    settled: anyio.Event = field(factory=anyio.Event, init=False)
+    settled: anyio.Event = field(factory=new_event, init=False)
     offset: int = field(default=0, init=False)
     due: float = field(init=False)
     _began: float = field(factory=anyio.current_time, init=False)
@@ -260,7 +260,7 @@ class RequestLogSearch:
     """
 
     _lost: dict[LostCreate, None] = field(factory=dict[LostCreate, None])
-    _turn: anyio.Lock = field(factory=anyio.Lock)
+    _turn: anyio.Lock = field(factory=new_lock)
 
     async def look_for(self, lost: LostCreate, read_page: ReadPage) -> Verdict:
         """Read the log until it shows the outcome of a create, or the time is up.

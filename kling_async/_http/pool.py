@@ -24,6 +24,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._http.environment import is_bypassed
 from kling_async._http.library import HTTPLibrary, errors_named
 from kling_async._runtime.limiter import Slot
+from kling_async._runtime.loop import new_lock
 
 if TYPE_CHECKING:
     import httpcore
@@ -137,7 +138,7 @@ class Proxies:
     _found: dict[tuple[str, bytes], str | None] = field(
         factory=dict[tuple[str, bytes], str | None]
     )
-    _lock: anyio.Lock = field(factory=anyio.Lock)
+    _lock: anyio.Lock = field(factory=new_lock)
 
     async def find(self, url: httpx.URL) -> str | None:
         """Give the proxy to a URL's host, if any."""

@@ -10,7 +10,6 @@ import json
 import math
 import operator
 import os
-import statistics
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,6 +90,8 @@ def plan_polls(
             It comes before ``lateness``.
         worst_gap: The longest gap between two polls, in seconds. It comes first.
     """
+    import statistics
+
     typical = statistics.median(math.fsum(span) / 2 for span in spans)
     aim = min(lateness, max(_LEAST_AIM, _SHORT * typical))
     curve = _HazardCurve(*_stretches(_widen(spans)), aim / 2, worst_gap)

@@ -22,6 +22,18 @@ from attrs import define, field
 CLOCK_TICK = 1e-6
 
 
+def new_event() -> anyio.Event:
+    """Make an event, or a lock below; not by anyio's class as a factory.
+
+    anyio loads each class when it is first named: that would be at our import.
+    """
+    return anyio.Event()
+
+
+def new_lock() -> anyio.Lock:
+    return anyio.Lock()
+
+
 class Timer(Protocol):
     """A scheduled call."""
 
@@ -247,7 +259,7 @@ class Trio:
 
 @define(eq=False, repr=False)
 class _AnyioWakeup:
-    _event: anyio.Event = field(factory=anyio.Event)
+    _event: anyio.Event = field(factory=new_event)
 
     def done(self) -> bool:
         return self._event.is_set()
