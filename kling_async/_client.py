@@ -363,7 +363,7 @@ class AsyncKling:
 
     def _poll_setup(self, session: Session) -> PollSetup:
         return PollSetup(
-            ask=self._open_transport.ask,
+            ask=partial(self._open_transport.poll, session),
             limiter=session.limiter,
             tasks=session.tasks,
             retry=self._settings.retry,

@@ -73,10 +73,10 @@ async def refresh(
         if_unknown: What to return in its place where the server knows no such id.
     """
     until = anyio.current_time() + _STATUS_LIMIT
-    limit = min(_STATUS_LIMIT, account.transport.settings.timeout)
     try:
         with await session.limiter.acquire(Kind.AWAITED, until) as slot:
-            told = await account.transport.poll(session, slot, known.id, limit)
+            poll = account.transport.poll(session, slot, known.id, _STATUS_LIMIT)
+            told = await poll
     except NotFoundError:
         return if_unknown or known
     except Exception:  # noqa: BLE001 (nothing stands between a paid id and its caller)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TypeAlias
 
 from attrs import define
 
@@ -51,19 +51,7 @@ class UnknownPackingError(Exception):
     """A body is packed in a way that was not requested."""
 
 
-class _Inflater(Protocol):
-    """What zlib unpacks one member with."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    @property
-    def unconsumed_tail(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+_Inflater: TypeAlias = "zlib._Decompress"  # noqa: SLF001 (a type alone)  # pyright: ignore[reportPrivateUsage]
 
 
 @define(eq=False, repr=False)

@@ -138,7 +138,7 @@ class Session:
             it for it in self._exchanges if it.task is not here and not it.is_in_job
         ]
         for exchange in others:
-            exchange.cut()
+            exchange.bound.cut()
         try:
             await self.tasks.aclose(patience)
             while any(it in self._exchanges for it in others):
@@ -159,18 +159,19 @@ class Exchange:
         deadline: When it ends at the latest, on the loop's clock.
         is_in_job: Whether it is part of a job, for which closing the client waits.
         task: The task that it is part of.
+        bound: Ends it, and knows whether that was before its end.
     """
 
     session: Session
     deadline: float
     is_in_job: bool = field(factory=is_in_job, init=False)
     task: object = field(default=None, init=False)
-    _bound: Bound = field(init=False)
+    bound: Bound = field(init=False)
 
     def __enter__(self) -> Self:
         self.task = self.session.loop.task()
-        self._bound = self.session.loop.bound(self.deadline)
-        self._bound.__enter__()
+        self.bound = self.session.loop.bound(self.deadline)
+        self.bound.__enter__()
         self.session.begin(self)
         return self
 
@@ -181,16 +182,7 @@ class Exchange:
         traceback: TracebackType | None,
     ) -> bool:
         self.session.end(self)
-        return self._bound.__exit__(exc_type, exc, traceback)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it was ended before its end."""
-        return self._bound.is_cut
-
-    def cut(self) -> None:
-        """End it now."""
-        self._bound.cut()
+        return self.bound.__exit__(exc_type, exc, traceback)
 
 
 @define(eq=False, repr=False)

@@ -7,6 +7,7 @@ decides which may be retried; `wire` reads the JSON.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -107,25 +108,23 @@ class Transport:
 
     def fetch(self, generation_id: str) -> Awaitable[Generation]:
         """Fetch one generation, with retries."""
-        limit = self.settings.timeout
 
         async def poll(session: Session, slot: Slot) -> Generation:
             with slot:
-                return await self.poll(session, slot, generation_id, limit)
+                return await self.poll(session, slot, generation_id)
 
         return self.repeat(lambda: self.in_slot(Kind.AWAITED, poll), may_repeat_get)
 
-    async def ask(self, slot: Slot, generation_id: str, limit: float) -> Generation:
-        """Ask for one generation once, in a slot; the settings bound it, too."""
-        limit = min(limit, self.settings.timeout)
-        return await self.poll(self.session, slot, generation_id, limit)
-
     async def poll(
-        self, session: Session, slot: Slot, generation_id: str, limit: float
+        self,
+        session: Session,
+        slot: Slot,
+        generation_id: str,
+        limit: float = math.inf,
     ) -> Generation:
-        """Ask for one generation once, in a slot."""
+        """Ask for one generation once, in a slot; the settings bound it, too."""
         query = f"?generation_id={quote(generation_id, safe='')}"
-        call = self.call("GET", limit, query=query)
+        call = self.call("GET", min(limit, self.settings.timeout), query=query)
         answer = await self.exchange(session, slot, call)
         return decode_polled(answer, generation_id)
 
@@ -322,7 +321,7 @@ class _Received:
                 raise
             except Exception as error:  # noqa: BLE001 (what came may be enough)
                 self.error = error
-        if exchange.is_cut:
+        if exchange.bound.is_cut:
             if session.limiter.is_closed and session.loop.time() < deadline:
                 raise ClientClosedError(CLOSED)
             self.error = TimeoutError()

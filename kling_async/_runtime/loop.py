@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Self, TypeAlias, cast
 
 import anyio
 from attrs import define, field
@@ -34,79 +34,10 @@ def new_lock() -> anyio.Lock:
     return anyio.Lock()
 
 
-class Timer(Protocol):
-    """A scheduled call."""
-
-    def cancel(self) -> object:
-        """Cancel it."""
-        ...
-
-
-class Wakeup(Protocol):
-    """What one task awaits, once; in asyncio a plain future. See `wake`."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: None, /) -> None: ...
-
-    def __await__(self) -> Generator[object, None, None]: ...
-
-
 def wake(wakeup: Wakeup) -> None:
     """Wake whoever awaits it; a second time does nothing."""
     if not wakeup.done():
         wakeup.set_result(None)
-
-
-class Bound(Protocol):
-    """A block that ends at a time, or when it is cut off.
-
-    Attributes:
-        is_cut: Whether it was cut off.
-    """
-
-    is_cut: bool
-
-    def cut(self) -> None:
-        """End the block now."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool: ...
-
-
-class Loop(Protocol):
-    """The running event loop."""
-
-    def time(self) -> float:
-        """Return its time, in seconds."""
-        ...
-
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        """Schedule a call."""
-        ...
-
-    def wakeup(self) -> Wakeup:
-        """Make what a task can wait for."""
-        ...
-
-    def bound(self, deadline: float) -> Bound:
-        """Make a time limit for a block of the running task."""
-        ...
-
-    def task(self) -> object:
-        """Return the running task."""
-        ...
-
-    def is_running(self) -> bool:
-        """Whether it is still running, as far as another loop or thread can know."""
-        ...
 
 
 def running_loop() -> object:
@@ -128,7 +59,7 @@ def loop_here() -> Loop:
 
 @define(eq=False, repr=False)
 class AsyncioLoop:
-    """asyncio, directly: futures, timers and `Task.cancel`."""
+    """asyncio, directly: futures, timers and `Task.cancel`; `Trio` does the same."""
 
     _loop: asyncio.AbstractEventLoop
     # One for all timers: each would copy what its maker sees, which none reads.
@@ -140,15 +71,19 @@ class AsyncioLoop:
     _timer_at: float = field(default=math.inf, init=False)
 
     def time(self) -> float:
+        """Return the loop's time, in seconds."""
         return self._loop.time()
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """Schedule a call."""
         return self._loop.call_at(when, call, context=self._context)
 
     def wakeup(self) -> Wakeup:
+        """Make what one task awaits, once; see `wake`."""
         return self._loop.create_future()
 
     def bound(self, deadline: float) -> Bound:
+        """Make a block of the running task that ends at a time, or when it is cut."""
         return _AsyncioBound(self, self._loop, deadline)
 
     def enter(self, bound: _AsyncioBound) -> None:
@@ -180,9 +115,11 @@ class AsyncioLoop:
                 self._look_again_at(bound.deadline)
 
     def task(self) -> object:
+        """Return the running task."""
         return asyncio.current_task(self._loop)
 
     def is_running(self) -> bool:
+        """Whether it is still running, as far as another loop or thread can know."""
         return self._loop.is_running()
 
 
@@ -294,3 +231,12 @@ class _AnyioBound:
         is_swallowed = bool(self._scope.__exit__(exc_type, exc, traceback))
         self.is_cut = self._scope.cancelled_caught
         return is_swallowed
+
+
+Loop: TypeAlias = AsyncioLoop | Trio
+
+Bound: TypeAlias = _AsyncioBound | _AnyioBound
+
+Timer: TypeAlias = "asyncio.TimerHandle | anyio.CancelScope"
+
+Wakeup: TypeAlias = "asyncio.Future[None] | _AnyioWakeup"

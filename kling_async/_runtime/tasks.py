@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import anyio
 from attrs import define, field
@@ -19,6 +19,8 @@ from kling_async._errors import ClientClosedError
 from kling_async._runtime.loop import Wakeup, running_loop, wake
 
 T = TypeVar("T")
+
+T_co = TypeVar("T_co", covariant=True)
 
 CLOSED = "the client is closed; make a new AsyncKling"
 
@@ -78,17 +80,17 @@ def at_loop_end(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, Non
 
 
 @define(eq=False, repr=False)
-class BackgroundTask(Generic[T]):
+class BackgroundTask(Generic[T_co]):
     """One piece of work in a client's tasks, and its result."""
 
-    _work: Callable[[], Awaitable[T]]
+    _work: Callable[[], Awaitable[T_co]]
     wait_on_close: bool
     _owner: ClientTasks
     _at_end: Callable[[], None] | None
     _cancelled: anyio.CancelScope | None
     _done: anyio.Event | None = None
     _is_whole: bool = False
-    _result: T | None = None
+    _result: T_co | None = None
     _error: Exception | None = None
     task: object = None
 
@@ -128,7 +130,7 @@ class BackgroundTask(Generic[T]):
                 self._done.set()
         return self._done.wait()
 
-    async def result(self) -> T:
+    async def result(self) -> T_co:
         """Wait for what the work returns or raises.
 
         A caller that is cancelled here leaves; the work goes on.
@@ -144,24 +146,10 @@ class BackgroundTask(Generic[T]):
                 del self  # the traceback holds this frame: leave no cycle
         if not self._is_whole:
             raise ClientClosedError(CLOSED)
-        return cast("T", self._result)
+        return cast("T_co", self._result)
 
 
-class _Ending(Protocol):
-    """What a client's tasks need of a job, whatever its result."""
-
-    @property
-    def wait_on_close(self) -> bool: ...
-
-    @property
-    def task(self) -> object: ...
-
-    def cancel(self) -> None: ...
-
-    def wait(self) -> Awaitable[None]: ...
-
-
-def _is_running(job: _Ending) -> bool:
+def _is_running(job: BackgroundTask[object]) -> bool:
     """Whether it is this code's own task."""
     return is_asyncio() and job.task is asyncio.current_task()
 
@@ -177,7 +165,9 @@ class ClientTasks:
 
     # In the order of their start, so that the same run always ends in the same order.
     listeners: dict[Wakeup, None] = field(factory=dict[Wakeup, None], init=False)
-    _jobs: dict[_Ending, None] = field(factory=dict["_Ending", None])
+    _jobs: dict[BackgroundTask[object], None] = field(
+        factory=dict[BackgroundTask[object], None]
+    )
     is_closed: bool = False
 
     def start(
@@ -211,11 +201,11 @@ class ClientTasks:
         job.task = _spawn(job.run, job.end, context)
         return job
 
-    def has(self, job: _Ending) -> bool:
+    def has(self, job: BackgroundTask[object]) -> bool:
         """Whether a job is running."""
         return job in self._jobs
 
-    def forget(self, job: _Ending) -> bool:
+    def forget(self, job: BackgroundTask[object]) -> bool:
         """Remove a job from the running ones; return whether it was there."""
         is_first = job in self._jobs
         self._jobs.pop(job, None)

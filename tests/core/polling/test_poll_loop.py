@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 
 import anyio
 import httpx
@@ -591,7 +592,7 @@ async def test_a_watcher_is_woken_for_news_and_not_for_each_poll() -> None:
         transport = kling._transport()  # pyright: ignore[reportPrivateUsage]
         session = transport.connections.current_session()
         setup = PollSetup(
-            ask=transport.ask,
+            ask=partial(transport.poll, session),
             limiter=session.limiter,
             tasks=session.tasks,
             retry=ONCE,
