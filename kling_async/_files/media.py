@@ -18,7 +18,7 @@ from anyio import to_thread
 from attrs import evolve, frozen
 
 from kling_async._checks import AddressPolicy, is_bucket_url
-from kling_async._errors import Hint, InvalidRequestError, Problem
+from kling_async._errors import InvalidRequestError, Problem
 from kling_async._files.storage import BucketObject, StorageError
 from kling_async._requests.catalogue import catalogue_in_use
 from kling_async._requests.fields import Field, Medium, is_local
@@ -146,14 +146,8 @@ class _FieldPath:
         documented = self.rule.max_bytes if self.rule and self.check else None
         return documented or LARGEST_FILE
 
-    def refusal(
-        self,
-        given: str,
-        allowed: str,
-        hint: str | None = None,
-        advice: Hint | None = None,
-    ) -> Exception:
-        return InvalidRequestError([Problem(self.where, given, allowed, hint, advice)])
+    def refusal(self, given: str, allowed: str, hint: str | None = None) -> Exception:
+        return InvalidRequestError([Problem(self.where, given, allowed, hint)])
 
     def bucket_object(self, value: object) -> BucketObject | None:
         """Return the object that a value names, if the field takes media."""
@@ -291,7 +285,9 @@ def _require_sound(place: _FieldPath, told: str, data: bytes, size: int) -> None
         raise place.refusal(f"{told}, which is empty", in_words)
     if media_type not in allowed:
         found = media_type or f"begins with {data[:12]!r}"
-        raise place.refusal(f"{told} ({found})", in_words, advice="skip_media_check")
+        given = f"{told} ({found})"
+        problem = Problem(place.where, given, in_words, advice="skip_media_check")
+        raise InvalidRequestError([problem])
     _require_room(place, told, size)
     if media_type in _IMAGES:
         _require_shape(place, told, data, is_whole=size == len(data))
