@@ -33,9 +33,6 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["check"]
 
-# What goes on beside the tests, one after the other.
-BESIDE = ("lint", "types", "extras", "demo", "browser", "simulate", "docs")
-
 # Tests start a hundred commands: each starts faster from what the first one compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -46,7 +43,9 @@ TOOLS = ("lint", "build", "audit", "contract")  # groups that do without the pac
 SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+FULLY = THIS if THIS in PYTHONS else PYTHONS[0]
 # Where another Python can make a difference: its event loop, processes, SQLite. What
 # holds for any text or number is tried on one.
 ELSEWHERE = (
@@ -57,6 +56,11 @@ ELSEWHERE = (
     "tests/durable/test_durable.py",
 )
 EXTRAS = ("none", "cli", "emulator", "durable", "web", "pytest")
+# What goes on beside all tests, one after the other: together it takes as long.
+BESIDE = (
+    *("lint", "types", "extras", "demo", "browser", "simulate", "docs"),
+    *(f"tests-{it}" for it in PYTHONS if it != FULLY),
+)
 
 
 def install(session: nox.Session, lock: str, *, package: bool = True) -> None:
@@ -83,7 +87,7 @@ def check(session: nox.Session) -> None:
     with ThreadPoolExecutor() as pool:
         beside = pool.submit(session.run, *sessions, *BESIDE, silent=True)
         try:
-            session.run(*sessions, "tests")
+            session.run(*sessions, f"tests-{FULLY}")
         finally:
             session.log(beside.result())
 
@@ -106,15 +110,15 @@ def types(session: nox.Session) -> None:
     together(session, ("mypy",), pyright, public)
 
 
-@nox.session(python=nox.project.python_versions(PYPROJECT))
+@nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run all tests, and hold the coverage of the library to its bound.
 
-    On another Python than nox's own, if there is one: the parts where it can make a
+    On another Python than nox's own, if it is there: the parts where it can make a
     difference; ``-- tests`` for all.
     """
     install(session, "test")
-    is_elsewhere = session.python != THIS
+    is_elsewhere = session.python != FULLY
     what = session.posargs or (ELSEWHERE if is_elsewhere else ())
     if not session.posargs:  # else each worker compiles all that is imported
         session.run("pytest", "--collect-only", "--quiet", *what, silent=True)
