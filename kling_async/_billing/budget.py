@@ -70,7 +70,8 @@ class BudgetTracker:
     _changed: anyio.Event = field(factory=new_event)
 
     def __attrs_post_init__(self) -> None:
-        given, allowed = self.budget, "Budget(usd=...) or Budget(credits=...)"
+        given = cast("object", self.budget)
+        allowed = "Budget(usd=...) or Budget(credits=...)"
         require("budget", given, allowed, fits=isinstance(given, Budget))
 
     async def run(
