@@ -75,7 +75,7 @@ class Fate(Enum):
     """It was accepted: the failure came later."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Meaning:
     """A row of the table.
 

@@ -51,7 +51,7 @@ _KINDS: Mapping[str, PriceKind] = {
 _LEAST = 1e-6
 
 
-@frozen(kw_only=True)
+@frozen(eq=False, kw_only=True, repr=False)
 class Page(Generic[RowT]):
     """A part of a list.
 

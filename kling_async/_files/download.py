@@ -52,7 +52,7 @@ _SLACK = 1.0
 _FILES_COME_BACK = 0.5
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LocalFile:
     """A file of this machine.
 

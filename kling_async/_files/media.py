@@ -118,7 +118,7 @@ async def encode_local_files(
     return inlined
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _FieldPath:
     """The path of a field in a body, the field itself, and whether to check it."""
 

@@ -42,7 +42,7 @@ class _BrokenError(Exception):
     """The boxes do not fit into each other."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _Box:
     """A part of the file: its type, and where its content begins and ends."""
 

@@ -14,7 +14,7 @@ from kling_async._runtime.tasks import ClientTasks
 KEPT = 100_000
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class CreationInfo:
     """Where a generation comes from.
 

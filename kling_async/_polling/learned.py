@@ -106,7 +106,7 @@ def plan_polls(
     )
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _HazardCurve:
     """When generations finish, and which polls are worth their price.
 
