@@ -331,8 +331,11 @@ class AsyncKling:
             if (seen := watch.look()) is not None:
                 yield seen
                 continue
-            with watch as wakeup:
+            wakeup = watch.loop.enter(watch)
+            try:
                 await wakeup
+            finally:
+                watch.loop.leave(watch)
 
     async def _watch(
         self,
@@ -394,8 +397,11 @@ class AsyncKling:
         watch = await self._watch(generation_or_id, polling, timeout)
         while (last := watch.last) is None or not last.is_terminal:
             if watch.look() is None:
-                with watch as wakeup:
+                wakeup = watch.loop.enter(watch)
+                try:
                     await wakeup
+                finally:
+                    watch.loop.leave(watch)
         if not last.succeeded:
             raise GenerationFailedError(last)
         return last

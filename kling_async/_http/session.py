@@ -117,15 +117,16 @@ class Session:
             ClientClosedError: It was.
         """
         wakeup = self.loop.wakeup()
-        self.tasks.listeners[wakeup] = None
-        timer = self.loop.call_at(self.loop.time() + seconds, partial(wake, wakeup))
+        end = partial(wake, wakeup)
+        self.tasks.listeners[end] = None
+        timer = self.loop.call_at(self.loop.time() + seconds, end)
         try:
             await anyio.lowlevel.checkpoint()
             if not self.limiter.is_closed:
                 await wakeup
         finally:
             timer.cancel()
-            del self.tasks.listeners[wakeup]
+            del self.tasks.listeners[end]
         if self.limiter.is_closed:
             raise ClientClosedError(CLOSED)
 

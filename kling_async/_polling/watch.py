@@ -11,7 +11,7 @@ import math
 import random
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from attrs import define, evolve, field
@@ -74,6 +74,7 @@ class PollSetup:
         creations: What is known about creates.
         chance: Random numbers in [0, 1), for jitter.
         loops: The loops by generation id; one lives as long as somebody watches.
+        waiting: How many watchers wait.
     """
 
     ask: Ask
@@ -86,6 +87,12 @@ class PollSetup:
     loops: weakref.WeakValueDictionary[str, PollLoop] = field(
         factory=weakref.WeakValueDictionary[str, "PollLoop"], init=False
     )
+    waiting: int = field(default=0, init=False)
+
+    def wake_all(self) -> None:
+        """Let all watchers look again."""
+        for loop in list(self.loops.values()):
+            loop.wake()
 
 
 @define(eq=False, kw_only=True, repr=False)
@@ -160,8 +167,9 @@ class PollLoop:
     def enter(self, watch: Watch) -> Wakeup:
         """Register a watcher until there is a change, or it has to look again."""
         watch.wakeup = wakeup = self.setup.limiter.loop.wakeup()
-        self.setup.tasks.listeners[wakeup] = None
         self._waiting.append(watch)
+        self.setup.waiting += 1
+        self.setup.tasks.listeners[self.setup.wake_all] = None
         if self._turn is None:
             self._poll_by(watch.due)
         else:
@@ -171,7 +179,9 @@ class PollLoop:
     def leave(self, watch: Watch) -> None:
         """Remove a watcher; the last one ends the wait, but not a poll in flight."""
         self._waiting.remove(watch)
-        del self.setup.tasks.listeners[watch.wakeup]
+        self.setup.waiting -= 1
+        if not self.setup.waiting:
+            del self.setup.tasks.listeners[self.setup.wake_all]
         if self._waiting:
             return
         self._silence()
@@ -179,9 +189,11 @@ class PollLoop:
             self.setup.limiter.leave(self._turn)
             self._turn = None
 
-    def _wake(self, watches: Iterable[Watch]) -> None:
-        for watch in watches:
-            wake(watch.wakeup)
+    def wake(self, until: float = math.inf) -> None:
+        """Let the watchers look again, or only those who leave until then."""
+        for watch in self._waiting:
+            if watch.leaves_at <= until:
+                wake(watch.wakeup)
 
     def _poll_by(self, due: float) -> None:
         """Poll when it is due, in a slot of the limiter."""
@@ -212,7 +224,7 @@ class PollLoop:
         now = self.setup.limiter.loop.time() + CLOCK_TICK
         others = [it.leaves_at for it in self._waiting if it.leaves_at > now]
         if others or self._turn.slot is None:  # else the poll ends now, and tells why
-            self._wake(it for it in self._waiting if it.leaves_at <= now)
+            self.wake(until=now)
             self._ring_by(min(others, default=math.inf))
 
     def _begin(self, turn: Waiter) -> None:
@@ -237,7 +249,7 @@ class PollLoop:
             self._turn = None
             self._silence()
         if self._turn is None and self._timer is None:
-            self._wake(self._waiting)
+            self.wake()
 
     async def _poll(self, turn: Waiter) -> None:
         """Poll once; only note a failure that may pass."""
@@ -329,7 +341,7 @@ class PollLoop:
         else:
             self._soon = math.inf
         if self.error is not None:
-            self._wake(self._waiting)
+            self.wake()
 
     def _see(self, seen: Generation) -> None:
         views = [self.last, *(it.last for it in self._waiting)]
@@ -347,7 +359,7 @@ class PollLoop:
         self.last = seen
         self._end.next = (seen, end := HistoryNode())
         self._end = end
-        self._wake(self._waiting)
+        self.wake()
 
     def _record_completion(self, ended: Generation) -> None:
         """Pass the completion to the schedules that learn."""
@@ -462,11 +474,14 @@ class Watch:
 
         while not watch.is_over:
             if (seen := watch.look()) is None:
-                with watch as wakeup:
+                wakeup = watch.loop.enter(watch)
+                try:
                     await wakeup
+                finally:
+                    watch.loop.leave(watch)
 
-    Whoever awaits runs this loop: a coroutine of its own for each step, or an iterator,
-    is memory that every waiting watch has.
+    Whoever awaits runs this loop: an iterator with a coroutine for each step is memory
+    that every waiting watch has, and so is a `with`.
 
     Attributes:
         loop: The loop that polls.
@@ -521,12 +536,6 @@ class Watch:
             error.concerning(self.loop.generation_id, self.last)
             raise
         return None
-
-    def __enter__(self) -> Wakeup:
-        return self.loop.enter(self)
-
-    def __exit__(self, *exc: object) -> None:
-        self.loop.leave(self)
 
     def _raise_if_ended(self) -> None:
         if self.loop.error is not None:

@@ -16,7 +16,7 @@ import anyio
 from attrs import define, field
 
 from kling_async._errors import ClientClosedError
-from kling_async._runtime.loop import Wakeup, running_loop, wake
+from kling_async._runtime.loop import running_loop
 
 T = TypeVar("T")
 
@@ -160,11 +160,13 @@ class ClientTasks:
 
     Attributes:
         is_closed: Whether nothing starts here any more.
-        listeners: Woken when it closes: who waits in a task of its own hears of it.
+        listeners: Called when it closes: who waits in a task of its own hears of it.
     """
 
     # In the order of their start, so that the same run always ends in the same order.
-    listeners: dict[Wakeup, None] = field(factory=dict[Wakeup, None], init=False)
+    listeners: dict[Callable[[], None], None] = field(
+        factory=dict[Callable[[], None], None], init=False
+    )
     _jobs: dict[BackgroundTask[object], None] = field(
         factory=dict[BackgroundTask[object], None]
     )
@@ -218,7 +220,7 @@ class ClientTasks:
         """
         self.is_closed = True
         for listener in self.listeners:
-            wake(listener)
+            listener()
         with anyio.CancelScope(shield=True):
             for job in list(self._jobs):
                 if not job.wait_on_close:

@@ -259,8 +259,11 @@ async def follow(watch: Watch) -> AsyncGenerator[Generation]:
         if (seen := watch.look()) is not None:
             yield seen
             continue
-        with watch as wakeup:
+        wakeup = watch.loop.enter(watch)
+        try:
             await wakeup
+        finally:
+            watch.loop.leave(watch)
 
 
 def loop_of(ask: Ask, limiter: Limiter) -> PollLoop:
