@@ -19,11 +19,18 @@ import httpcore
 import httpx
 from attrs import evolve, frozen
 
-from kling_async import Generation, _batch, _client
+from kling_async import (
+    DownloadError,
+    Generation,
+    TransportError,
+    _batch,
+    _client,
+)
 from kling_async._billing import log_search, submission
 from kling_async._billing.money import LogRow
 from kling_async._billing.rows import Page
 from kling_async._files import download
+from kling_async._files.part import InterruptionError, Part
 from kling_async._http import session, transport
 from kling_async._polling import creations, watch
 from kling_async._polling.schedules import PollState
@@ -151,8 +158,16 @@ async def _just_create(
     return await create()
 
 
-def _count_every_drop(_: download.Download, part: object) -> bool:  # noqa: ARG001 (as it is called)
-    return False
+async def _count_every_drop(
+    job: download.Download, at: session.Session, part: Part
+) -> None:
+    for number in range(1, job.settings.retry.attempts + 1):
+        try:
+            return await job._attempt(at, part)
+        except (TransportError, InterruptionError) as error:
+            failure = error
+        await job._wait(failure, number, number)
+    raise DownloadError("too many drops") from failure
 
 
 def _note_unguarded(hook: Callable[[T], object], event: T) -> None:
@@ -232,7 +247,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "drops in total",
         "a download that made progress each time was given up after a few drops",
-        ((download.Download, "_has_progressed", _count_every_drop),),
+        ((download.Download, "_fetch_all", _count_every_drop),),
         20,
     ),
     Fault(

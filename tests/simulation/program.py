@@ -219,8 +219,10 @@ class Process:
         telemetry = httpx.AsyncClient(verify=tls(), trust_env=False)
         self._lent.append(telemetry)
 
-        async def push(_: httpx.Response) -> None:
+        async def push(response: httpx.Response) -> None:
             if not self.run.world.weather.is_fair and detangle.flip(0.3):
+                is_price = response.request.url.path == "/v1/models"
+                self.run.vendor.has_priced_badly |= is_price
                 await telemetry.post("http://198.51.100.7/metrics")
 
         hooks = {"response": [push]} if kind == "hook" else {}
@@ -415,7 +417,7 @@ async def fetch_many(process: Process) -> None:
         return
 
     for number in range(detangle.choice([3, 12])):
-        url = f"http://{STORE}/many-{number}.mp4"
+        url = f"http://{STORE}/{done.id}-{number}.mp4"  # which nobody else asks for
         other = Generation(id=done.id, status=done.status, video=Video(url=url))
         process.start(partial(_fetch_of_many, process, other))
 
