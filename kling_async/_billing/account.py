@@ -76,7 +76,8 @@ class Shared:
 # The same URL may lead to another server over another client.
 _GIVEN_IDS: WeakKeyDictionary[object, GivenIds] = WeakKeyDictionary()
 
-_GIVEN_IDS_OF_ACCOUNTS: dict[int, GivenIds] = {}
+# By server, then by the key's hash.
+_GIVEN_IDS_OF_ACCOUNTS: dict[str, dict[int, GivenIds]] = {}
 
 
 def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
@@ -84,7 +85,17 @@ def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
     lent = transport.connections.http_client
     if lent is not None:
         return _GIVEN_IDS.setdefault(lent, GivenIds())
-    return _GIVEN_IDS_OF_ACCOUNTS.setdefault(hash(key), GivenIds())
+    server, secret = key
+    accounts = _GIVEN_IDS_OF_ACCOUNTS.setdefault(server, {})
+    return accounts.setdefault(hash(secret), GivenIds())
+
+
+def forget_server(base_url: str) -> None:
+    """Forget the ids given to a server in whose place there is a new one.
+
+    The next emulator may listen on a port of an earlier one, and has the same ids.
+    """
+    _GIVEN_IDS_OF_ACCOUNTS.pop(base_url, None)
 
 
 @frozen(eq=False, repr=False)

@@ -14,6 +14,7 @@ from typing import Self
 
 from starlette.types import ASGIApp
 
+from kling_async._billing.account import forget_server
 from kling_async._checks import LEAST, is_number, require
 from kling_async._errors import ConfigurationError
 from kling_async._requests.catalogue import Catalogue, catalogue_in_use
@@ -263,6 +264,7 @@ class Emulator:
             port=self._settings.port,
             hang_up=self._traffic.hang_up,
         )
+        forget_server(self.base_url)
         self._work_in_threads(is_right=True)
         return self
 

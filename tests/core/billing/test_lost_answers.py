@@ -136,6 +136,21 @@ async def test_rows_that_come_late_are_waited_for() -> None:
 
 
 @without_waiting
+async def test_the_next_emulator_on_a_port_has_ids_of_its_own() -> None:
+    """They are the same as those of the one before it, and stand for other creates."""
+    async with Emulator(speed=AT_ONCE, size=64) as first:
+        port = int(first.base_url.rpartition(":")[2])
+        async with client(first) as kling:
+            before = await create_many(kling, ASKED)
+    lose = [WAYS["reset"]]
+    async with Emulator(speed=AT_ONCE, size=64, faults=lose, port=port) as emulator:
+        async with client(emulator) as kling:
+            made = await create_many(kling, ASKED)
+        assert {name: it.id for name, it in made.items()} == paid(emulator)
+    assert {it.id for it in made.values()} == {it.id for it in before.values()}
+
+
+@without_waiting
 async def test_a_row_on_the_third_page_is_found() -> None:
     """More than two hundred others with the same key came after it."""
     delay = Fault("delay", method="POST", accepted=True, seconds=3 * TIMEOUT, nth=1)
