@@ -376,6 +376,38 @@ async def test_where_the_server_could_not_reach_the_store_bytes_are_sent(
     assert base64.b64decode(sent.removeprefix("data:image/png;base64,")) == PNG
 
 
+async def test_an_object_too_large_to_be_sent_is_not_read(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where media are not checked: all of it would be in memory."""
+    from kling_async._files import media
+
+    bucket.put("mona.png", PNG)
+    monkeypatch.setattr(media, "LARGEST_FILE", len(PNG) - 1)
+    body = {"model": IMAGE_MODEL, "image_url": f"{bucket.url}/mona.png"}
+    reach = AddressPolicy("https://api.aimlapi.com")
+    with pytest.raises(InvalidRequestError, match=f"at most {len(PNG) - 1:,} bytes"):
+        await media.encode_local_files(body, check=False, reach=reach)
+
+
+async def test_a_sound_that_begins_like_a_video_is_one_by_its_name(
+    bucket: Bucket,
+) -> None:
+    """As a file of that name is: an M4A need not be branded as one."""
+    bucket.put("song.m4a", b"\0\0\0\x18ftypisom" + bytes(100))
+    sound = f"{bucket.url}/song.m4a"
+    async with RawServer(answering(answer())) as server:
+        body = await created(
+            server,
+            model="klingai/avatar-standard",
+            image_url="https://example.com/mona.jpg",
+            audio_url=sound,
+        )
+    assert str(body["audio_url"]).startswith(
+        f"{bucket.endpoint}/{bucket.name}/song.m4a"
+    )
+
+
 @pytest.mark.parametrize(
     "content, told",
     [
