@@ -161,7 +161,7 @@ def notify(hook: Callable[[E_], object] | None, event: E_) -> None:
         logger.exception("a hook raised on %s; its error was ignored", event)
 
 
-@frozen(eq=False, repr=False)
+@frozen(repr=False)
 class Reporter:
     """Gives each event to the logger and to the user's hooks."""
 

@@ -18,7 +18,7 @@ from typing import TypeAlias, cast
 
 from attrs import define, field, frozen
 
-from kling_async._checks import LEAST, is_number, require, require_number, require_share
+from kling_async._checks import is_number, require, require_number, require_share
 from kling_async._errors import ConfigurationError
 from kling_async._hooks import logger
 from kling_async._polling.schedules import Completion, Exponential, PollState
@@ -462,7 +462,7 @@ def _rise(given: object) -> bool:
         return False
     percents, seconds = zip(*cast("Mapping[float, float]", given).items(), strict=True)
     are_numbers = all(is_number(it, 0, 100) for it in percents) and all(
-        is_number(it, LEAST, _LONGEST) for it in seconds
+        is_number(it, math.ulp(0), _LONGEST) for it in seconds
     )
     return are_numbers and [given[it] for it in sorted(percents)] == sorted(seconds)
 

@@ -161,6 +161,7 @@ async def _just_create(
 async def _count_every_drop(
     job: download.Download, at: session.Session, part: Part
 ) -> None:
+    failure: Exception | None = None
     for number in range(1, job.settings.retry.attempts + 1):
         try:
             return await job._attempt(at, part)
