@@ -277,7 +277,8 @@ class AsyncKling:
         tasks = transport.session.tasks
         created = await submission.run()
         # Nothing may come between a paid answer and its return.
-        notify(partial(self._creations.note, created.id, body), tasks)
+        note = partial(self._creations.note, created.id, body, submission.sent_at)
+        notify(note, tasks)
         return created
 
     async def get(self, generation_id: str) -> Generation:

@@ -141,6 +141,7 @@ class Submission:
         client_request_id: The id that each attempt is sent with.
         is_unique: Whether that id was made for this create alone.
         since: When it was sent.
+        sent_at: The same, on the event loop's clock.
     """
 
     account: BillingClient
@@ -149,7 +150,7 @@ class Submission:
     client_request_id: str
     is_unique: bool
     since: dt.datetime = field(init=False)
-    _sent_at: float = 0.0
+    sent_at: float = 0.0
     _was_refused: bool = False
     _is_caller_gone: bool = False
     _made: Generation | None = None
@@ -205,7 +206,7 @@ class Submission:
             return await self._record_traced(session, told)
 
     async def _send(self, session: Session, slot: Slot) -> Generation:
-        self.since, self._sent_at = dt.datetime.now(dt.UTC), anyio.current_time()
+        self.since, self.sent_at = dt.datetime.now(dt.UTC), anyio.current_time()
         before, self._lost = self._lost, self._uncertain()  # until there is an answer
         transport = self.account.transport
         try:
@@ -256,7 +257,7 @@ class Submission:
         lost = LostCreate(
             client_request_id=self.client_request_id,
             since=self.since,
-            sent_at=self._sent_at,
+            sent_at=self.sent_at,
             lost_at=now,
             deadline=now + retry.reconcile_timeout,
             is_unique=self.is_unique,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import anyio
 from attrs import define, field, frozen
 
 from kling_async._requests.catalogue import video_length
@@ -22,13 +21,14 @@ class CreationInfo:
         model: The id of its model.
         video_length: The length of its video, in seconds, if it has one to choose.
         tasks: The client's tasks in the event loop whose clock tells `created`.
-        created: When its create was answered, on that clock.
+        created: When its create was sent, on that clock: its answer may have been lost,
+            and the generation found much later.
     """
 
     model: str
     video_length: float | None
     tasks: ClientTasks
-    created: float = field(factory=anyio.current_time)
+    created: float
 
 
 @define(eq=False, repr=False)
@@ -38,10 +38,14 @@ class CreationIndex:
     _known: dict[str, CreationInfo] = field(factory=dict[str, CreationInfo], init=False)
 
     def note(
-        self, generation_id: str, body: Mapping[str, object], tasks: ClientTasks
+        self,
+        generation_id: str,
+        body: Mapping[str, object],
+        created: float,
+        tasks: ClientTasks,
     ) -> None:
-        """Note that a create with this body was just answered."""
-        creation = CreationInfo(str(body["model"]), video_length(body), tasks)
+        """Note that a create with this body, sent at this time, was successful."""
+        creation = CreationInfo(str(body["model"]), video_length(body), tasks, created)
         self._known[generation_id] = creation
         if len(self._known) > KEPT:
             del self._known[next(iter(self._known))]

@@ -40,12 +40,14 @@ class Studio:
         seconds: How long each video takes, one after another.
         end: What the last answer holds beside the id.
         outage: When no poll is answered, from and to, in seconds of age.
+        answers_after: How long the answer to a create takes.
         polls: How old the generation was at each poll.
     """
 
     seconds: Iterator[float]
     end: Mapping[str, object] = field(factory=lambda: {"video": VIDEO})
     outage: tuple[float, float] = (0, 0)
+    answers_after: float = 0
     polls: list[float] = field(factory=list[float])
     _made: dict[str, tuple[float, float]] = field(
         factory=dict[str, tuple[float, float]]
@@ -56,6 +58,7 @@ class Studio:
         if request.method == "POST":
             made = f"generation-{len(self._made)}"
             self._made[made] = anyio.current_time(), next(self.seconds)
+            await anyio.sleep(self.answers_after)
             return httpx.Response(200, json={"id": made, "status": "queued"})
         known = request.url.params["generation_id"]
         created, takes = self._made[known]
@@ -104,6 +107,17 @@ def studio(*seconds: float, end: Mapping[str, object] | None = None) -> Studio:
 def video(duration: Seconds | None = 5) -> ImageToVideo:
     """Describe a video."""
     return ImageToVideo(model=MODEL, image_url=IMAGE, prompt=PROMPT, duration=duration)
+
+
+@on_each_loop
+async def test_a_generation_that_was_found_late_is_as_old_as_its_create() -> None:
+    """Its answer came a minute later, from the log or itself: a wait polls at once."""
+    pupil, made = Pupil(), studio(90)
+    made.answers_after = 50
+    async with made.client(pupil) as kling:
+        await kling.wait(await kling.create(video()))
+    assert made.polls[0] == 50
+    assert 90 <= pupil.completions[0].by <= 100
 
 
 @on_each_loop
@@ -276,7 +290,7 @@ async def test_plain_schedules_are_told_nothing() -> None:
 async def test_a_clock_of_another_event_loop_tells_no_age() -> None:
     """Created in one loop and awaited in another: the age is unknown."""
     origins, here, there = CreationIndex(), ClientTasks(), ClientTasks()
-    origins.note("an id", {"model": MODEL}, here)
+    origins.note("an id", {"model": MODEL}, 0.0, here)
     assert origins.of("an id", here) is not None
     assert origins.of("an id", there) is None
 
@@ -285,7 +299,7 @@ async def test_origins_are_bounded() -> None:
     """What is created and never awaited does not pile up."""
     origins, scope = CreationIndex(), ClientTasks()
     for number in range(KEPT + 10):
-        origins.note(str(number), {"model": MODEL}, scope)
+        origins.note(str(number), {"model": MODEL}, 0.0, scope)
     assert origins.of("9", scope) is None
     assert origins.of("10", scope) is not None
 
@@ -309,7 +323,7 @@ async def test_a_length_is_read_as_the_server_reads_it(
 ) -> None:
     """A number or text, the default where it is left out, None where there is none."""
     origins, scope = CreationIndex(), ClientTasks()
-    origins.note("an id", body, scope)
+    origins.note("an id", body, 0.0, scope)
     origin = origins.of("an id", scope)
     assert origin is not None
     assert (origin.model, origin.video_length) == (body["model"], length)
