@@ -175,15 +175,19 @@ class Batch(Generic[RequestT]):
             task_status.started()
             arrivals.add(await self._outcome(index, request))
 
+        async def take_place() -> None:
+            await slots.acquire()
+            await anyio.lowlevel.checkpoint_if_cancelled()  # by whoever took its news
+
         async def feed(group: TaskGroup) -> None:
             async with aclosing(_each(self.requests)) as source:
-                await slots.acquire()
+                await take_place()
                 index = 0
                 async for request in source:
                     # Started one after another: trio would start them in any order.
                     await group.start(one, index, request)
                     index += 1
-                    await slots.acquire()
+                    await take_place()
 
         async def pump() -> None:
             failure: Exception | None = None
@@ -243,8 +247,13 @@ async def _each(
     requests: Iterable[RequestT] | AsyncIterable[RequestT],
 ) -> AsyncGenerator[RequestT, None]:
     if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
+        iterator = aiter(requests)
+        try:
+            async for request in iterator:
+                yield request
+        finally:  # if it was made just now: trio warns of one that nobody closes
+            if isinstance(iterator, AsyncGenerator) and iterator is not requests:
+                await iterator.aclose()
     else:
         for request in requests:
             yield request

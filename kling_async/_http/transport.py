@@ -14,6 +14,7 @@ from functools import partial
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
+import anyio.lowlevel
 from attrs import define, field, frozen
 
 from kling_async._checks import is_loopback
@@ -203,15 +204,17 @@ class Transport:
         Closing the client waits for it.
         """
 
-        def start(session: Session, slot: Slot) -> Awaitable[T]:
+        async def start(session: Session, slot: Slot) -> T:
             try:
+                # Who has left since it was given the slot does not pay.
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 job = session.tasks.start(
                     lambda: work(session, slot), wait_on_close=True, at_end=slot.release
                 )
             except BaseException:
                 slot.release()
                 raise
-            return job.result()
+            return await job.result()
 
         return self.in_slot(Kind.CREATE, start)
 

@@ -320,6 +320,18 @@ async def test_leaving_early_leaves_the_ids_in_the_log(
 
 
 @on_each_loop
+async def test_leaving_with_an_outcome_in_hand_pays_for_no_more() -> None:
+    """Its place has just gone to the next request, which is not read any more."""
+    api, left = Api(QUICK), iter(scenes(9))
+    async with api.client() as kling:
+        async with aclosing(kling.generate_many(left, max_in_flight=1)) as coming:
+            await anext(coming)
+        await anyio.sleep(3600)
+    assert len(api.creates) == 1
+    assert len(list(left)) == 8
+
+
+@on_each_loop
 async def test_a_cancelled_consumer_leaves_nothing_behind() -> None:
     """Under a task group's cancellation; nothing new is created."""
     api = Api({0: "queued"})
