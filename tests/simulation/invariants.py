@@ -166,8 +166,8 @@ def waits_see_the_end(run: Run) -> None:
 
 
 def _is_calm(run: Run) -> bool:
-    weather = run.world.weather
-    return weather.rate == 0 and not run.is_disturbed and not run.vendor.refusals
+    is_disturbed = run.is_disturbed or run.has_failed_hook or run.vendor.refusals
+    return run.world.weather.rate == 0 and not is_disturbed
 
 
 def fetches_go_on(run: Run) -> None:

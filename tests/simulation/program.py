@@ -221,6 +221,7 @@ class Process:
 
         async def push(response: httpx.Response) -> None:
             if not self.run.world.weather.is_fair and detangle.flip(0.3):
+                self.run.has_failed_hook = True
                 is_price = response.request.url.path == "/v1/models"
                 self.run.vendor.has_priced_badly |= is_price
                 await telemetry.post("http://198.51.100.7/metrics")
@@ -274,6 +275,7 @@ class Run:
         budgets: What each batch may spend, in USD.
         stood_still: How long all of it was paused, in seconds.
         is_disturbed: Whether the network failed, or time jumped.
+        has_failed_hook: Whether a hook of the user's own HTTP client failed.
         last_looks: What came of using the client once all was well again.
         left_over: What was still there when the client was closed.
     """
@@ -287,6 +289,7 @@ class Run:
     budgets: list[float | None] = field(factory=list[float | None])
     stood_still: float = 0.0
     is_disturbed: bool = False
+    has_failed_hook: bool = False
     last_looks: list[tuple[float, object]] = field(factory=list[tuple[float, object]])
     left_over: list[str] = field(factory=list[str])
 
