@@ -458,6 +458,7 @@ class DurableKling:
             if it.key not in untold and it.ended_at and it.ended_at < before
         ]
         await self._store.delete(old)
+        self._cache.forget(it.key for it in old)
         return len(old)
 
     async def adopt(self, key: str, generation_id: str) -> None:

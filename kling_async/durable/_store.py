@@ -442,6 +442,11 @@ class StatusCache:
             self._due = anyio.current_time() + max(self.interval, pause)
             self.version += 1
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget jobs that were deleted: a key may come again, with a first attempt."""
+        for key in keys:
+            self.statuses.pop(key, None)
+
     async def _list_changed(self) -> dict[str, JobStatus]:
         changed = await self.store.changed_since(self._since)
         # A row that was written late, after an outage, bears a time that has passed.

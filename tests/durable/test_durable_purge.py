@@ -115,6 +115,7 @@ async def test_attempts_are_deleted_with_their_job(database: str) -> None:
         await jobs.submit_many(new("fox"))
         await finish(jobs)
         first = await jobs.status("fox")
+        assert first.state.is_final
     assert (second.attempt, first.attempt) == (2, 1)
     assert len(emulator.creates) == 3
 
