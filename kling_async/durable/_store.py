@@ -458,5 +458,9 @@ class StatusCache:
         return changed | (await self.store.statuses(missed) if missed else {})
 
     def _is_older(self, status: JobStatus) -> bool:
+        """Whether a later attempt is known: of this job, not of one purged since."""
         known = self.statuses.get(status.key)
-        return known is not None and known.attempt > status.attempt
+        if known is None or known.attempt <= status.attempt:
+            return False
+        ended, created = known.ended_at, status.created_at
+        return ended is None or created is None or created <= ended

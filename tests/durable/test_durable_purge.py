@@ -120,6 +120,26 @@ async def test_attempts_are_deleted_with_their_job(database: str) -> None:
     assert len(emulator.creates) == 3
 
 
+async def test_whoever_knew_a_purged_job_waits_for_the_new_one(database: str) -> None:
+    """Another one purged it, and submits its key again: its attempts begin anew."""
+    async with (
+        Emulator(speed=1000, size=64, failure_rate=1) as emulator,
+        client_of(emulator) as kling,
+        DurableKling(database, kling) as jobs,
+        DurableKling(database) as other,
+    ):
+        await jobs.submit_many(new("fox"))
+        await finish(jobs)
+        await jobs.resubmit("fox")
+        await finish(jobs)
+        assert await other.purge(NOW) == 1
+        await other.submit_many(new("fox"))
+        await finish(jobs)
+        first = await jobs.status("fox")
+        assert (first.attempt, first.state) == (1, JobState.FAILED)
+    assert len(emulator.creates) == 3
+
+
 @pytest.mark.parametrize("status", ["500 No", "204 No Content"])
 async def test_a_job_is_kept_until_its_webhook_was_told(
     database: str, status: str
