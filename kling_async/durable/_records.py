@@ -399,10 +399,11 @@ class BudgetStore:
         return None if folder is None else self._home / folder
 
     def batches_in(self, folder: Path) -> list[str]:
-        """Name the batches whose files go to a folder."""
+        """Name the batches whose files go to a folder, however it is written."""
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(self._folders)).all()
-        return [it.batch for it in rows if self._home / it.folder == folder.absolute()]
+        there = folder.resolve()
+        return [it.batch for it in rows if (self._home / it.folder).resolve() == there]
 
     def set_folder(self, batch: str, folder: Path) -> None:
         """Say where the files of a batch go."""

@@ -292,9 +292,11 @@ def test_a_batch_in_a_shared_database_keeps_its_folder_to_itself(
     assert invoke(emulator, "batch", path, *here).exit_code == 0
     video = (folder / "fox.mp4").read_bytes()
     path = manifest(tmp_path, fox="two").rename(tmp_path / "others.csv")
-    result = invoke(emulator, "batch", path, *here)
-    assert result.exit_code == 2
-    assert "has the files of 'scenes'" in result.stderr
+    roundabout = tmp_path / "else" / ".." / "out"
+    for written in (folder, roundabout):
+        result = invoke(emulator, "batch", path, *shared, "--output-dir", written)
+        assert result.exit_code == 2
+        assert "has the files of 'scenes'" in result.stderr
     assert (folder / "fox.mp4").read_bytes() == video
     assert len(emulator.creates) == 1
     assert invoke(emulator, "batch", path, *shared).exit_code == 0
