@@ -33,6 +33,7 @@ from kling_async._billing.rows import (
     decode_prices,
     decode_transactions,
 )
+from kling_async._checks import host_and_port, is_loopback
 from kling_async._errors import RequestTimeoutError
 from kling_async._failures import may_repeat_get
 from kling_async._http.session import Session
@@ -91,11 +92,15 @@ def _share_given_ids(transport: Transport, key: tuple[str, str]) -> GivenIds:
 
 
 def forget_server(base_url: str) -> None:
-    """Forget the ids given to a server in whose place there is a new one.
+    """Forget the ids given to a server of this machine that has made room for another.
 
     The next emulator may listen on a port of an earlier one, and has the same ids.
     """
-    _GIVEN_IDS_OF_ACCOUNTS.pop(base_url, None)
+    _, port = host_and_port(base_url)
+    for known in list(_GIVEN_IDS_OF_ACCOUNTS):
+        host, at = host_and_port(known)
+        if at == port and is_loopback(host):
+            del _GIVEN_IDS_OF_ACCOUNTS[known]
 
 
 @frozen(eq=False, repr=False)

@@ -50,11 +50,13 @@ SPOILT = {
 }
 
 
-def client(emulator: Emulator, **policy: float) -> AsyncKling:
+def client(
+    emulator: Emulator, *, host: str = "127.0.0.1", **policy: float
+) -> AsyncKling:
     """Make a client that does not wait long for an answer."""
     return AsyncKling(
         "any-key",
-        base_url=emulator.base_url,
+        base_url=emulator.base_url.replace("127.0.0.1", host),
         timeout=TIMEOUT,
         polling=Fixed(0.05),
         retry=RetryPolicy(initial=0.05, reconcile_timeout=policy.get("look", 20)),
@@ -135,16 +137,20 @@ async def test_rows_that_come_late_are_waited_for() -> None:
         assert {name: it.id for name, it in made.items()} == paid(emulator)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @without_waiting
-async def test_the_next_emulator_on_a_port_has_ids_of_its_own() -> None:
-    """They are the same as those of the one before it, and stand for other creates."""
+async def test_the_next_emulator_on_a_port_has_ids_of_its_own(host: str) -> None:
+    """They are the same as those of the one before it, and stand for other creates.
+
+    However its address is written.
+    """
     async with Emulator(speed=AT_ONCE, size=64) as first:
         port = int(first.base_url.rpartition(":")[2])
-        async with client(first) as kling:
+        async with client(first, host=host) as kling:
             before = await create_many(kling, ASKED)
     lose = [WAYS["reset"]]
     async with Emulator(speed=AT_ONCE, size=64, faults=lose, port=port) as emulator:
-        async with client(emulator) as kling:
+        async with client(emulator, host=host) as kling:
             made = await create_many(kling, ASKED)
         assert {name: it.id for name, it in made.items()} == paid(emulator)
     assert {it.id for it in made.values()} == {it.id for it in before.values()}
