@@ -10,7 +10,6 @@ import builtins
 import datetime as dt
 import math
 import os
-import re
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
@@ -31,12 +30,7 @@ from kling_async._checks import (
     require_timeout,
 )
 from kling_async._client import AsyncKling
-from kling_async._config import (
-    BATCH_LETTERS,
-    JOBS_DATABASE,
-    LONGEST_BATCH,
-    WhenUncertain,
-)
+from kling_async._config import JOBS_DATABASE, WhenUncertain
 from kling_async._errors import (
     ClientClosedError,
     ConfigurationError,
@@ -62,6 +56,7 @@ from kling_async.durable._submit import (
     NewJob,
     Submitter,
     give_up,
+    require_batch,
     retry_job,
 )
 from kling_async.durable._webhook import (
@@ -73,8 +68,6 @@ from kling_async.durable._webhook import (
 from kling_async.durable._worker import FleetRateLimiter, Worker, WorkerContext
 
 _SETTLED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-
-_BATCH = re.compile(f"[{BATCH_LETTERS}]{{1,{LONGEST_BATCH}}}")
 
 _LOOK = 0.25
 
@@ -151,7 +144,7 @@ class DurableKling:
         except ConfigurationError:
             del database  # it may hold a password, and a traceback shows locals
             raise
-        _require_batch(batch)
+        require_batch(batch)
         fits = inputs is None or is_url(inputs)
         require("inputs", inputs, "a URL such as s3://bucket/inputs", fits=fits)
         require_count("max_in_flight", max_in_flight)
@@ -602,9 +595,3 @@ class Job:
     async def cancel(self) -> None:
         """Cancel it; see `DurableKling.cancel`."""
         await self._jobs.cancel(self.key)
-
-
-def _require_batch(batch: object) -> None:
-    fits = isinstance(batch, str) and _BATCH.fullmatch(batch) is not None
-    allowed = f"1 to {LONGEST_BATCH} of A-Z a-z 0-9 . _ -"
-    require("batch", batch, allowed, fits=fits)

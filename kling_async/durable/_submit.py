@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from attrs import evolve, field, fields, frozen
 from dbos import WorkflowStatus
 
 from kling_async._checks import require
+from kling_async._config import BATCH_LETTERS, LONGEST_BATCH
 from kling_async._errors import (
     InvalidRequestError,
     JobConflictError,
@@ -443,6 +445,16 @@ def _is_unsent(status: JobStatus) -> bool:
 def _absolute(path: str) -> str:
     """Say where a file is, whatever the worker's working directory."""
     return path if is_url(path) else str(Path(path).absolute())
+
+
+_BATCH = re.compile(f"[{BATCH_LETTERS}]{{1,{LONGEST_BATCH}}}")
+
+
+def require_batch(batch: object) -> None:
+    """Refuse what no batch may be called."""
+    fits = isinstance(batch, str) and _BATCH.fullmatch(batch) is not None
+    allowed = f"1 to {LONGEST_BATCH} of A-Z a-z 0-9 . _ -"
+    require("batch", batch, allowed, fits=fits)
 
 
 def _require_key(key: object) -> None:

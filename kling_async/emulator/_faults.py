@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, cast, get_args
 from attrs import asdict, define, evolve, field, fields_dict, frozen
 from starlette.datastructures import MutableHeaders
 
-from kling_async._checks import LEAST, is_number, is_whole, require
+from kling_async._checks import LEAST, is_number, is_whole, require, require_share
 from kling_async._errors import ConfigurationError
 from kling_async._text import did_you_mean
 from kling_async.emulator._protocol import PATHS_BY_NAME
@@ -72,8 +72,7 @@ class EmulatorSettings:
         require("speed", self.speed, "finite, above 0", fits=is_speed)
         is_sum = is_number(self.credits)
         require("credits", self.credits, "finite, at least 0", fits=is_sum)
-        is_rate = is_number(self.failure_rate, 0, 1)
-        require("failure_rate", self.failure_rate, "from 0 to 1", fits=is_rate)
+        require_share("failure_rate", self.failure_rate)
         is_port = is_whole(self.port, 0, _LAST_PORT)
         require("port", self.port, "0 to 65535", fits=is_port)
         is_size = is_whole(self.size, *_SIZES)
@@ -217,8 +216,7 @@ class Fault:
         is_place = place is None or place in PATHS_BY_NAME or place.startswith("/")
         words = f"one of {', '.join(PATHS_BY_NAME)}, or begin with a slash"
         require("path", place, words, fits=is_place)
-        is_share = is_number(self.probability, 0, 1)
-        require("probability", self.probability, "from 0 to 1", fits=is_share)
+        require_share("probability", self.probability)
         end = self.ends_after
         fits = end is None or is_number(end, self.starts_after)
         require("ends_after", end, "at least starts_after, or None", fits=fits)
